@@ -1,0 +1,38 @@
+"""The dimension key: the only place where axes are defined.
+
+Owns the letter, the logical name and the meaning of every axis. Arrays in the core carry the letters as a suffix
+(`q_BSHK`), parameters carry the logical names, and `sharding.RULES` maps the logical names to mesh axes.
+"""
+
+from typing import Final, NamedTuple
+
+
+class Axis(NamedTuple):
+    """One dimension of the model: its letter in variable names, its logical name in the sharding rules, its meaning."""
+
+    letter: str
+    name: str
+    meaning: str
+
+
+BATCH: Final = Axis("B", "batch", "sequences, over all devices")
+SEQ: Final = Axis("S", "seq", "positions being computed (queries)")
+KV_SEQ: Final = Axis("T", "kv_seq", "positions attended to (keys, values; cache length)")
+EMBED: Final = Axis("D", "embed", "residual width")
+HEADS: Final = Axis("H", "heads", "query heads")
+KV_HEADS: Final = Axis("G", "kv_heads", "key-value heads")
+HEAD_DIM: Final = Axis("K", "head_dim", "width of one head")
+MLP: Final = Axis("F", "mlp", "hidden width of the MLP")
+VOCAB: Final = Axis("V", "vocab", "token ids")
+LAYERS: Final = Axis("L", "layers", "blocks")
+MICROBATCH: Final = Axis("M", "microbatch", "accumulation steps")
+NORM: Final = Axis("N", "norm", "entries of a norm's scale or bias: as wide as what it normalises, never sharded")
+POSITION: Final = Axis("P", "position", "rows of the learned position table")
+GATE: Final = Axis("C", "gate", "branches of a gated MLP (gate, value)")
+
+AXES: Final = {
+    axis.name: axis
+    for axis in (
+        BATCH, SEQ, KV_SEQ, EMBED, HEADS, KV_HEADS, HEAD_DIM, MLP, VOCAB, LAYERS, MICROBATCH, NORM, POSITION, GATE,
+    )
+}  # fmt: skip

@@ -1,0 +1,61 @@
+"""The treaty between data and model: what a batch holds, field by field.
+
+Data and tasks produce `Batch`, loss and step consume it, and neither side imports the other. Text, answers and
+pictures differ only in which targets carry weight, so nothing below this line asks which task a row came from.
+This module imports no jax: loader workers must never open an accelerator.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Int32, Integer
+
+PADDING_SEGMENT = 0  # segments count from 1 within a row; 0 marks positions that hold no document
+
+
+class Document(NamedTuple):
+    """One encoded example before packing.
+
+    Attributes:
+        tokens: ids, start marker first and end marker last.
+        weights: loss weight of each token *as a target*; `weights[0]` is never used, since nothing predicts it. None
+            trains every target.
+        offset: added to every token when a row is cut, so that a memory-mapped file of ids is used where it lies.
+    """
+
+    tokens: Integer[np.ndarray, "n"]
+    weights: Float32[np.ndarray, "n"] | None = None
+    offset: int = 0
+
+
+class Batch(NamedTuple):
+    """Packed rows, ready for the device. Every array is [B, S].
+
+    Attributes:
+        tokens_BS: input ids.
+        targets_BS: the id that follows each input in its own document.
+        weights_BS: loss weight of each target; 0 where the target is padding or given (a prompt).
+        segments_BS: number of the document within the row, from 1; 0 is padding. Segments do not see each other.
+        positions_BS: position within the document's part of the row, from 0.
+    """
+
+    tokens_BS: Int32[np.ndarray, "B S"]
+    targets_BS: Int32[np.ndarray, "B S"]
+    weights_BS: Float32[np.ndarray, "B S"]
+    segments_BS: Int32[np.ndarray, "B S"]
+    positions_BS: Int32[np.ndarray, "B S"]
+
+
+def require_weight(batch: Batch) -> Batch:
+    """Return `batch` unchanged, or refuse it when no target carries weight.
+
+    Raises:
+        ValueError: every weight is zero, so the mean loss would be 0 / 0.
+    """
+    if not np.any(batch.weights_BS > 0):
+        raise ValueError(
+            f"all {batch.weights_BS.size} loss weights of a batch are zero (rows {batch.weights_BS.shape[0]}, "
+            f"positions {batch.weights_BS.shape[1]}): at least one target must be trained. Raise data.tasks.*.weight "
+            "or loss_weight of a task with targets, or train.batch_size."
+        )
+    return batch

@@ -1,0 +1,25 @@
+"""One helper for rules a user can break: the message is the value, the rule and the fix.
+
+Owns how a broken rule is raised and how the nearest known name is suggested; refuses to know any rule itself.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+def require(holds: bool, message: str) -> None:
+    """Raise `ValueError(message)` unless `holds`.
+
+    Raises:
+        ValueError: a rule of the configuration or of an argument is broken.
+    """
+    if not holds:
+        raise ValueError(message)
+
+
+def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
+    """Return a message for an unknown name, with the nearest known one and the whole list."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"unknown {what} {name!r}.{hint} Known: {', '.join(names)}."

@@ -1,0 +1,71 @@
+"""Batches from packed rows: an endless seeded mixture for training, one exact pass for evaluation.
+
+Owns the order of rows and its state; refuses devices (each process makes the numpy rows that its devices will hold).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import grain.python as grain
+import numpy as np
+
+from jgpt.batch import Batch
+from jgpt.data.packing import PackedRows
+
+
+def stack(rows: Sequence[Batch]) -> Batch:
+    """Return rows [S] as one batch [B, S]."""
+    return Batch(*(np.stack(arrays) for arrays in zip(*rows, strict=True)))
+
+
+def train_batches(
+    rows: Mapping[str, PackedRows],
+    weights: Mapping[str, float],
+    *,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    prefetch: int = 4,
+) -> grain.DatasetIterator:
+    """Return an endless iterator of batches, whose `get_state` and `set_state` name the exact position.
+
+    Each task is shuffled anew every epoch and seen whole before any row comes again; tasks are interleaved by weight.
+
+    Args:
+        rows: packed rows of each task.
+        weights: share of each task in the rows.
+        batch_size: rows a step over all processes.
+        seed: of the order.
+        process_index: this process; it reads every process_count-th row, beginning with its own index.
+        process_count: processes that share a batch.
+        prefetch: batches made ahead by a thread.
+
+    Raises:
+        ValueError: the rows of a batch cannot be split evenly over the processes.
+    """
+    if batch_size % process_count:
+        raise ValueError(
+            f"train.batch_size {batch_size} is not divisible by the {process_count} processes: use a multiple."
+        )
+    tasks = [
+        grain.MapDataset.source(task_rows).seed(seed + index).shuffle().repeat(None)
+        for index, task_rows in enumerate(rows.values())
+    ]
+    mixed = tasks[0] if len(tasks) == 1 else grain.MapDataset.mix(tasks, [weights[name] for name in rows])
+    mine = mixed[process_index::process_count] if process_count > 1 else mixed
+    batches = mine.batch(batch_size // process_count, drop_remainder=True, batch_fn=stack)
+    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)))
+
+
+def eval_batches(
+    rows: PackedRows, *, batch_size: int, process_index: int = 0, process_count: int = 1
+) -> Iterator[Batch]:
+    """Yield every row exactly once; the last batch is filled up with padding rows, whose weights are zero.
+
+    Every process yields the same number of batches of batch_size / process_count rows.
+    """
+    local = batch_size // process_count
+    empty = Batch(*(np.zeros_like(array) for array in rows[0]))
+    for begin in range(0, len(rows), batch_size):
+        own = range(begin + process_index * local, begin + (process_index + 1) * local)
+        yield stack([rows[i] if i < len(rows) else empty for i in own])

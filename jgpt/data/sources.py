@@ -1,0 +1,46 @@
+"""The registry of sources: a name to a function that returns training and held-out examples.
+
+Owns `SOURCES` and the dispatch over names, paths and TFDS; each reader stands in its own file.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from jgpt.check import unknown_name
+from jgpt.config import DataConfig, TaskConfig
+from jgpt.data.digits import read_digits
+from jgpt.data.embedded import read_english
+from jgpt.data.examples import Splits
+from jgpt.data.files import read_path
+from jgpt.data.generated import make_addition, make_stories
+from jgpt.data.tfds_source import read_tfds
+
+SOURCES: Final[dict[str, Callable[[int, float], Splits]]] = {
+    "python_english": read_english,
+    "addition": make_addition,
+    "stories": make_stories,
+    "sklearn_digits": read_digits,
+}
+
+
+def read(task: TaskConfig, data: DataConfig, seed: int) -> Splits:
+    """Return the examples of a task: from its path, from TFDS (`tfds:NAME`), or from `SOURCES`.
+
+    Raises:
+        ValueError: the source is unknown, or what it read breaks a rule.
+        FileNotFoundError: the path or the prepared TFDS folder is missing.
+    """
+    if task.path is not None:
+        return read_path(
+            task.path, kind=task.kind, encoding=data.encoding, validation_fraction=task.validation_fraction, seed=seed
+        )
+    if task.source.startswith("tfds:"):
+        name = task.source.removeprefix("tfds:")
+        return read_tfds(
+            name, kind=task.kind, data_dir=data.tfds_dir, seed=seed, validation_fraction=task.validation_fraction
+        )
+    if task.source == "path":
+        raise ValueError("this task reads the user's own data: say where it is, with --data.path FILE_OR_FOLDER.")
+    if task.source not in SOURCES:
+        raise ValueError(unknown_name("data source", task.source, [*SOURCES, "path", "tfds:NAME"]))
+    return SOURCES[task.source](seed, task.validation_fraction)

@@ -1,0 +1,198 @@
+"""TFDS data sets that stand prepared on disk, read without TensorFlow (array_record files).
+
+Owns the choice of splits and features and how an example of TFDS becomes one of ours; `tfds_folder` finds the data set.
+Refuses to import TensorFlow.
+"""
+
+import functools
+import io
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from jgpt.check import require
+from jgpt.data.examples import Picture, Splits
+from jgpt.data.holdout import tail_start
+from jgpt.data.tfds_folder import base_name, how_to_get, open_builder
+
+TEXT_FEATURES: Final = {"cnn_dailymail": "article", "pg19": "book_text", "xsum": "document", "gigaword": "document"}
+# One document cut at 90 and 95 %: joined again, so that the held-out tail is the last 10 % of the text file.
+JOINED_SPLITS: Final = {"tiny_shakespeare": ("validation", "test")}
+EAGER_BYTES: Final = 1 << 28  # pixels decoded ahead: a data set of this size is read several times and fits in memory
+MODES: Final = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+def read_tfds(name: str, *, kind: str, data_dir: str | None, seed: int, validation_fraction: float) -> Splits:
+    """Read a prepared TFDS data set as training and held-out examples.
+
+    Held out is the split 'validation', else 'test', else the tail of the training split. TFDS shuffles when it
+    prepares, so that tail is a fair share and `seed` decides nothing.
+
+    Args:
+        name: as in `tfds.builder`: `mnist`, `lm1b`, `wikipedia/20230601.en:1.0.0`.
+        kind: 'text' (yields `str`) or 'image' (yields `Picture`, captioned with the name of its class).
+        data_dir: folder of prepared data sets; None is $TFDS_DATA_DIR, then `~/tensorflow_datasets`.
+        seed: not used.
+        validation_fraction: share held out where there is no second split.
+
+    Raises:
+        ValueError: the name is unknown, or the data set has no feature of this kind.
+        FileNotFoundError: the data set is not prepared, and one short attempt did not get it.
+        ModuleNotFoundError: tensorflow_datasets, or for pictures pillow, is not installed.
+    """
+    del seed
+    require(
+        kind in ("text", "image"),
+        f"source 'tfds:{name}' is given to a task of kind {kind!r}: TFDS is read for 'text' and 'image' so far; set "
+        "--data.tasks.NAME.kind, or use another source.",
+    )
+    folder = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    with _quiet():
+        builder = open_builder(name, Path(folder).expanduser())
+        read = _texts if kind == "text" else _pictures
+        try:
+            splits, convert = read(builder, name)
+        except NotImplementedError:
+            raise FileNotFoundError(
+                f"tfds:{name} is prepared in {builder.data_path} as {builder.info.file_format.value}, which only "
+                f"TensorFlow reads: prepare it as array_record in another folder. {how_to_get(name, 'NEW_FOLDER')}"
+            ) from None
+        return _split(name, splits, convert, validation_fraction)
+
+
+@dataclass(frozen=True)
+class _Lazy(Sequence):
+    """Examples that are read and decoded when asked for.
+
+    Attributes:
+        source: the random-access split of TFDS.
+        indices: which of its examples.
+        convert: from a TFDS example to ours.
+    """
+
+    source: Any
+    indices: range
+    convert: Callable[[dict[str, Any]], Any]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int | slice) -> Any:
+        chosen = self.indices[index]
+        if isinstance(chosen, range):
+            return [self.convert(example) for example in self.source.__getitems__(list(chosen))] if chosen else []
+        return self.convert(self.source[chosen])
+
+    def __iter__(self) -> Iterator[Any]:
+        for start in range(0, len(self), 1024):  # reading in blocks is faster than one by one
+            yield from self[start : start + 1024]
+
+
+def _split(name: str, splits: dict[str, Any], convert: Callable, fraction: float) -> Splits:
+    """Choose training and held-out examples among the splits of a data set."""
+    if "train" not in splits:
+        require(
+            len(splits) == 1,
+            f"tfds:{name} has no split 'train' but {', '.join(splits)}: choose one with 'train' or with one split.",
+        )
+        splits = {"train": next(iter(splits.values()))}
+    parts = {split: _Lazy(source, range(len(source)), convert) for split, source in splits.items()}
+    train = parts["train"]
+    joined = JOINED_SPLITS.get(base_name(name), ())
+    if joined:
+        missing = [part for part in joined if part not in parts]
+        require(not missing, f"tfds:{name} lacks the split {missing} (found {', '.join(parts)}): prepare it again.")
+        return Splits(list(train), ["".join(text for part in joined for text in parts[part])])
+    for held in ("validation", "test"):
+        if len(parts.get(held, ())):
+            return Splits(_read_ahead(train), _read_ahead(parts[held]))
+    if len(train) == 1 and isinstance(train[0], str):
+        cut = tail_start(len(train[0]), fraction)
+        return Splits([train[0][:cut]], [train[0][cut:]])
+    cut = tail_start(len(train), fraction)
+    halves = [_Lazy(train.source, rows, convert) for rows in (train.indices[:cut], train.indices[cut:])]
+    return Splits(_read_ahead(halves[0]), _read_ahead(halves[1]))
+
+
+def _read_ahead(examples: _Lazy) -> Sequence[Any]:
+    """Return small pictures as a list, since decoding them again for every pass is slow; the rest as it is."""
+    first = examples[0]
+    small = isinstance(first, Picture) and first.pixels.nbytes * len(examples) <= EAGER_BYTES
+    return list(examples) if small else examples
+
+
+def _texts(builder: Any, name: str) -> tuple[dict[str, Any], Callable]:
+    """Return the splits of a text data set and how an example becomes a string."""
+    from tensorflow_datasets.core.features import Text
+
+    features = dict(builder.info.features.items())
+    of_text = [key for key in features if isinstance(features[key], Text)]
+    wanted = TEXT_FEATURES.get(base_name(name), "text")
+    if wanted not in of_text and len(of_text) == 1:
+        wanted = of_text[0]
+    require(
+        wanted in of_text,
+        f"tfds:{name} has no text feature {wanted!r}; its features: {', '.join(features)}. Choose a data set with a "
+        "feature 'text', or export the texts to a folder for --data.path FOLDER.",
+    )
+    return builder.as_data_source(), functools.partial(_to_text, wanted)
+
+
+def _pictures(builder: Any, name: str) -> tuple[dict[str, Any], Callable]:
+    """Return the splits of an image data set and how an example becomes a `Picture`."""
+    try:
+        import PIL  # noqa: F401 - asked for here, so that it is missed before anything is read
+    except ImportError:
+        raise ModuleNotFoundError(
+            f"tfds:{name} is read as pictures, and pillow is not installed: run `pip install pillow`."
+        ) from None
+    from tensorflow_datasets import decode
+    from tensorflow_datasets.core.features import ClassLabel, Image
+
+    features: dict[str, Any] = dict(builder.info.features.items())
+    image, label = features.get("image"), features.get("label")
+    is_picture = isinstance(image, Image) and image.np_dtype == np.uint8
+    require(
+        is_picture,
+        f"tfds:{name} has no uint8 feature 'image'; its features: {', '.join(features)}. Choose another data set, "
+        "such as mnist, fashion_mnist or cifar10.",
+    )
+    names = tuple(label.names) if isinstance(label, ClassLabel) and label.names else ()
+    # TFDS's own decoding takes about twice as long as pillow alone.
+    splits = builder.as_data_source(decoders={"image": decode.SkipDecoding()})
+    return splits, functools.partial(_to_picture, MODES.get(features["image"].shape[-1], "RGB"), names)
+
+
+def _to_text(feature: str, example: dict[str, Any]) -> str:
+    """Return one text; bytes that are no valid UTF-8 become U+FFFD."""
+    value = example[feature]
+    return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _to_picture(mode: str, names: tuple[str, ...], example: dict[str, Any]) -> Picture:
+    """Decode one picture: uint8 [height, width] where it is grey, else [height, width, channel]."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(example["image"])) as image:
+        pixels = np.array(image if image.mode == mode else image.convert(mode))
+    if names:
+        return Picture(pixels, names[int(example["label"])])
+    return Picture(pixels, str(example.get("label", "")))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back TFDS's warnings: that a data set we are about to prepare is missing, and that OpenCV is."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

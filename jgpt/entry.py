@@ -1,0 +1,21 @@
+"""What every entry point does first and last: set up the process, parse, and turn a user's mistake into one clear line.
+
+Owns the exit codes (2: a mistake or a missing thing, with what to do). Imports no jax: `--help` must be instant.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Print errors that a user can mend as `error: ...` and leave with 2; JGPT_TRACEBACK=1 shows where they arose."""
+    try:
+        yield
+    except (ValueError, OSError, FloatingPointError) as error:
+        if os.environ.get("JGPT_TRACEBACK") == "1":
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -1,0 +1,166 @@
+"""A trained model with everything it needs to write, answer and draw: what `jgpt.load` returns.
+
+Owns the way from a request to a decoded result; refuses to train, and prints nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jgpt import optim, sharding, state
+from jgpt.check import require
+from jgpt.checkpoint import Checkpoints
+from jgpt.config import Config, MeshConfig, ModelConfig
+from jgpt.model import gpt
+from jgpt.runfolder import open_existing
+from jgpt.sampler import Samples, decoder_for, sample
+from jgpt.sampling import Allowed, Sampling
+from jgpt.tasks import mixture
+from jgpt.tasks.task import Task
+from jgpt.tokenizers.vocabulary import Vocabulary
+
+# One token of a text may be many; a continuation this long fills a terminal.
+DEFAULT_NEW_TOKENS = 200
+
+
+@dataclass(frozen=True)
+class Completion:
+    """Decoded results of one call, in the order of the requests.
+
+    Attributes:
+        values: strings, or uint8 pictures.
+        samples: ids, endings and log-probabilities behind them.
+    """
+
+    values: list[Any]
+    samples: Samples
+
+
+@dataclass(frozen=True)
+class GPT:
+    """A model ready to be sampled.
+
+    Attributes:
+        params: parameters to sample with (the moving average where the run keeps one).
+        config: of the run.
+        model: the resolved model config.
+        tokenizer: the run's joint vocabulary.
+        tasks: by the names they have in the config.
+        step: optimizer steps behind the parameters.
+    """
+
+    params: gpt.Params
+    config: Config
+    model: ModelConfig
+    tokenizer: Vocabulary
+    tasks: dict[str, Task]
+    step: int
+
+    def complete(
+        self,
+        task: str,
+        requests: Sequence[Any],
+        *,
+        sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+        seed: int = 0,
+        max_new_tokens: int | None = None,
+    ) -> Completion:
+        """Return what the model makes of each request; request i is drawn with `fold_in(key(seed), i)`.
+
+        Args:
+            task: name in `tasks`.
+            requests: texts to continue, questions, or captions.
+            sampling: how to draw.
+            seed: fixes the result.
+            max_new_tokens: longest result; None = what the task needs, or DEFAULT_NEW_TOKENS as far as the context goes.
+
+        Raises:
+            ValueError: a request does not fit the task or the context.
+        """
+        prompts = [self.tasks[task].prompt(request) for request in requests]
+        require(bool(prompts), f"no request was given for task {task!r}: give at least one.")
+        context = self.model.context_length
+        longest = max(len(prompt.tokens) for prompt in prompts)
+        require(
+            longest < context,
+            f"the prompt has {longest} tokens, model.context_length is {context}: shorten it by at least "
+            f"{longest - context + 1} tokens, or train with a longer --model.context-length.",
+        )
+        first = prompts[0]
+        new = max_new_tokens or first.max_new_tokens or DEFAULT_NEW_TOKENS
+        if max_new_tokens is None:
+            new = min(new, context - longest)
+        samples = sample(
+            decoder_for(self.model, self.tokenizer.size),
+            self.params,
+            [prompt.tokens for prompt in prompts],
+            max_new_tokens=new,
+            sampling=sampling,
+            seeds=seed,
+            stop_ids=first.stop_ids,
+            allowed=Allowed.phases([(phase.ids, phase.count) for phase in first.phases], self.tokenizer.size),
+            pad_id=self.tokenizer.special("<|pad|>"),
+        )
+        return Completion([self.tasks[task].decode(ids.tolist()) for ids in samples.tokens], samples)
+
+    def task_of_kind(self, kind: str) -> str:
+        """Return the name of the first task of a kind ("text", "qa", "image").
+
+        Raises:
+            ValueError: the run has none.
+        """
+        for name, task in self.tasks.items():
+            if task.kind == kind:
+                return name
+        kinds = ", ".join(f"{name} ({task.kind})" for name, task in self.tasks.items())
+        raise ValueError(f"this run has no task of kind {kind!r}; it was trained on {kinds}.")
+
+    def generate(self, text: str, n: int = 1, **options: Any) -> list[str]:
+        """Return n continuations of `text`; options as in `complete`."""
+        return self.complete(self.task_of_kind("text"), [text] * n, **options).values
+
+    def answer(self, question: str, **options: Any) -> str:
+        """Return the answer to a question, the most probable one unless `sampling` says otherwise."""
+        options = {"sampling": Sampling(temperature=0.0)} | options
+        return self.complete(self.task_of_kind("qa"), [question], **options).values[0]
+
+    def draw(self, caption: str, n: int = 1, **options: Any) -> np.ndarray:
+        """Return n pictures of `caption`, uint8 [n, height, width] or [n, height, width, channel]."""
+        return np.stack(self.complete(self.task_of_kind("image"), [caption] * n, **options).values)
+
+
+def load(run: str | Path, *, step: int | None = None, mesh: MeshConfig | None = None) -> GPT:
+    """Return the model of a run.
+
+    Args:
+        run: the run's folder.
+        step: a checkpoint's step; None = the newest whole one.
+        mesh: how to lay it over devices; None = one device.
+
+    Raises:
+        FileNotFoundError: there is no such run, or it has no checkpoint yet.
+        ValueError: the folder is not a run, or its checkpoints are damaged.
+    """
+    folder, config = open_existing(run)
+    vocabulary, tasks = mixture.load(folder.tokenizer)
+    devices = sharding.make_mesh(mesh or MeshConfig(data=1))
+    model = gpt.resolve(config.model, vocab_size=vocabulary.size, backend=jax.default_backend())
+    tx = optim.make_optimizer(config.optim, config.train.steps, gpt.param_axes(model))
+    abstract = state.abstract_state(model, tx, devices, ema=config.optim.ema_decay is not None)
+    part = {"params": abstract.params} if abstract.ema is None else {"ema": abstract.ema}
+    settings = config.checkpoint
+    with Checkpoints(
+        folder.checkpoints,
+        every_steps=settings.every_steps,
+        keep_latest=settings.keep_latest,
+        keep_best=settings.keep_best,
+    ) as checkpoints:
+        restored = checkpoints.restore(part, step=step, partial=True, required=True)
+    if restored is None:
+        raise FileNotFoundError(f"{run} holds no checkpoint yet: let it train until the first one.")
+    (params,) = restored.state.values()
+    return GPT(params, config, model, vocabulary, tasks, restored.step)

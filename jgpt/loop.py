@@ -1,0 +1,242 @@
+"""Training: the only place where the clock, the disk and the device meet.
+
+Owns the order of things: data, state, steps, validation, checkpoints, report. Each of them is made elsewhere.
+"""
+
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from jgpt import evaluate, metrics, optim, report, runfolder, sharding, state, step
+from jgpt.batch import require_weight
+from jgpt.checkpoint import Checkpoints
+from jgpt.config import Config, ModelConfig
+from jgpt.configio import to_dict
+from jgpt.data.loader import train_batches
+from jgpt.interrupt import Interrupt
+from jgpt.loaded import GPT
+from jgpt.model import gpt
+from jgpt.progress import TrainProgress, say
+from jgpt.tasks import mixture
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What stays the same through a run.
+
+    Attributes:
+        config: of the run.
+        folder: of the run.
+        data: read, encoded and packed.
+        model: resolved model config.
+        mesh: devices.
+        train_step: compiled optimizer step.
+        eval_step: compiled loss sums.
+    """
+
+    config: Config
+    folder: runfolder.RunFolder
+    data: mixture.Mixture
+    model: ModelConfig
+    mesh: Mesh
+    train_step: Any
+    eval_step: evaluate.EvalStep
+
+    @property
+    def eval_rows(self) -> int:
+        """Rows of an evaluation batch."""
+        return self.config.eval.batch_size or self.config.train.batch_size
+
+    def sampled(self, train_state: state.TrainState) -> GPT:
+        """Return the model as it stands, ready to be sampled."""
+        tasks = {name: data.task for name, data in self.data.tasks.items()}
+        at = int(train_state.step)
+        return GPT(train_state.eval_params(), self.config, self.model, self.data.vocabulary, tasks, at)
+
+
+def train(config: Config, config_path: str) -> None:
+    """Train `config` to its end, or go on with it; print and write what was reached.
+
+    Args:
+        config: of the run.
+        config_path: the file it came from, for the commands that are printed.
+
+    Raises:
+        ValueError: the config, the data or the run folder break a rule; nothing earlier is lost.
+        FileNotFoundError: data is missing.
+        FloatingPointError: the loss is no longer finite.
+        OSError: a checkpoint could not be written.
+        SystemExit: a signal asked to stop; everything is saved.
+    """
+    mesh = sharding.make_mesh(config.mesh)
+    folder = runfolder.prepare(config)
+    if folder.report.is_file():
+        say(report.complete_message(config, config_path))
+        return
+    say(f"{config.run.dir}: reading data")
+    data = mixture.build(config)
+    mixture.save(data, folder.tokenizer)
+    model = gpt.resolve(config.model, vocab_size=data.vocabulary.size, backend=jax.default_backend())
+    tx = optim.make_optimizer(config.optim, config.train.steps, gpt.param_axes(model))
+    abstract = state.abstract_state(model, tx, mesh, ema=config.optim.ema_decay is not None)
+    parts = Parts(
+        config=config,
+        folder=folder,
+        data=data,
+        model=model,
+        mesh=mesh,
+        train_step=step.compile_train_step(config, model, tx, abstract, mesh),
+        eval_step=step.compile_eval_step(model, config.train.loss_chunk_tokens, mesh),
+    )
+    batches = train_batches(
+        {name: task.train for name, task in data.tasks.items()},
+        {name: task.weight for name, task in config.task_configs().items()},
+        batch_size=config.train.batch_size,
+        seed=config.train.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        prefetch=config.data.prefetch_batches,
+    )
+    for line in report.describe(config, data, model, mesh, abstract.params):
+        say(line)
+    kept = config.checkpoint
+    with Checkpoints(
+        folder.checkpoints, every_steps=kept.every_steps, keep_latest=kept.keep_latest, keep_best=kept.keep_best
+    ) as checkpoints:
+        restored = checkpoints.restore(abstract)
+        if restored is None:
+            train_state = state.create(
+                model, tx, mesh, seed=config.train.seed, ema=config.optim.ema_decay is not None
+            )
+        else:
+            train_state = restored.state
+            batches.set_state(restored.position)
+            say(f"continuing from step {restored.step}")
+        runfolder.truncate_metrics(folder.metrics, int(train_state.step))
+        with metrics.MetricsWriter(folder.metrics, folder.tensorboard) as writer:
+            train_state = _run_steps(parts, train_state, batches, checkpoints, writer, config_path)
+            say("scoring the held-out data")
+            scores, answered = evaluate.final_scores(
+                parts.sampled(train_state), data, parts.eval_step, mesh, parts.eval_rows
+            )
+            writer.write(config.train.steps, scores)
+    report.finish(parts.sampled(train_state), data, scores, answered, folder, config_path)
+
+
+def _run_steps(
+    parts: Parts,
+    train_state: state.TrainState,
+    batches: Any,
+    checkpoints: Checkpoints,
+    writer: metrics.MetricsWriter,
+    config_path: str,
+) -> state.TrainState:
+    """Take the steps that remain, with logs, validation and checkpoints at their intervals."""
+    config = parts.config
+    first, last = int(train_state.step), config.train.steps
+    meter = _Meter(parts, time.monotonic())
+    files = _tokenizer_files(parts.folder.tokenizer)
+    with Interrupt() as interrupt, TrainProgress(first, last) as progress:
+        for at in range(first + 1, last + 1):
+            batch = require_weight(next(batches))
+            train_state, measured = parts.train_step(train_state, sharding.shard_batch(batch, parts.mesh))
+            meter.add(measured)
+            if at % config.train.log_every_steps == 0 or at in (first + 1, last):
+                values = meter.read(at)
+                writer.write(at, values)
+                progress.update(at, values["loss"], values["tokens_per_second"], values.get("mfu"))
+            validation_loss = None
+            if at % config.eval.every_steps == 0 or at == last:
+                validation_loss = _validate(parts, train_state, writer, at)
+                meter.restart()
+            if at % config.checkpoint.every_steps == 0 or at == last or interrupt.signum:
+                checkpoints.save(
+                    at,
+                    train_state,
+                    position=batches.get_state(),
+                    config=to_dict(config),
+                    tokenizer=files,
+                    validation_loss=validation_loss,
+                )
+            if interrupt.signum:
+                checkpoints.wait()
+                say(f"saved step {at} of {last}. To continue: {report.command(config, config_path)}")
+                raise SystemExit(128 + interrupt.signum)
+    return train_state
+
+
+class _Meter:
+    """Collects the metrics of steps on the device and reads them together, so that steps are not waited for singly."""
+
+    def __init__(self, parts: Parts, now: float) -> None:
+        self._tokens = parts.config.train.batch_size * parts.config.model.context_length
+        self._flops = metrics.flops_per_token(parts.model)
+        devices = parts.mesh.devices
+        peak = metrics.peak_flops(devices.flat[0].device_kind)
+        self._peak = None if peak is None else peak * devices.size
+        self._begun, self._since, self._pending = now, now, []
+
+    def add(self, measured: step.Metrics) -> None:
+        """Take the metrics of one step, still on the device."""
+        self._pending.append(measured)
+
+    def restart(self) -> None:
+        """Start the clock anew, after work that is not training."""
+        self._since = time.monotonic()
+
+    def read(self, at: int) -> dict[str, Any]:
+        """Return the means since the last call; waits for the device.
+
+        Raises:
+            FloatingPointError: the loss is not finite.
+        """
+        values = jax.device_get(self._pending)
+        now = time.monotonic()
+        losses = [float(v["loss"]) for v in values]
+        for back, loss in enumerate(reversed(losses)):
+            if not math.isfinite(loss):
+                raise FloatingPointError(
+                    f"the loss of step {at - back} is {loss}: training has diverged. Lower optim.peak_lr (and optim.adam_lr), "
+                    "lengthen optim.warmup_steps, or set optim.clip_norm; the last checkpoint is kept."
+                )
+        rate = len(values) * self._tokens / max(now - self._since, 1e-9)
+        out = {
+            "loss": sum(losses) / len(losses),
+            "grad_norm": float(values[-1]["grad_norm"]),
+            "tokens_per_second": rate,
+            "seconds": now - self._begun,
+        }
+        if self._peak is not None:
+            out["mfu"] = rate * self._flops / self._peak
+        self._pending, self._since = [], now
+        return out
+
+
+def _validate(parts: Parts, train_state: state.TrainState, writer: metrics.MetricsWriter, at: int) -> float:
+    """Score the whole held-out splits, log a sample of each task, and return the mean loss [nats]."""
+    model = parts.sampled(train_state)
+    scores = evaluate.likelihoods(model.params, parts.eval_step, parts.data, parts.mesh, parts.eval_rows)
+    writer.write(at, scores)
+    say(f"step {at} held out: " + "  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
+    for name, value in report.samples_while_training(model, parts.data).items():
+        if isinstance(value, str):
+            writer.write(at, {f"{name}/sample": value})
+            say(f"  {name}: {value}")
+        else:
+            writer.write_picture(at, f"{name}/sample", value)
+    return evaluate.mean_loss(scores)
+
+
+def _tokenizer_files(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in sorted(folder.iterdir())}
+
+
+def read_report(folder: runfolder.RunFolder) -> dict[str, Any]:
+    """Return the final scores of a complete run."""
+    return json.loads(folder.report.read_text())

@@ -1,0 +1,84 @@
+"""Numbers of a run: throughput, model FLOPs utilisation, and the files they are written to.
+
+Owns the peaks of known devices and the two sinks, metrics.jsonl and TensorBoard; what is shown in the terminal belongs to
+`progress`.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Final, Self
+
+from jgpt.config import ModelConfig
+
+# Dense bf16 peak of one device [FLOP/s], from the vendors' data sheets, by a part of jax's device_kind. The first match counts.
+PEAK_FLOPS: Final = (
+    ("H200", 989e12),
+    ("H100", 989e12),
+    ("A100", 312e12),
+    ("L4", 121e12),
+    ("TPU v6", 918e12),
+    ("TPU7x", 2307e12),
+    ("TPU v5p", 459e12),
+    ("TPU v5 lite", 197e12),
+    ("TPU v5", 459e12),
+    ("TPU v4", 275e12),
+)
+
+
+def flops_per_token(cfg: ModelConfig) -> float:
+    """Return the model FLOPs of one trained token, forward and backward: 6 a matrix weight, plus causal attention.
+
+    The count of Kaplan et al. 2020 (appendix of PaLM, Chowdhery et al. 2022), with attention scores counted half, since
+    half of them are masked, and windows counted at their width. The embedding look-up costs nothing; the head does.
+
+    Args:
+        cfg: a resolved config.
+    """
+    D, F, K = cfg.embed_dim, cfg.hidden_dim, cfg.width_of_head
+    mlp = D * F * (3 if cfg.mlp == "swiglu" else 2)
+    attention = D * K * (2 * cfg.num_heads + 2 * cfg.kv_heads)
+    weights = cfg.num_layers * (mlp + attention) + D * (cfg.vocab_size or 0)
+    seen = sum(min(cfg.window_of(layer) or cfg.context_length, cfg.context_length / 2) for layer in range(cfg.num_layers))
+    return 6.0 * weights + 12.0 * cfg.num_heads * K * seen
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Return the dense bf16 peak of a device [FLOP/s], None where it is not known (a CPU, a new chip)."""
+    return next((peak for name, peak in PEAK_FLOPS if name in device_kind), None)
+
+
+class MetricsWriter:
+    """Appends records to metrics.jsonl and to TensorBoard; numbers alone go to the latter.
+
+    Args:
+        jsonl: file to append to.
+        tensorboard: folder of event files.
+    """
+
+    def __init__(self, jsonl: Path, tensorboard: Path) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._file = jsonl.open("a", buffering=1)  # by line: a killed run leaves whole lines
+        self._board = SummaryWriter(str(tensorboard))
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """Append one record."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                self._board.add_scalar(name, value, step)
+            elif isinstance(value, str):
+                self._board.add_text(name, value, step)
+
+    def write_picture(self, step: int, name: str, picture: Any) -> None:
+        """Append a picture [height, width] or [height, width, channel] to TensorBoard."""
+        self._board.add_image(name, picture, step, dataformats="HW" if picture.ndim == 2 else "HWC")
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Flush and close both files."""
+        self._file.close()
+        self._board.close()

@@ -1,0 +1,220 @@
+"""The decoder-only transformer as pure functions: `init`, `features`, `logits`, `apply`.
+
+Owns the order of the parts and the layout of the parameters: one plain nested dict, with the blocks stacked along a
+leading `layers` axis whether or not the layers are scanned, so that checkpoints do not depend on how a run was compiled.
+The rest of jgpt sees no Flax.
+"""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from jgpt.config import ModelConfig
+from jgpt.model.attention import Visibility, choose_attention
+from jgpt.model.cache import Cache
+from jgpt.model.layers import GPT2_INIT_STD, Block, Norm
+
+Params = dict[str, Any]  # a nested dict of arrays
+REMAT = {"none": None, "full": jax.checkpoint_policies.nothing_saveable, "dots": jax.checkpoint_policies.dots_saveable}
+
+
+def resolve(cfg: ModelConfig, *, vocab_size: int, backend: str) -> ModelConfig:
+    """Return `cfg` with everything that depends on the run filled in: vocabulary, type of compute, attention backend.
+
+    Args:
+        cfg: as the user wrote it.
+        vocab_size: ids that mean something; rounded up to `vocab_multiple`.
+        backend: `jax.default_backend()`: cpu, gpu or tpu.
+
+    Raises:
+        ValueError: the backend cannot compute the attention asked for.
+    """
+    dtype = cfg.compute_dtype
+    if dtype == "auto":
+        dtype = "float32" if backend == "cpu" else "bfloat16"
+    attention = choose_attention(cfg.attention, backend=backend, softcap=cfg.attention_softcap, dtype=dtype)
+    padded = -(-vocab_size // cfg.vocab_multiple) * cfg.vocab_multiple
+    return dataclasses.replace(cfg, vocab_size=padded, compute_dtype=dtype, attention=attention)
+
+
+class Embedding(nn.Module):
+    """Token embedding, plus learned positions where the config has them."""
+
+    cfg: ModelConfig
+
+    @nn.compact
+    def __call__(self, tokens_BS: Int[Array, "B S"], positions_BS: Int[Array, "B S"]) -> Float[Array, "B S D"]:
+        """Return the residual stream before the first block."""
+        cfg = self.cfg
+        std = GPT2_INIT_STD if cfg.init == "gpt2" or cfg.tie_embeddings else 1.0
+        normal = nn.initializers.normal(std)
+        tokens_VD = self.param(
+            "tokens", nn.with_partitioning(normal, ("vocab", "embed")), (cfg.vocab_size, cfg.embed_dim)
+        )
+        x_BSD = tokens_VD[tokens_BS]
+        if cfg.positions == "learned":
+            table = nn.with_partitioning(normal, ("position", "embed"))
+            positions_PD = self.param("positions", table, (cfg.context_length, cfg.embed_dim))
+            x_BSD = x_BSD + positions_PD[positions_BS]
+        return x_BSD.astype(cfg.compute_dtype)
+
+
+class Head(nn.Module):
+    """Final norm and, where it is not tied to the embedding, the output matrix."""
+
+    cfg: ModelConfig
+
+    def setup(self) -> None:
+        """Declare the norm and the matrix."""
+        cfg = self.cfg
+        self.norm = Norm(cfg.norm, cfg.norm_epsilon, cfg.use_bias, cfg.compute_dtype)
+        if not cfg.tie_embeddings:
+            std = nn.initializers.normal(GPT2_INIT_STD) if cfg.init == "gpt2" else nn.initializers.zeros_init()
+            kernel = nn.with_partitioning(std, ("embed", "vocab"))
+            self.kernel = self.param("kernel", kernel, (cfg.embed_dim, cfg.vocab_size))
+
+    def __call__(self, x_BSD: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+        """Return the normalised residual stream."""
+        return self.norm(x_BSD)
+
+
+def _boxed(cfg: ModelConfig, key: PRNGKeyArray) -> tuple[Params, Params, Params]:
+    """Initialise (embedding, head, one block a layer), leaves boxed with their logical axes by Flax."""
+    tokens_BS = jnp.zeros((1, 1), jnp.int32)
+    x_BSD = jnp.zeros((1, 1, cfg.embed_dim), cfg.compute_dtype)
+    embed_key, head_key, block_key = jax.random.split(key, 3)
+    embedding = Embedding(cfg).init(embed_key, tokens_BS, tokens_BS)["params"]
+    head = Head(cfg).init(head_key, x_BSD)["params"]
+    visible = Visibility(tokens_BS, tokens_BS)
+
+    def block(key: PRNGKeyArray) -> Params:
+        return Block(dataclasses.replace(cfg, attention="einsum")).init(key, x_BSD, visible, None, False)["params"]
+
+    return embedding, head, jax.vmap(block)(jax.random.split(block_key, cfg.num_layers))
+
+
+def _is_box(leaf: Any) -> bool:
+    return isinstance(leaf, nn.Partitioned)
+
+
+def init(cfg: ModelConfig, key: PRNGKeyArray) -> Params:
+    """Return freshly drawn f32 parameters: {"embedding", "blocks" (stacked over layers), "head"}."""
+    embedding, head, blocks = nn.meta.unbox(_boxed(cfg, key))
+    return {"embedding": embedding, "blocks": blocks, "head": head}
+
+
+def param_axes(cfg: ModelConfig) -> Params:
+    """Return a tree like `init`'s whose leaves are the logical names of each parameter's axes, as tuples."""
+    embedding, head, blocks = jax.eval_shape(partial(_boxed, cfg), jax.random.key(0))
+    stacked = jax.tree.map(lambda box: ("layers", *box.names), blocks, is_leaf=_is_box)
+    plain = [jax.tree.map(lambda box: tuple(box.names), part, is_leaf=_is_box) for part in (embedding, head)]
+    return {"embedding": plain[0], "blocks": stacked, "head": plain[1]}
+
+
+def unstack(params: Params) -> Params:
+    """Return `params` with the blocks as a tuple of L separate dicts, which decoding reads without copying slices."""
+    blocks = params["blocks"]
+    if isinstance(blocks, tuple):
+        return params
+    layers = jax.tree.leaves(blocks)[0].shape[0]
+    return {**params, "blocks": tuple(jax.tree.map(lambda a: a[layer], blocks) for layer in range(layers))}
+
+
+def features(
+    cfg: ModelConfig,
+    params: Params,
+    tokens_BS: Int[Array, "B S"],
+    positions_BS: Int[Array, "B S"],
+    segments_BS: Int[Array, "B S"] | None = None,
+    cache: Cache | None = None,
+    dropout_key: PRNGKeyArray | None = None,
+) -> tuple[Float[Array, "B S D"], Cache | None]:
+    """Return the normalised residual stream after the last block, and the updated cache.
+
+    Args:
+        cfg: a resolved config (see `resolve`).
+        params: from `init`, stacked or unstacked.
+        tokens_BS: input ids.
+        positions_BS: position of each token in its document.
+        segments_BS: document of each token within the row; None where every row is one document.
+        cache: keys and values of earlier tokens; None in training. Slot t must hold position t.
+        dropout_key: draws dropout; None switches dropout off.
+    """
+    x_BSD = Embedding(cfg).apply({"params": params["embedding"]}, tokens_BS, positions_BS)
+    train = dropout_key is not None and cfg.dropout > 0
+    kv_positions_BT = positions_BS
+    if cache is not None:
+        slots_T = jnp.arange(cache[0].k_BTGK.shape[1])
+        kv_positions_BT = jnp.broadcast_to(slots_T[None, :], (tokens_BS.shape[0], slots_T.shape[0]))
+    visible = Visibility(positions_BS, kv_positions_BT, segments_BS, segments_BS)
+    if train:
+        embed_key, *keys = jax.random.split(dropout_key, cfg.num_layers + 1)
+        x_BSD = nn.Dropout(cfg.dropout, deterministic=False).apply({}, x_BSD, rngs={"dropout": embed_key})
+
+    def block(layer_params: Params, x_BSD: Array, window: int | None, layer_cache: Any, key: Any) -> tuple[Array, Any]:
+        rngs = {"dropout": key} if train else {}
+        return Block(cfg).apply(
+            {"params": layer_params}, x_BSD, visible._replace(window=window), layer_cache, train, rngs=rngs
+        )
+
+    if REMAT[cfg.remat] is not None:
+        block = jax.checkpoint(block, policy=REMAT[cfg.remat], static_argnums=(2,))
+
+    if cfg.scan_layers and cache is None and not isinstance(params["blocks"], tuple):
+        windows = tuple(cfg.window_of(layer) for layer in range(cfg.num_layers))
+        period = len(cfg.windows) if cfg.num_layers % len(cfg.windows) == 0 else cfg.num_layers
+
+        def body(x_BSD: Array, xs: tuple) -> tuple[Array, None]:
+            for i in range(period):  # a whole period of windows a turn, so that each window stays a constant
+                layer_params, key = jax.tree.map(lambda a: a[i], xs)  # noqa: B023 - used at once
+                x_BSD, _ = block(layer_params, x_BSD, windows[i], None, key)
+            return x_BSD, None
+
+        grouped = jax.tree.map(
+            lambda a: a.reshape(cfg.num_layers // period, period, *a.shape[1:]),
+            (params["blocks"], jnp.stack(keys) if train else None),
+        )
+        x_BSD, _ = jax.lax.scan(body, x_BSD, grouped)
+        new_cache = None
+    else:
+        layers, caches = unstack(params)["blocks"], []
+        for i, layer_params in enumerate(layers):
+            layer_cache = None if cache is None else cache[i]
+            key = keys[i] if train else None
+            x_BSD, layer_cache = block(layer_params, x_BSD, cfg.window_of(i), layer_cache, key)
+            caches.append(layer_cache)
+        new_cache = None if cache is None else tuple(caches)
+    return Head(cfg).apply({"params": params["head"]}, x_BSD), new_cache
+
+
+def output_matrix(cfg: ModelConfig, params: Params) -> Float[Array, "D V"]:
+    """Return the matrix that maps features to logits: the head's own, or the embedding transposed where they are tied."""
+    return params["embedding"]["tokens"].T if cfg.tie_embeddings else params["head"]["kernel"]
+
+
+def logits(cfg: ModelConfig, x_ND: Float[Array, "N D"], output_DV: Float[Array, "D V"]) -> Float[Array, "N V"]:
+    """Return f32 logits of N tokens from their features, soft-capped where the config says so."""
+    dtype = cfg.compute_dtype
+    out_NV = jnp.matmul(x_ND.astype(dtype), output_DV.astype(dtype), preferred_element_type=jnp.float32)
+    if cfg.logit_softcap is not None:
+        out_NV = cfg.logit_softcap * jnp.tanh(out_NV / cfg.logit_softcap)
+    return out_NV
+
+
+def apply(
+    cfg: ModelConfig,
+    params: Params,
+    tokens_BS: Int[Array, "B S"],
+    positions_BS: Int[Array, "B S"],
+    segments_BS: Int[Array, "B S"] | None = None,
+    cache: Cache | None = None,
+) -> tuple[Float[Array, "B S V"], Cache | None]:
+    """Return f32 logits of every position, and the updated cache. Arguments as in `features`."""
+    x_BSD, cache = features(cfg, params, tokens_BS, positions_BS, segments_BS, cache)
+    B, S, D = x_BSD.shape
+    return logits(cfg, x_BSD.reshape(B * S, D), output_matrix(cfg, params)).reshape(B, S, -1), cache

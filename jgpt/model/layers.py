@@ -1,0 +1,194 @@
+"""The parts of a block: dense layers, norms, rotary turns, MLP, attention, and the block itself.
+
+Linen modules hold no arrays; every parameter carries the logical names of its axes (`jgpt.axes`), from which
+`jgpt.sharding` derives where it lives.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jgpt.config import ModelConfig
+from jgpt.model.attention import ATTENTION, Visibility
+from jgpt.model.cache import LayerCache, update
+
+GPT2_INIT_STD: Final = 0.02  # GPT-2's released code; the residual outputs are scaled further, GPT-2 paper, section 2.3
+
+
+def hidden_init(cfg: ModelConfig, fan_in: int) -> Callable:
+    """Return the initializer of a matrix that reads the residual stream."""
+    return nn.initializers.normal(GPT2_INIT_STD if cfg.init == "gpt2" else fan_in**-0.5)
+
+
+def residual_init(cfg: ModelConfig) -> Callable:
+    """Return the initializer of a matrix that writes to the residual stream."""
+    if cfg.init == "gpt2":
+        return nn.initializers.normal(GPT2_INIT_STD * (2 * cfg.num_layers) ** -0.5)
+    return nn.initializers.zeros_init()
+
+
+class Dense(nn.Module):
+    """A matrix product over the last `contract` axes of the input, as one product over flattened tokens.
+
+    XLA:CPU computes the gradient of [B S D] x [D F] twice as slowly as that of [(B S) D] x [D F].
+
+    Attributes:
+        shape: of the weight, contracted axes first.
+        axes: logical name of each weight axis.
+        contract: number of contracted axes.
+        kernel_init: initializer of the weight.
+        use_bias: add a bias over the output axes.
+        dtype: type of the computation.
+    """
+
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+    contract: int
+    kernel_init: Callable
+    use_bias: bool
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B S *I"]) -> Float[Array, "B S *O"]:
+        """Return x times the weight, plus the bias where there is one."""
+        kernel = self.param("kernel", nn.with_partitioning(self.kernel_init, self.axes), self.shape)
+        outputs = self.shape[self.contract :]
+        rows, columns = _product(self.shape[: self.contract]), _product(outputs)
+        y = x.reshape(-1, rows).astype(self.dtype) @ kernel.reshape(rows, columns).astype(self.dtype)
+        if self.use_bias:
+            # a bias lies along the output axes; one that adds to the residual stream is never sharded
+            axes = tuple("norm" if axis == "embed" else axis for axis in self.axes[self.contract :])
+            bias = self.param("bias", nn.with_partitioning(nn.initializers.zeros_init(), axes), outputs)
+            y = y + bias.reshape(1, columns).astype(self.dtype)
+        return y.reshape(*x.shape[:2], *outputs)
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    out = 1
+    for size in shape:
+        out *= size
+    return out
+
+
+class Norm(nn.Module):
+    """LayerNorm (Ba et al. 2016) or RMSNorm (Zhang and Sennrich 2019) over the last axis, computed in f32."""
+
+    kind: str
+    epsilon: float
+    use_bias: bool
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*A N"]) -> Float[Array, "*A N"]:
+        """Return x normalised and scaled."""
+        width = x.shape[-1]
+        scale_N = self.param("scale", nn.with_partitioning(nn.initializers.ones_init(), ("norm",)), (width,))
+        x = x.astype(jnp.float32)
+        if self.kind == "layernorm":
+            x = x - x.mean(-1, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
+        lead = (1,) * (x.ndim - 1)
+        x = x * scale_N.reshape(*lead, width)
+        if self.use_bias:
+            bias_N = self.param("bias", nn.with_partitioning(nn.initializers.zeros_init(), ("norm",)), (width,))
+            x = x + bias_N.reshape(*lead, width)
+        return x.astype(self.dtype)
+
+
+def rotate(x_BSHK: Float[Array, "B S H K"], positions_BS: Int[Array, "B S"], base: float) -> Float[Array, "B S H K"]:
+    """Turn channel k with channel k + K/2 by position * base^(-2k/K) (Su et al. 2021, equation 15, half-split layout)."""
+    half = x_BSHK.shape[-1] // 2
+    frequency_k = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angle_BS1k = positions_BS[:, :, None, None].astype(jnp.float32) * frequency_k[None, None, None, :]
+    cos_BS1k, sin_BS1k = jnp.cos(angle_BS1k), jnp.sin(angle_BS1k)
+    low_BSHk, high_BSHk = x_BSHK[..., :half].astype(jnp.float32), x_BSHK[..., half:].astype(jnp.float32)
+    turned = (low_BSHk * cos_BS1k - high_BSHk * sin_BS1k, high_BSHk * cos_BS1k + low_BSHk * sin_BS1k)
+    return jnp.concatenate(turned, axis=-1).astype(x_BSHK.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head, grouped-query or multi-query causal self-attention."""
+
+    cfg: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self, x_BSD: Float[Array, "B S D"], visible: Visibility, cache: LayerCache | None
+    ) -> tuple[Float[Array, "B S D"], LayerCache | None]:
+        """Return what the tokens gather, and the cache with their keys and values in it."""
+        cfg = self.cfg
+        D, H, G, K = cfg.embed_dim, cfg.num_heads, cfg.kv_heads, cfg.width_of_head
+
+        def project(name: str, heads: int, axis: str) -> Float[Array, "B S h K"]:
+            axes = ("embed", axis, "head_dim")
+            return Dense((D, heads, K), axes, 1, hidden_init(cfg, D), cfg.use_bias, cfg.compute_dtype, name=name)(x_BSD)
+
+        q_BSHK, k_BSGK = project("query", H, "heads"), project("key", G, "kv_heads")
+        v_BSGK = project("value", G, "kv_heads")
+        if cfg.qk_norm:  # Henry et al. 2020, with RMSNorm and a learned scale a channel
+            q_BSHK = Norm("rmsnorm", cfg.norm_epsilon, False, cfg.compute_dtype, name="query_norm")(q_BSHK)
+            k_BSGK = Norm("rmsnorm", cfg.norm_epsilon, False, cfg.compute_dtype, name="key_norm")(k_BSGK)
+        if cfg.positions == "rotary":
+            q_BSHK = rotate(q_BSHK, visible.q_positions_BS, cfg.rope_base)
+            k_BSGK = rotate(k_BSGK, visible.q_positions_BS, cfg.rope_base)
+        if cache is None:
+            out_BSHK = ATTENTION[cfg.attention](q_BSHK, k_BSGK, v_BSGK, visible, cfg.attention_softcap)
+        else:
+            cache = update(cache, k_BSGK, v_BSGK, visible.q_positions_BS)
+            attend = ATTENTION["einsum" if cfg.attention == "blocked" else cfg.attention]  # blocks need S = T
+            k_BTGK, v_BTGK = (a.astype(q_BSHK.dtype) for a in cache)
+            out_BSHK = attend(q_BSHK, k_BTGK, v_BTGK, visible, cfg.attention_softcap)
+        axes = ("heads", "head_dim", "embed")
+        out = Dense((H, K, D), axes, 2, residual_init(cfg), cfg.use_bias, cfg.compute_dtype, name="out")
+        return out(out_BSHK), cache
+
+
+class MLP(nn.Module):
+    """GELU (GPT-2's tanh form), SwiGLU (Shazeer 2020, equation 6) or squared ReLU (So et al. 2021)."""
+
+    cfg: ModelConfig
+
+    @nn.compact
+    def __call__(self, x_BSD: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+        """Return the MLP of each token."""
+        cfg = self.cfg
+        D, F = cfg.embed_dim, cfg.hidden_dim
+        if cfg.mlp == "swiglu":
+            axes = ("embed", "gate", "mlp")
+            up = Dense((D, 2, F), axes, 1, hidden_init(cfg, D), cfg.use_bias, cfg.compute_dtype, name="up")
+            h_BSCF = up(x_BSD)
+            h_BSF = jax.nn.silu(h_BSCF[:, :, 0]) * h_BSCF[:, :, 1]
+        else:
+            axes = ("embed", "mlp")
+            up = Dense((D, F), axes, 1, hidden_init(cfg, D), cfg.use_bias, cfg.compute_dtype, name="up")
+            h_BSF = up(x_BSD)
+            h_BSF = jax.nn.gelu(h_BSF, approximate=True) if cfg.mlp == "gelu" else jnp.square(jax.nn.relu(h_BSF))
+        axes = ("mlp", "embed")
+        down = Dense((F, D), axes, 1, residual_init(cfg), cfg.use_bias, cfg.compute_dtype, name="down")
+        return down(h_BSF)
+
+
+class Block(nn.Module):
+    """One pre-norm decoder block: x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    cfg: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self, x_BSD: Float[Array, "B S D"], visible: Visibility, cache: LayerCache | None, train: bool
+    ) -> tuple[Float[Array, "B S D"], LayerCache | None]:
+        """Return the residual stream after the block, and the updated cache. `train` switches dropout on."""
+        cfg = self.cfg
+
+        def norm(name: str) -> Norm:
+            return Norm(cfg.norm, cfg.norm_epsilon, cfg.use_bias, cfg.compute_dtype, name=name)
+
+        dropout = nn.Dropout(cfg.dropout, deterministic=not train)
+        y_BSD, cache = Attention(cfg, name="attention")(norm("attention_norm")(x_BSD), visible, cache)
+        x_BSD = x_BSD + dropout(y_BSD)
+        y_BSD = MLP(cfg, name="mlp")(norm("mlp_norm")(x_BSD))
+        return x_BSD + dropout(y_BSD), cache

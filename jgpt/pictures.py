@@ -1,0 +1,78 @@
+"""Pictures of a run: grids of drawn and real images, and the loss plot. Writes PNG files, decides nothing."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image
+
+GRID_GAP: Final = 2  # source pixels between pictures
+GRID_SIDE: Final = 48  # each picture is enlarged to about this many screen pixels
+GRID_GREY: Final = 96
+
+
+def grid(rows: Sequence[Sequence[np.ndarray]], split: int | None = None) -> np.ndarray:
+    """Return pictures laid out in rows, enlarged without smoothing, uint8 [height, width, 3].
+
+    Args:
+        rows: pictures [height, width] or [height, width, channel] of one shape, the same number in every row.
+        split: column before which a wider gap stands, to part two halves.
+    """
+    height, width = rows[0][0].shape[:2]
+    columns = len(rows[0])
+    extra = 3 * GRID_GAP if split is not None else 0
+    canvas = np.full(
+        (len(rows) * (height + GRID_GAP) + GRID_GAP, columns * (width + GRID_GAP) + GRID_GAP + extra, 3),
+        GRID_GREY,
+        np.uint8,
+    )
+    for r, row in enumerate(rows):
+        for c, picture in enumerate(row):
+            top = GRID_GAP + r * (height + GRID_GAP)
+            left = GRID_GAP + c * (width + GRID_GAP) + (extra if split is not None and c >= split else 0)
+            pixels = picture.reshape(height, width, -1)
+            canvas[top : top + height, left : left + width] = np.broadcast_to(pixels, (height, width, 3))
+    scale = max(1, round(GRID_SIDE / max(height, width)))
+    return canvas.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def save_grid(path: Path, rows: Sequence[Sequence[np.ndarray]], split: int | None = None) -> Path:
+    """Write `grid` as a PNG and return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(grid(rows, split)).save(path)
+    return path
+
+
+def loss_plot(path: Path, records: Sequence[dict[str, Any]], title: str) -> Path:
+    """Write training and validation losses over steps as a PNG and return its path.
+
+    Args:
+        path: to write to.
+        records: lines of metrics.jsonl.
+        title: above the plot.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 5), dpi=120)
+    train = [(r["step"], r["loss"]) for r in records if "loss" in r]
+    if train:
+        axes.plot(*zip(*train, strict=True), color="0.6", linewidth=1, label="training, all tasks")
+    names = sorted({name for r in records for name in r if name.endswith("/nats_per_token")})
+    for name in names:
+        points = [(r["step"], r[name]) for r in records if name in r]
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=f"held out: {name.split('/')[0]}")
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel("loss [nats per trained token]")
+    axes.set_title(title)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    plt.close(figure)
+    return path

@@ -1,0 +1,59 @@
+"""What training shows in the terminal: a live bar where there is one, plain lines where output goes to a file.
+
+Owns the look; numbers come from the loop.
+"""
+
+import time
+from typing import Final, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+console: Final = Console(highlight=False, soft_wrap=True)
+PLAIN_SECONDS: Final = 10.0  # between two plain lines
+
+
+class TrainProgress:
+    """A bar over optimizer steps with loss, tokens/s, time left and, where the device's peak is known, MFU.
+
+    Args:
+        first: steps done already.
+        steps: of the whole run.
+    """
+
+    def __init__(self, first: int, steps: int) -> None:
+        self._steps = steps
+        self._begun, self._first = time.monotonic(), first
+        self._last_plain = 0.0
+        columns = [TextColumn("step {task.completed:>5}/{task.total}"), BarColumn(None), TaskProgressColumn()]
+        columns += [TextColumn("{task.fields[numbers]}"), TimeRemainingColumn(), TextColumn("left")]
+        self._bar = Progress(*columns, console=console, speed_estimate_period=120) if console.is_terminal else None
+        self._task = self._bar.add_task("train", total=steps, completed=first, numbers="compiling") if self._bar else None
+
+    def __enter__(self) -> Self:
+        """Show the bar."""
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take the bar down."""
+        if self._bar:
+            self._bar.stop()
+
+    def update(self, step: int, loss: float, tokens_per_second: float, mfu: float | None) -> None:
+        """Show the numbers of a step."""
+        numbers = f"loss {loss:.3f}  {tokens_per_second:,.0f} tok/s" + (f"  MFU {mfu:.1%}" if mfu is not None else "")
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, completed=step, numbers=numbers)
+            return
+        now = time.monotonic()
+        if now - self._last_plain >= PLAIN_SECONDS or step == self._steps:
+            self._last_plain = now
+            left = (now - self._begun) / max(step - self._first, 1) * (self._steps - step)
+            say(f"step {step}/{self._steps}  {numbers}  {left:.0f} s left")
+
+
+def say(text: str) -> None:
+    """Print a line above the bar."""
+    console.print(text, markup=False)

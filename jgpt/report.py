@@ -1,0 +1,200 @@
+"""What a run says about itself: at its start, while it trains, and at its end.
+
+Owns the words and the files of the report; scores come from `evaluate`, pictures from `pictures`.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from rich.table import Table
+
+from jgpt import pictures, runfolder
+from jgpt.config import Config, ModelConfig
+from jgpt.evaluate import Answered
+from jgpt.loaded import GPT
+from jgpt.progress import console, say
+from jgpt.sampling import Sampling
+from jgpt.tasks.image import ImageTask
+from jgpt.tasks.mixture import Mixture
+from jgpt.tasks.qa import QATask
+from jgpt.tasks.text import TextTask
+
+TEXT_START = "The "  # what the text samples of reports go on from
+FINAL_TEXT_TOKENS = 300
+GRID_COLUMNS = 8
+REPORT_SAMPLING = Sampling(temperature=0.8, top_p=0.95)
+PICTURE_SAMPLING = Sampling(temperature=1.0)  # the model's own distribution: no flattering
+
+
+def command(config: Config, config_path: str, *extra: str) -> str:
+    """Return the command that trains `config` on, with the overrides the user gave."""
+    given = [argument for argument in sys.argv[1:] if argument != config_path]
+    words = ["python", "train.py", config_path, *_without_on_existing(given), *extra]
+    return " ".join(words)
+
+
+def _without_on_existing(arguments: list[str]) -> list[str]:
+    """Drop --run.on-existing: to go on is the default, and overwriting again would lose the run."""
+    kept, skip = [], False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif argument in ("--run.on-existing", "--run.on_existing"):
+            skip = True
+        elif not argument.startswith(("--run.on-existing=", "--run.on_existing=")):
+            kept.append(argument)
+    return kept
+
+
+def continue_command(config: Config, config_path: str) -> str:
+    """Return the command that goes on with a complete run for as many steps again."""
+    given = [a for a in sys.argv[1:] if a != config_path]
+    kept, skip = [], False
+    for argument in _without_on_existing(given):
+        if skip:
+            skip = False
+        elif argument == "--train.steps":
+            skip = True
+        elif not argument.startswith("--train.steps="):
+            kept.append(argument)
+    extra = ["--train.steps", str(2 * config.train.steps), "--run.on-existing", "extend"]
+    return " ".join(["python", "train.py", config_path, *kept, *extra])
+
+
+def complete_message(config: Config, config_path: str) -> str:
+    """Return what to say of a run that needs no more training."""
+    return (
+        f"{config.run.dir} is complete: {config.train.steps} steps are done.\n"
+        f"  sample:     python sample.py {config.run.dir} --help\n"
+        f"  scores:     jgpt evaluate {config.run.dir}\n"
+        f"  go on:      {continue_command(config, config_path)}\n"
+        f"  start over: {command(config, config_path, '--run.on-existing', 'overwrite')}"
+    )
+
+
+def describe(config: Config, data: Mixture, model: ModelConfig, mesh: Mesh, params: Any) -> Iterator[str]:
+    """Yield the lines that open a run: tasks, model, devices."""
+    weights = {name: task.weight for name, task in config.task_configs().items()}
+    for name, task_data in data.tasks.items():
+        share = weights[name] / sum(weights.values())
+        tokens = sum(len(document.tokens) for document in task_data.train.documents)
+        yield (
+            f"  {name}: {len(task_data.splits.train):,} examples, {tokens:,} tokens, {len(task_data.train):,} rows "
+            f"({task_data.train.fill():.1%} full), {share:.0%} of the rows; held out {len(task_data.splits.validation):,}"
+        )
+    vocabulary = data.vocabulary
+    count = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
+    yield (
+        f"  vocabulary: {vocabulary.size} ids ({vocabulary.text.size} {vocabulary.text_name}, "
+        f"{len(vocabulary.image_ids)} image, {vocabulary.text_ids.start} special)"
+    )
+    shape = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    yield (
+        f"  model: {count:,} parameters, {model.num_layers} layers of width {model.embed_dim}, context "
+        f"{model.context_length}, {model.compute_dtype}, attention {model.attention}"
+    )
+    yield f"  devices: {mesh.devices.size} x {mesh.devices.flat[0].device_kind} (mesh {shape})"
+
+
+def samples_while_training(model: GPT, data: Mixture) -> dict[str, Any]:
+    """Return one short sample a task: text and answers as strings, pictures as grids."""
+    out: dict[str, Any] = {}
+    for name, task_data in data.tasks.items():
+        task = task_data.task
+        if isinstance(task, QATask):
+            example = task_data.splits.validation[0]
+            got = model.complete(name, [example.question], sampling=Sampling(temperature=0.0)).values[0]
+            out[name] = f"{example.question} -> {got!r} (expected {example.answer!r})"
+        elif isinstance(task, ImageTask):
+            wanted = [task.captions[i % len(task.captions)] for i in range(GRID_COLUMNS)]
+            out[name] = pictures.grid([model.complete(name, wanted, sampling=PICTURE_SAMPLING).values])
+        else:
+            new = min(80, model.model.context_length - 8)
+            text = model.complete(name, [_start(model)], sampling=REPORT_SAMPLING, max_new_tokens=new).values[0]
+            out[name] = repr(_start(model) + text)
+    return out
+
+
+def _start(model: GPT) -> str:
+    """Return the beginning of the text samples, nothing where the tokenizer cannot express it."""
+    try:
+        model.tokenizer.encode_text(TEXT_START)
+    except ValueError:
+        return ""
+    return TEXT_START
+
+
+def score_table(scores: dict[str, float]) -> Table:
+    """Return scores as a table: one row a task, baselines beside the scores they belong to."""
+    table = Table("task", "score", "value", box=None, pad_edge=False)
+    for name, value in scores.items():
+        task, score = name.split("/", 1)
+        table.add_row(task, score, f"{value:.1%}" if score == "exact_match" else f"{value:.4f}")
+    return table
+
+
+def finish(
+    model: GPT,
+    data: Mixture,
+    scores: dict[str, float],
+    answered: dict[str, list[Answered]],
+    folder: runfolder.RunFolder,
+    config_path: str,
+) -> None:
+    """Print the report, write plots and report.json."""
+    console.print(score_table(scores))
+    for name, task_data in data.tasks.items():
+        task = task_data.task
+        if isinstance(task, TextTask):
+            start = _start(model)
+            new = min(FINAL_TEXT_TOKENS, model.model.context_length - len(task.prompt(start).tokens))
+            text = model.complete(name, [start], sampling=REPORT_SAMPLING, max_new_tokens=new).values[0]
+            say(f"\n{name}, written from {start!r}:\n{start}{text}")
+        elif isinstance(task, ImageTask):
+            say(f"\n{name}, drawn (left) beside real held-out ones (right): {_grid(model, data, name, folder)}")
+    shown = _five(answered)
+    if shown:
+        say("\nheld-out questions:")
+        for item in shown:
+            mark = "right" if item.correct else f"wrong, expected {item.example.answer!r}"
+            say(f"  {item.example.question}  ->  {item.answer!r}  {mark}")
+    records = runfolder.read_metrics(folder.metrics)
+    plot = pictures.loss_plot(folder.plots / "loss.png", records, model.config.run.dir)
+    say(f"\nloss plot: {plot}")
+    temporary = folder.report.with_suffix(".tmp")
+    temporary.write_text(json.dumps({"step": model.step, "scores": scores}, indent=1) + "\n")
+    temporary.replace(folder.report)
+    say(f"sample:   python sample.py {model.config.run.dir} --help")
+    say(f"go on:    {continue_command(model.config, config_path)}")
+
+
+def _five(answered: dict[str, list[Answered]]) -> list[Answered]:
+    """Return five answered questions, taken from the tasks in turn."""
+    shown, at = [], 0
+    while len(shown) < 5 and any(at < len(answers) for answers in answered.values()):
+        shown += [answers[at] for answers in answered.values() if at < len(answers)]
+        at += 1
+    return shown[:5]
+
+
+def _grid(model: GPT, data: Mixture, name: str, folder: runfolder.RunFolder) -> Path:
+    """Write drawn pictures beside held-out ones of the same caption, one caption a row, and return the path."""
+    task_data = data.tasks[name]
+    task = task_data.task
+    captions = list(task.captions[:10]) if isinstance(task, ImageTask) else []
+    drawn = model.complete(
+        name, [caption for caption in captions for _ in range(GRID_COLUMNS)], sampling=PICTURE_SAMPLING
+    ).values
+    blank = np.zeros_like(drawn[0])
+    rows = []
+    for index, caption in enumerate(captions):
+        real = [e.pixels for e in task_data.splits.validation if e.caption == caption][:GRID_COLUMNS]
+        left = drawn[index * GRID_COLUMNS : (index + 1) * GRID_COLUMNS]
+        rows.append([*left, *real, *[blank] * (GRID_COLUMNS - len(real))])
+    return pictures.save_grid(folder.plots / f"{name}.png", rows, split=GRID_COLUMNS)

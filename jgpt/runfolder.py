@@ -1,0 +1,139 @@
+"""The folder of a run: what lies where, and whether a config may use it.
+
+Owns the names inside `runs/NAME/` and the rules of resuming, overwriting and extending. Imports no jax.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from jgpt import configio
+from jgpt.config import Config
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside a run.
+
+    Attributes:
+        root: the folder itself.
+    """
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved config as JSON."""
+        return self.root / "config.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def tokenizer(self) -> Path:
+        """Vocabulary and tasks."""
+        return self.root / "tokenizer"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Steps written by `jgpt.checkpoint`."""
+        return self.root / "checkpoints"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files."""
+        return self.root / "tensorboard"
+
+    @property
+    def plots(self) -> Path:
+        """PNG files: loss and drawn pictures."""
+        return self.root / "plots"
+
+    @property
+    def report(self) -> Path:
+        """Final scores; its presence says that the run is complete."""
+        return self.root / "report.json"
+
+
+def open_existing(path: str | Path) -> tuple[RunFolder, Config]:
+    """Return the folder and config of a run.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: the folder is not a run.
+    """
+    folder = RunFolder(Path(path))
+    if not folder.root.exists():
+        raise FileNotFoundError(f"{path} does not exist: train it first, e.g. python train.py configs/trio.py.")
+    if not folder.config.is_file():
+        raise ValueError(f"{path} is not a run folder (it holds no config.json): name one that train.py made.")
+    return folder, configio.load(folder.config)
+
+
+def prepare(config: Config) -> RunFolder:
+    """Return the folder of `config`, new, emptied or to be continued as `run.on_existing` says, with its config written.
+
+    Raises:
+        ValueError: the folder is not a run, or the run in it has another config; the message names the fields.
+    """
+    folder = RunFolder(Path(config.run.dir))
+    if folder.root.exists() and not folder.root.is_dir():
+        raise ValueError(f"run.dir {config.run.dir!r} is a file: choose another --run.dir.")
+    occupied = folder.root.is_dir() and any(folder.root.iterdir())
+    if occupied and not folder.config.is_file():
+        raise ValueError(
+            f"run.dir {config.run.dir!r} holds files but no config.json, so it is not a run and nothing in it is touched: "
+            "choose another --run.dir, or empty it."
+        )
+    if occupied and config.run.on_existing == "overwrite":
+        shutil.rmtree(folder.root)
+    elif occupied:
+        _check_same(config, configio.load(folder.config))
+        if config.run.on_existing == "extend":
+            folder.report.unlink(missing_ok=True)
+    folder.root.mkdir(parents=True, exist_ok=True)
+    temporary = folder.config.with_suffix(".tmp")
+    configio.save(replace(config, run=replace(config.run, on_existing="resume")), temporary)
+    temporary.replace(folder.config)
+    return folder
+
+
+def _check_same(new: Config, old: Config) -> None:
+    changed = configio.changed_fields(old, new)
+    if new.run.on_existing == "extend":
+        steps = changed.pop("train.steps", None)
+        if steps is not None and steps[1] < steps[0]:
+            raise ValueError(f"train.steps {steps[1]} is below the run's {steps[0]}: extend goes on, it cannot go back.")
+    if changed:
+        fields = "; ".join(f"{name} was {was!r}, now {now!r}" for name, (was, now) in changed.items())
+        raise ValueError(
+            f"run.dir {new.run.dir!r} holds a run with another config: {fields}. Use another --run.dir, go back to the "
+            "old values to resume, --run.on-existing extend to go on with more --train.steps, or --run.on-existing "
+            "overwrite to delete it and start over."
+        )
+
+
+def truncate_metrics(path: Path, last_step: int) -> None:
+    """Drop the lines after `last_step`, which a resumed run will write again, and a half-written last line."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # cut off when the process was killed
+        if record["step"] <= last_step:
+            kept.append(line)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(line + "\n" for line in kept))
+    temporary.replace(path)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a metrics file, oldest first; empty where there is none."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []

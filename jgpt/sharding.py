@@ -1,0 +1,122 @@
+"""Where arrays live: the mesh, the rules from logical axes to mesh axes, and the shardings of state and batch.
+
+Owns `RULES`. A logical axis that no rule names is an error: silent replication is how memory is lost unnoticed.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jgpt.batch import Batch
+from jgpt.check import unknown_name
+from jgpt.config import MeshConfig
+
+MESH_AXES: Final = ("data", "fsdp", "tensor")
+
+RULES: Final[dict[str, str | tuple[str, ...] | None]] = {
+    "batch": ("data", "fsdp"),
+    "seq": None,
+    "embed": "fsdp",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "head_dim": None,
+    "mlp": "tensor",
+    "vocab": "tensor",
+    "layers": None,
+    "norm": None,
+    "position": None,
+    "gate": None,
+}
+
+
+def make_mesh(cfg: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+    """Return a mesh of shape (data, fsdp, tensor) over `devices` (all by default).
+
+    Raises:
+        ValueError: the axes multiply to another number than there are devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    inner = cfg.fsdp * cfg.tensor
+    data = cfg.data if cfg.data is not None else max(len(devices) // inner, 1)
+    if data * inner > len(devices) or (cfg.data is None and len(devices) % inner):
+        raise ValueError(
+            f"mesh.data {data} x mesh.fsdp {cfg.fsdp} x mesh.tensor {cfg.tensor} = {data * inner} devices, and this "
+            f"process sees {len(devices)} ({devices[0].platform}): lower an axis, or on CPU start with "
+            f"XLA_FLAGS=--xla_force_host_platform_device_count={max(data * inner, 2)}."
+        )
+    if data * inner < len(devices) and jax.process_count() > 1:
+        raise ValueError(
+            f"the mesh uses {data * inner} of {len(devices)} devices: with several processes all must take part; "
+            "leave mesh.data unset."
+        )
+    shape = (data, cfg.fsdp, cfg.tensor)
+    grid = np.asarray(devices[: data * inner]).reshape(shape)
+    return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def spec_of(axes: Sequence[str]) -> PartitionSpec:
+    """Return the mesh axes of an array from the logical names of its axes.
+
+    Raises:
+        ValueError: no rule names an axis.
+    """
+    for axis in axes:
+        if axis not in RULES:
+            raise ValueError(unknown_name("logical axis", axis, RULES) + " Add a rule to jgpt.sharding.RULES.")
+    return PartitionSpec(*(RULES[axis] for axis in axes))
+
+
+def param_shardings(mesh: Mesh, axes: Any, shapes: Any) -> Any:
+    """Return the sharding of every parameter.
+
+    Args:
+        mesh: from `make_mesh`.
+        axes: tree of tuples of logical names (`gpt.param_axes`).
+        shapes: tree of arrays or `jax.ShapeDtypeStruct`, alike.
+
+    Raises:
+        ValueError: an axis is not divisible by the mesh axis it is split over.
+    """
+
+    def one(path: tuple, names: tuple[str, ...], leaf: Any) -> NamedSharding:
+        spec = spec_of(names)
+        for name, size, split in zip(names, leaf.shape, spec, strict=True):
+            parts = 1 if split is None else int(np.prod([mesh.shape[axis] for axis in np.atleast_1d(split)]))
+            if size % parts:
+                raise ValueError(
+                    f"parameter {jax.tree_util.keystr(path)} has {size} {name}, which cannot be split over mesh.{split} "
+                    f"= {parts} devices: choose sizes that are multiples, or lower mesh.{split}."
+                )
+        return NamedSharding(mesh, spec)
+
+    return jax.tree_util.tree_map_with_path(one, axes, shapes, is_leaf=lambda leaf: isinstance(leaf, tuple))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of what every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of [B, S] arrays: rows over data and fsdp."""
+    return NamedSharding(mesh, spec_of(("batch", "seq")))
+
+
+def shard_batch(batch: Batch, mesh: Mesh) -> Batch:
+    """Return this process's rows as global arrays on the devices of `mesh`.
+
+    Raises:
+        ValueError: the rows cannot be split evenly over the devices.
+    """
+    rows = batch.tokens_BS.shape[0] * jax.process_count()
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    if rows % shards:
+        raise ValueError(
+            f"{rows} rows cannot be split over mesh.data x mesh.fsdp = {shards} devices: use a multiple of {shards} "
+            "for train.batch_size and eval.batch_size."
+        )
+    sharding = batch_sharding(mesh)
+    return Batch(*(jax.make_array_from_process_local_data(sharding, array) for array in batch))

@@ -1,0 +1,106 @@
+"""One optimizer step and one evaluation step: pure functions that know no task, no file and no clock.
+
+Owns gradients, accumulation and the compiled step; refuses everything that happens between steps.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, PRNGKeyArray
+
+from jgpt import sharding
+from jgpt.batch import Batch
+from jgpt.config import Config, ModelConfig
+from jgpt.loss import LossSums, cross_entropy
+from jgpt.model import gpt
+from jgpt.state import TrainState, shardings_of
+
+Metrics = dict[str, Array]
+
+
+def loss_sums(
+    cfg: ModelConfig, params: gpt.Params, batch: Batch, chunk_tokens: int | None, dropout_key: PRNGKeyArray | None = None
+) -> LossSums:
+    """Return the loss sums of a batch; `dropout_key` None switches dropout off."""
+    x_BSD, _ = gpt.features(
+        cfg, params, batch.tokens_BS, batch.positions_BS, batch.segments_BS, dropout_key=dropout_key
+    )
+    output_DV = gpt.output_matrix(cfg, params)
+    return cross_entropy(partial(gpt.logits, cfg), x_BSD, output_DV, batch.targets_BS, batch.weights_BS, chunk_tokens)
+
+
+def gradients(
+    cfg: Config, model: ModelConfig, params: gpt.Params, batch: Batch, key: PRNGKeyArray
+) -> tuple[gpt.Params, LossSums]:
+    """Return the gradient of the mean loss over the batch's targets, and the loss sums.
+
+    Micro-batches add up gradients of sums and divide once by the whole weight, so that the result does not depend on
+    how the rows were cut.
+    """
+    M = cfg.train.accumulation_steps
+
+    def total(params: gpt.Params, part: Batch, key: PRNGKeyArray) -> tuple[Array, LossSums]:
+        sums = loss_sums(model, params, part, cfg.train.loss_chunk_tokens, key if model.dropout > 0 else None)
+        return sums.nats + cfg.train.z_loss * sums.squared_log_z, sums
+
+    gradient = jax.grad(total, has_aux=True)
+    if M == 1:
+        grads, sums = gradient(params, batch, key)
+    else:
+        # rows are dealt out in turn, so that each device's rows stay on it
+        parts = jax.tree.map(lambda a: a.reshape(a.shape[0] // M, M, *a.shape[1:]).swapaxes(0, 1), batch)
+
+        def body(carry: tuple, xs: tuple) -> tuple[tuple, None]:
+            part, part_key = xs
+            return jax.tree.map(jnp.add, carry, gradient(params, part, part_key)), None
+
+        zero = jnp.zeros((), jnp.float32)
+        start = (jax.tree.map(jnp.zeros_like, params), LossSums(zero, zero, zero))
+        (grads, sums), _ = jax.lax.scan(body, start, (parts, jax.random.split(key, M)))
+    return jax.tree.map(lambda g: g / jnp.maximum(sums.weight, 1e-9), grads), sums
+
+
+def train_step(
+    cfg: Config, model: ModelConfig, tx: optax.GradientTransformation, state: TrainState, batch: Batch
+) -> tuple[TrainState, Metrics]:
+    """Return the state after one optimizer step, and {"loss" [nats], "grad_norm", "weight"} before it."""
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
+    grads, sums = gradients(cfg, model, state.params, batch, key)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = state.ema
+    if ema is not None:
+        # early on the average follows faster, so that it does not remember the random start
+        decay = jnp.minimum(cfg.optim.ema_decay, (1 + state.step) / (10 + state.step))
+        ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, params)
+    metrics = {
+        "loss": sums.nats / jnp.maximum(sums.weight, 1e-9),
+        "grad_norm": optax.tree.norm(grads),
+        "weight": sums.weight,
+    }
+    return TrainState(state.step + 1, params, opt_state, state.key_data, ema), metrics
+
+
+def compile_train_step(
+    cfg: Config, model: ModelConfig, tx: optax.GradientTransformation, state: TrainState, mesh: Mesh
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Return `train_step` jitted for the shardings of `state`, which may be abstract; the state given is consumed."""
+    where = shardings_of(state)
+    return jax.jit(
+        partial(train_step, cfg, model, tx),
+        in_shardings=(where, sharding.batch_sharding(mesh)),
+        out_shardings=(where, sharding.replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+def compile_eval_step(model: ModelConfig, chunk_tokens: int | None, mesh: Mesh) -> Callable[[Any, Batch], LossSums]:
+    """Return the jitted loss sums of a batch without dropout, replicated on every device."""
+    return jax.jit(
+        lambda params, batch: loss_sums(model, params, batch, chunk_tokens), out_shardings=sharding.replicated(mesh)
+    )

@@ -1,0 +1,139 @@
+"""The mixture of a run: sources read, vocabulary built, tasks fitted, examples encoded and packed.
+
+Owns `TASKS` and what is saved of vocabulary and tasks with a run, so that sampling never reads training data again.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from jgpt.check import require, unknown_name
+from jgpt.config import Config, TokenizerConfig
+from jgpt.data import sources
+from jgpt.data.examples import Picture, QuestionAnswer, Splits
+from jgpt.data.packing import PackedRows, pack
+from jgpt.tasks.image import ImageTask
+from jgpt.tasks.qa import QATask
+from jgpt.tasks.task import Task
+from jgpt.tasks.text import TextTask
+from jgpt.tokenizers.image import Palette
+from jgpt.tokenizers.text import tokenizer_class
+from jgpt.tokenizers.vocabulary import Vocabulary
+
+TASKS: Final[dict[str, type[Task]]] = {"text": TextTask, "qa": QATask, "image": ImageTask}
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """One task of a run with its data.
+
+    Attributes:
+        task: encodes, prompts and decodes.
+        splits: the examples.
+        train: packed training rows.
+        validation: packed held-out rows; every held-out target appears once.
+    """
+
+    task: Task
+    splits: Splits
+    train: PackedRows
+    validation: PackedRows
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Everything that a run reads: one vocabulary, and the tasks by name."""
+
+    vocabulary: Vocabulary
+    tasks: dict[str, TaskData]
+
+
+def build(config: Config) -> Mixture:
+    """Read, encode and pack everything that `config` trains on.
+
+    Raises:
+        ValueError: a source is empty, too short or broken, or an example does not fit the context.
+        FileNotFoundError: a path or a prepared data set is missing.
+    """
+    configs = config.task_configs()
+    require(bool(configs), "data.tasks is empty: give the config at least one task.")
+    splits = {name: sources.read(task, config.data, config.train.seed) for name, task in configs.items()}
+    vocabulary = make_vocabulary(config.tokenizer, list(splits.values()), config.train.seed)
+    tasks = {}
+    for name, task_config in configs.items():
+        if task_config.kind not in TASKS:
+            raise ValueError(unknown_name(f"data.tasks.{name}.kind", task_config.kind, TASKS))
+        for part in ("train", "validation"):
+            require(
+                len(getattr(splits[name], part)) > 0,
+                f"data.tasks.{name}: the {part} split of {task_config.path or task_config.source!r} is empty: give more "
+                "data, or change validation_fraction.",
+            )
+        task = TASKS[task_config.kind].fit(vocabulary, splits[name].train)
+        length = config.model.context_length
+        train = pack([task.encode(e) for e in splits[name].train], task.packing, length, task_config.loss_weight)
+        validation = pack([task.encode(e) for e in splits[name].validation], task.packing, length)
+        pairs = sum(len(document.tokens) - 1 for document in train.documents)
+        require(
+            task.packing != "stream" or pairs >= length,
+            f"data.tasks.{name}: {task_config.path or task_config.source!r} holds {pairs} training tokens, fewer than one "
+            f"window of model.context_length {length}: lower --model.context-length or give more text.",
+        )
+        tasks[name] = TaskData(task, splits[name], train, validation)
+    return Mixture(vocabulary, tasks)
+
+
+def make_vocabulary(config: TokenizerConfig, splits: Sequence[Splits], seed: int) -> Vocabulary:
+    """Return the joint vocabulary: tokenizers that must be trained learn from the training splits alone.
+
+    Raises:
+        ValueError: the training pictures are missing or have fewer colours than the palette asks for.
+    """
+    train = [example for split in splits for example in split.train]
+    if config.path is not None:
+        path = Path(config.path)
+        if not path.is_file():
+            raise FileNotFoundError(f"tokenizer.path {config.path!r} is not a file: give a tokenizer.json.")
+        text = tokenizer_class("bpe").from_json(path.read_text())
+    else:
+        text = tokenizer_class(config.text).train(_texts(train), config.bpe_vocab_size)
+    image = None
+    if config.image == "grey":
+        image = Palette.grey(config.image_levels)
+    elif config.image == "palette":
+        pictures = [example.pixels for example in train if isinstance(example, Picture)]
+        require(bool(pictures), "tokenizer.image is 'palette', but no task of the config has pictures to fit it to.")
+        image = Palette.fit(pictures, config.image_levels, seed)
+    return Vocabulary(config.text, text, image)
+
+
+def _texts(examples: Sequence[Any]) -> list[str]:
+    texts = []
+    for example in examples:
+        if isinstance(example, str):
+            texts.append(example)
+        elif isinstance(example, QuestionAnswer):
+            texts += [example.question, example.answer]
+        elif isinstance(example, Picture):
+            texts.append(example.caption)
+    return texts
+
+
+def save(mixture: Mixture, folder: Path) -> None:
+    """Write vocabulary and tasks into `folder`, all that sampling needs of the data."""
+    mixture.vocabulary.save(folder)
+    state = {name: {"kind": data.task.kind, "state": data.task.to_json()} for name, data in mixture.tasks.items()}
+    (folder / "tasks.json").write_text(json.dumps(state, indent=1))
+
+
+def load(folder: Path) -> tuple[Vocabulary, dict[str, Task]]:
+    """Read vocabulary and tasks as `save` wrote them.
+
+    Raises:
+        FileNotFoundError: the folder holds none.
+    """
+    vocabulary = Vocabulary.load(folder)
+    state = json.loads((folder / "tasks.json").read_text())
+    return vocabulary, {name: TASKS[s["kind"]].from_json(vocabulary, s["state"]) for name, s in state.items()}

@@ -1,0 +1,66 @@
+"""Text: write on from a beginning. A document is `<|text|>` text `<|endoftext|>`, and every target is trained.
+
+Example: "Hi." in bytes -> ids of <|text|> H i . <|endoftext|>, weights 0 1 1 1 1.
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from jgpt.batch import Document
+from jgpt.data.examples import TokenStream
+from jgpt.tasks.task import Phase, Prompt
+from jgpt.tokenizers.vocabulary import Vocabulary
+
+
+class TextTask:
+    """Free text, cut into windows for training.
+
+    Args:
+        vocabulary: of the run.
+    """
+
+    kind: ClassVar[str] = "text"
+    packing: ClassVar[str] = "stream"
+    score_name: ClassVar[str | None] = "bits_per_byte"
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self.start, self.end = vocabulary.special("<|text|>"), vocabulary.special("<|endoftext|>")
+
+    @classmethod
+    def fit(cls, vocabulary: Vocabulary, examples: Sequence[Any]) -> "TextTask":
+        """Return the task; text needs to know nothing of its examples."""
+        del examples
+        return cls(vocabulary)
+
+    @classmethod
+    def from_json(cls, vocabulary: Vocabulary, state: dict[str, Any]) -> "TextTask":
+        """Rebuild from `to_json`."""
+        del state
+        return cls(vocabulary)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return nothing: there is no state."""
+        return {}
+
+    def encode(self, example: str | TokenStream) -> Document:
+        """Return the document of a text, or of a file of ids as it lies (it brings its own markers, or none)."""
+        if isinstance(example, TokenStream):
+            return Document(example.ids, None, offset=self.vocabulary.text_ids.start)
+        ids = self.vocabulary.encode_text(example)
+        return Document(np.concatenate([[self.start], ids, [self.end]]).astype(np.int32))
+
+    def prompt(self, request: str) -> Prompt:
+        """Return the prompt that continues `request`; only text and the end may follow."""
+        tokens = np.concatenate([[self.start], self.vocabulary.encode_text(request)]).astype(np.int32)
+        return Prompt(tokens, (self.end,), (Phase((*self.vocabulary.text_ids, self.end)),))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of generated ids."""
+        return self.vocabulary.decode_text(ids)
+
+    def dimensions(self, example: str | TokenStream) -> int | None:
+        """Return the bytes of the text in UTF-8; None for a file of ids that does not say."""
+        return example.num_bytes if isinstance(example, TokenStream) else len(example.encode("utf-8"))

@@ -1,0 +1,1 @@
+"""Tokenizers of text and pictures, and the vocabulary that joins their ids."""

@@ -1,0 +1,188 @@
+"""Text tokenizers: bytes, characters, byte-level BPE. Each turns a string into ids from 0 and back.
+
+Owns the two directions and the JSON form of each; refuses special tokens and offsets, which belong to the vocabulary.
+"""
+
+import json
+from collections.abc import Iterable
+from typing import Any, Final, Protocol, SupportsIndex, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int32
+
+from jgpt.check import unknown_name
+
+
+@runtime_checkable
+class TextTokenizer(Protocol):
+    """What the vocabulary needs of a tokenizer.
+
+    Attributes:
+        size: number of ids; every id lies in [0, size).
+    """
+
+    size: int
+
+    def encode(self, text: str) -> Int32[np.ndarray, " n"]:
+        """Return the ids of `text`. Raises ValueError where no id can express a part of it."""
+        ...
+
+    def decode(self, ids: Iterable[SupportsIndex]) -> str:
+        """Return the text of `ids`; the inverse of `encode`."""
+        ...
+
+    def to_json(self) -> str:
+        """Return everything `from_json` needs, as JSON text."""
+        ...
+
+
+class ByteTokenizer:
+    """UTF-8 bytes as ids: 256 ids, nothing to train, nothing it cannot express."""
+
+    size = 256
+
+    @classmethod
+    def train(cls, texts: Iterable[str], size: int) -> "ByteTokenizer":
+        """Return the tokenizer; bytes need no training."""
+        del texts, size
+        return cls()
+
+    @classmethod
+    def from_json(cls, text: str) -> "ByteTokenizer":
+        """Rebuild from `to_json`."""
+        del text
+        return cls()
+
+    def encode(self, text: str) -> Int32[np.ndarray, " n"]:
+        """Return one id per UTF-8 byte. A lone surrogate, which UTF-8 cannot express, raises ValueError."""
+        return np.frombuffer(_utf8(text), np.uint8).astype(np.int32)
+
+    def decode(self, ids: Iterable[SupportsIndex]) -> str:
+        """Return the text; bytes that are no valid UTF-8 become U+FFFD."""
+        # list(): bytes(array of int32) would be the array's memory, four bytes an id
+        return bytes(list(ids)).decode("utf-8", errors="replace")
+
+    def to_json(self) -> str:
+        """Return the JSON form."""
+        return json.dumps({"type": "bytes"})
+
+
+class CharacterTokenizer:
+    """One id per distinct character of the training text, in order of code point.
+
+    Args:
+        characters: the known characters, each once.
+    """
+
+    def __init__(self, characters: str) -> None:
+        self.characters = characters
+        self.size = len(characters)
+        self._ids = {character: index for index, character in enumerate(characters)}
+
+    @classmethod
+    def train(cls, texts: Iterable[str], size: int) -> "CharacterTokenizer":
+        """Collect the characters of `texts`. `size` belongs to BPE and has no meaning here."""
+        del size
+        found: set[str] = set()
+        for text in texts:
+            found.update(text)
+        return cls("".join(sorted(found)))
+
+    @classmethod
+    def from_json(cls, text: str) -> "CharacterTokenizer":
+        """Rebuild from `to_json`."""
+        return cls(json.loads(text)["characters"])
+
+    def encode(self, text: str) -> Int32[np.ndarray, " n"]:
+        """Return one id per character.
+
+        Raises:
+            ValueError: a character was not in the training text.
+        """
+        try:
+            return np.fromiter((self._ids[c] for c in text), np.int32, len(text))
+        except KeyError as error:
+            character = error.args[0]
+            raise ValueError(
+                f"character {character!r} (U+{ord(character):04X}) is not among the {self.size} characters of the "
+                "training text: leave it out, or train with --tokenizer.text bytes, which can express every text."
+            ) from None
+
+    def decode(self, ids: Iterable[SupportsIndex]) -> str:
+        """Return the text."""
+        return "".join(self.characters[i] for i in ids)
+
+    def to_json(self) -> str:
+        """Return the JSON form."""
+        return json.dumps({"type": "characters", "characters": self.characters})
+
+
+class BPETokenizer:
+    """Byte-level byte-pair encoding (Sennrich et al. 2016; bytes as in GPT-2), by Hugging Face `tokenizers`.
+
+    Args:
+        model: a `tokenizers.Tokenizer` with byte-level pre-tokenizer and decoder.
+    """
+
+    def __init__(self, model: Any) -> None:  # the library is imported only where BPE is used
+        self.model = model
+        self.size = model.get_vocab_size()
+
+    @classmethod
+    def train(cls, texts: Iterable[str], size: int) -> "BPETokenizer":
+        """Learn `size` entries (fewer where `texts` are too short), the 256 bytes among them."""
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+        model = Tokenizer(models.BPE())
+        model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        model.decoder = decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        model.train_from_iterator(
+            texts, trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
+        )
+        return cls(model)
+
+    @classmethod
+    def from_json(cls, text: str) -> "BPETokenizer":
+        """Rebuild from `to_json` (the library's own tokenizer.json)."""
+        from tokenizers import Tokenizer
+
+        return cls(Tokenizer.from_str(text))
+
+    def encode(self, text: str) -> Int32[np.ndarray, " n"]:
+        """Return the ids; all bytes are entries, so only a lone surrogate cannot be expressed and raises ValueError."""
+        _utf8(text)
+        return np.asarray(self.model.encode(text, add_special_tokens=False).ids, np.int32)
+
+    def decode(self, ids: Iterable[SupportsIndex]) -> str:
+        """Return the text."""
+        return self.model.decode(list(map(int, ids)), skip_special_tokens=False)
+
+    def to_json(self) -> str:
+        """Return the library's tokenizer.json."""
+        return self.model.to_str()
+
+
+TOKENIZERS: Final = {"bytes": ByteTokenizer, "characters": CharacterTokenizer, "bpe": BPETokenizer}
+
+
+def tokenizer_class(name: str) -> type[ByteTokenizer] | type[CharacterTokenizer] | type[BPETokenizer]:
+    """Return the class registered as `name`.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    if name not in TOKENIZERS:
+        raise ValueError(unknown_name("tokenizer.text", name, TOKENIZERS))
+    return TOKENIZERS[name]
+
+
+def _utf8(text: str) -> bytes:
+    """Return the UTF-8 bytes of `text`. Raises ValueError where it holds a lone surrogate."""
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"the text holds {text[error.start]!r} at character {error.start}, which UTF-8 cannot express "
+            "(a lone surrogate): remove it, or decode the source with its own encoding."
+        ) from None

@@ -1,0 +1,127 @@
+"""The joint vocabulary: special ids first, then text ids, then image ids.
+
+Owns where each kind of id begins and how the vocabulary is saved with a run; refuses to know any task.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, SupportsIndex
+
+import numpy as np
+from jaxtyping import Int32
+
+from jgpt.check import unknown_name
+from jgpt.tokenizers.image import Palette
+from jgpt.tokenizers.text import TextTokenizer, tokenizer_class
+
+# Start and end markers are distinct ids, so that each end can be trained and recognised by itself.
+SPECIALS: Final = (
+    "<|pad|>",
+    "<|text|>",
+    "<|endoftext|>",
+    "<|question|>",
+    "<|answer|>",
+    "<|endofanswer|>",
+    "<|caption|>",
+    "<|image|>",
+    "<|endofimage|>",
+)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Every id a run knows.
+
+    Attributes:
+        text_name: registered name of the text tokenizer.
+        text: the text tokenizer.
+        image: the palette, None where the run has no pictures.
+    """
+
+    text_name: str
+    text: TextTokenizer
+    image: Palette | None = None
+
+    @property
+    def text_ids(self) -> range:
+        """Ids that stand for text."""
+        return range(len(SPECIALS), len(SPECIALS) + self.text.size)
+
+    @property
+    def image_ids(self) -> range:
+        """Ids that stand for pixels; empty where the run has no pictures."""
+        start = self.text_ids.stop
+        return range(start, start + (self.image.size if self.image else 0))
+
+    @property
+    def size(self) -> int:
+        """Number of ids that mean something; the model may pad its embedding beyond it."""
+        return self.image_ids.stop
+
+    def special(self, name: str) -> int:
+        """Return the id of a special token such as `<|pad|>`.
+
+        Raises:
+            ValueError: there is no such special token.
+        """
+        if name not in SPECIALS:
+            raise ValueError(unknown_name("special token", name, SPECIALS))
+        return SPECIALS.index(name)
+
+    def encode_text(self, text: str) -> Int32[np.ndarray, " n"]:
+        """Return the joint ids of `text`. Raises ValueError where no id can express a part of it."""
+        return self.text.encode(text) + np.int32(self.text_ids.start)
+
+    def decode_text(self, ids: Iterable[SupportsIndex]) -> str:
+        """Return the text of `ids`; ids that stand for no text are left out."""
+        text = self.text_ids
+        # int() first: `in` of a range takes linear time for NumPy's integers
+        return self.text.decode([i - text.start for i in map(int, ids) if i in text])
+
+    def encode_image(self, picture: np.ndarray) -> Int32[np.ndarray, " n"]:
+        """Return the joint ids of a picture, in raster order.
+
+        Raises:
+            ValueError: the run has no image ids, or the picture does not fit the palette.
+        """
+        return self._palette().encode(picture) + np.int32(self.image_ids.start)
+
+    def decode_image(self, ids: Iterable[SupportsIndex], shape: tuple[int, ...]) -> np.ndarray:
+        """Return the picture of exactly height x width image ids. Raises ValueError for any other ids or number."""
+        codes = np.asarray([int(i) for i in ids]) - self.image_ids.start
+        if codes.size and not (0 <= codes.min() and codes.max() < self._palette().size):
+            raise ValueError(f"ids outside the image ids {self.image_ids} cannot be decoded as a picture.")
+        return self._palette().decode(codes, shape)
+
+    def save(self, folder: Path) -> None:
+        """Write the vocabulary into `folder`: one JSON file a part."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "text_type.txt").write_text(self.text_name + "\n", encoding="utf-8")
+        (folder / "tokenizer.json").write_text(self.text.to_json(), encoding="utf-8")
+        if self.image is None:
+            (folder / "image.json").unlink(missing_ok=True)
+        else:
+            (folder / "image.json").write_text(self.image.to_json(), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Vocabulary":
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: `folder` holds no vocabulary.
+        """
+        if not (folder / "text_type.txt").is_file():
+            raise FileNotFoundError(f"{folder} holds no tokenizer: train the run with `python train.py` first.")
+        name = (folder / "text_type.txt").read_text(encoding="utf-8").strip()
+        image = folder / "image.json"
+        return cls(
+            text_name=name,
+            text=tokenizer_class(name).from_json((folder / "tokenizer.json").read_text(encoding="utf-8")),
+            image=Palette.from_json(image.read_text(encoding="utf-8")) if image.is_file() else None,
+        )
+
+    def _palette(self) -> Palette:
+        if self.image is None:
+            raise ValueError("this run has no image ids: set tokenizer.image to 'grey' or 'palette' and train it.")
+        return self.image

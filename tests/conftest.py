@@ -1,0 +1,26 @@
+"""Eight CPU devices for every test, no silent broadcasting between ranks, and one key.
+
+JGPT_TEST_PLATFORM=cuda (or tpu) runs the same tests on that platform's own devices. jgpt is not imported here: the
+jaxtyping hook must stand before the package loads.
+"""
+
+import os
+
+PLATFORM = os.environ.get("JGPT_TEST_PLATFORM", "cpu")
+DEVICES = 8
+
+os.environ["JAX_PLATFORMS"] = PLATFORM
+if PLATFORM == "cpu":
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={DEVICES}".strip()
+
+import jax  # noqa: E402 - reads the environment when it is imported
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    """Return a fixed PRNG key."""
+    return jax.random.key(0)

@@ -1,0 +1,119 @@
+"""Every registered attention against plain numpy, and its visibility rule by gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jgpt.model.attention import ATTENTION, Visibility, choose_attention
+
+ON_THIS_DEVICE = [name for name in ATTENTION if name != "cudnn" or jax.default_backend() == "gpu"]
+TOLERANCE = 2e-6  # f32 sums over at most 200 products of order 1
+GRADIENT_TOLERANCE = 2e-5  # sums of sums
+
+
+def numpy_attention(q, k, v, mask, softcap):
+    """Attend head by head and query by query in float64."""
+    B, S, H, K = q.shape
+    out = np.zeros((B, S, H, K))
+    for b in range(B):
+        for s in range(S):
+            for h in range(H):
+                g = h // (H // k.shape[2])
+                scores = k[b, :, g].astype(np.float64) @ q[b, s, h].astype(np.float64) / np.sqrt(K)
+                if softcap is not None:
+                    scores = softcap * np.tanh(scores / softcap)
+                scores = scores[mask[b, s]]
+                weights = np.exp(scores - scores.max())
+                out[b, s, h] = (weights / weights.sum()) @ v[b, mask[b, s], g].astype(np.float64)
+    return out
+
+
+def numpy_mask(positions, segments, window):
+    B, S = positions.shape
+    mask = np.zeros((B, S, S), bool)
+    for b in range(B):
+        for s in range(S):
+            for t in range(S):
+                distance = positions[b, s] - positions[b, t]
+                near = window is None or distance < window
+                mask[b, s, t] = distance >= 0 and near and segments[b, s] == segments[b, t]
+    return mask
+
+
+def packed(S, sizes):
+    segments = np.repeat(np.arange(1, len(sizes) + 1), sizes)[:S]
+    positions = np.concatenate([np.arange(n) for n in sizes])[:S]
+    return positions[None].astype(np.int32), segments[None].astype(np.int32)
+
+
+def visibility(positions, segments, window):
+    positions, segments = jnp.asarray(positions), jnp.asarray(segments)
+    return Visibility(positions, positions, segments, segments, window)
+
+
+@pytest.mark.parametrize("name", ON_THIS_DEVICE)
+@pytest.mark.parametrize(
+    ("heads", "groups", "window", "softcap"), [(4, 4, None, None), (4, 2, 9, None), (2, 1, None, 3.0), (4, 2, 33, 5.0)]
+)
+def test_equals_numpy(name, heads, groups, window, softcap):
+    rng = np.random.default_rng(0)
+    S = 200  # more than one query block
+    positions, segments = packed(S, [70, 1, 129])
+    q, k, v = (rng.normal(size=(1, S, n, 8)).astype(np.float32) for n in (heads, groups, groups))
+    visible = visibility(positions, segments, window)
+    out = ATTENTION[name](jnp.asarray(q), jnp.asarray(k), jnp.asarray(v), visible, softcap)
+    expected = numpy_attention(q, k, v, numpy_mask(positions, segments, window), softcap)
+    np.testing.assert_allclose(out, expected, atol=TOLERANCE * 10, rtol=0)
+
+
+@pytest.mark.parametrize("name", [n for n in ON_THIS_DEVICE if n != "einsum"])
+@pytest.mark.parametrize(("window", "softcap"), [(None, None), (20, 4.0)])
+def test_gradients_equal_automatic_differentiation(name, window, softcap):
+    rng = np.random.default_rng(1)
+    S = 150
+    positions, segments = packed(S, [100, 50])
+    q, k, v = (jnp.asarray(rng.normal(size=(1, S, n, 8)), jnp.float32) for n in (4, 2, 2))
+    visible = visibility(positions, segments, window)
+
+    def loss(name):
+        return jax.grad(lambda q, k, v: jnp.sum(jnp.sin(ATTENTION[name](q, k, v, visible, softcap))), (0, 1, 2))(q, k, v)
+
+    for ours, theirs in zip(loss(name), loss("einsum"), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=GRADIENT_TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("name", ON_THIS_DEVICE)
+def test_gradient_reaches_exactly_the_visible_keys(name):
+    rng = np.random.default_rng(2)
+    S, window = 130, 40
+    positions, segments = packed(S, [60, 70])
+    q, k, v = (jnp.asarray(rng.normal(size=(1, S, 2, 8)), jnp.float32) for _ in range(3))
+    visible = visibility(positions, segments, window)
+    mask = numpy_mask(positions, segments, window)[0]
+    for query in (0, 59, 60, 100, 129):
+        gradient = jax.grad(lambda v: jnp.sum(ATTENTION[name](q, k, v, visible, None)[0, query]))(v)  # noqa: B023
+        reached = np.abs(np.asarray(gradient[0])).sum((1, 2)) > 0
+        np.testing.assert_array_equal(reached, mask[query])
+
+
+@pytest.mark.parametrize("name", ON_THIS_DEVICE)
+def test_a_query_that_sees_nothing_stays_finite(name):
+    q = jnp.ones((1, 4, 2, 8))
+    positions = jnp.zeros((1, 4), jnp.int32)
+    visible = Visibility(positions - 1, positions, None, None, None)  # every key lies in the future
+    out, gradient = jax.value_and_grad(lambda q: jnp.sum(ATTENTION[name](q, q, q, visible, None)))(q)
+    assert np.isfinite(out) and np.isfinite(np.asarray(gradient)).all()
+
+
+def test_auto_follows_the_device():
+    assert choose_attention("auto", backend="cpu", softcap=3.0, dtype="float32") == "blocked"
+    assert choose_attention("auto", backend="gpu", softcap=None, dtype="bfloat16") == "cudnn"
+    assert choose_attention("auto", backend="gpu", softcap=None, dtype="float32") == "xla"
+    assert choose_attention("auto", backend="tpu", softcap=3.0, dtype="bfloat16") == "einsum"
+    assert choose_attention("xla", backend="cpu", softcap=None, dtype="float32") == "xla"
+
+
+def test_cudnn_is_refused_where_it_cannot_run():
+    with pytest.raises(ValueError, match="'cudnn' needs a GPU.*'cpu'.*use auto"):
+        choose_attention("cudnn", backend="cpu", softcap=None, dtype="float32")

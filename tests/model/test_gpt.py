@@ -1,0 +1,175 @@
+"""The transformer's properties: causality, packing, caching, and that options which should not matter do not."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jgpt import presets, sharding
+from jgpt.config import ModelConfig
+from jgpt.model import gpt
+from jgpt.model.cache import init_cache
+
+SIZES = dict(num_layers=2, embed_dim=32, num_heads=4, context_length=24)
+VARIANTS = {
+    "gpt2": presets.gpt2(**SIZES),
+    "llama": presets.llama(**SIZES, num_kv_heads=2),
+    "modern": presets.modern(**SIZES),
+    "windows": presets.modern(**SIZES, windows=(5, None), attention_softcap=10.0, logit_softcap=8.0, num_kv_heads=1),
+    "positionless": presets.llama(**SIZES, positions="none", head_dim=10),
+}
+LOGIT_TOLERANCE = 2e-5  # f32, two layers of width 32, logits of order 1
+VOCAB = 21
+
+
+def resolved(cfg: ModelConfig) -> ModelConfig:
+    return gpt.resolve(cfg, vocab_size=VOCAB, backend="cpu")
+
+
+def random_params(cfg, key):
+    """Return parameters without the zeros of the zero init, so that nothing is hidden by them."""
+    params = gpt.init(cfg, key)
+    leaves, treedef = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    noisy = [leaf + 0.1 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(treedef, noisy)
+
+
+def batch(rows=2, length=24, seed=0):
+    tokens = np.random.default_rng(seed).integers(0, VOCAB, (rows, length)).astype(np.int32)
+    return jnp.asarray(tokens), jnp.tile(jnp.arange(length, dtype=jnp.int32)[None], (rows, 1))
+
+
+@pytest.fixture(params=VARIANTS, scope="module")
+def model(request):
+    cfg = resolved(VARIANTS[request.param])
+    return cfg, random_params(cfg, jax.random.key(1))
+
+
+def test_no_logit_depends_on_a_later_token(model):
+    cfg, params = model
+    tokens, positions = batch(1)
+
+    def logit_sum_at(embedded, at):
+        changed = {**params, "embedding": {**params["embedding"], "tokens": embedded}}
+        return gpt.apply(cfg, changed, jnp.arange(12, dtype=jnp.int32)[None], positions[:, :12])[0][0, at].sum()
+
+    for at in (0, 5, 11):  # row i of the table is token i here, so its gradient is that of position i
+        gradient = jax.grad(logit_sum_at)(params["embedding"]["tokens"], at)
+        reached = np.abs(np.asarray(gradient)).sum(-1) > 0
+        if not cfg.tie_embeddings:
+            assert not reached[at + 1 :].any() and reached[at]
+    later = tokens.at[0, 10:].set((tokens[0, 10:] + 1) % VOCAB)
+    before, after = (gpt.apply(cfg, params, t, positions)[0] for t in (tokens, later))
+    np.testing.assert_array_equal(before[0, :10], after[0, :10])
+    assert np.abs(np.asarray(before[0, 10:] - after[0, 10:])).max() > 1e-3
+
+
+def test_packed_documents_equal_each_alone(model):
+    cfg, params = model
+    tokens, _ = batch(1)
+    sizes = (10, 3, 11)
+    positions = jnp.concatenate([jnp.arange(n) for n in sizes])[None].astype(jnp.int32)
+    segments = jnp.asarray(np.repeat([1, 2, 3], sizes)[None], jnp.int32)
+    packed = gpt.apply(cfg, params, tokens, positions, segments)[0]
+    start = 0
+    for n in sizes:
+        cut = slice(start, start + n)
+        alone = gpt.apply(cfg, params, tokens[:, cut], positions[:, cut])[0]
+        np.testing.assert_allclose(packed[:, cut], alone, atol=LOGIT_TOLERANCE, rtol=0)
+        start += n
+
+
+def test_cached_equals_uncached(model):
+    cfg, params = model
+    tokens, positions = batch(3)
+    whole = gpt.apply(cfg, params, tokens, positions)[0]
+    cache = init_cache(cfg, 3, 24, "float32")
+    for cut in (slice(0, 7), slice(7, 8), slice(8, 20), slice(20, 24)):  # prefill, one token, prefill in chunks
+        part, cache = gpt.apply(cfg, gpt.unstack(params), tokens[:, cut], positions[:, cut], cache=cache)
+        np.testing.assert_allclose(part, whole[:, cut], atol=LOGIT_TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("options", [{"scan_layers": True}, {"remat": "full"}, {"remat": "dots", "scan_layers": True}])
+def test_how_it_is_compiled_changes_nothing(model, options):
+    cfg, params = model
+    tokens, positions = batch()
+
+    def loss(cfg, params):
+        return jnp.sum(jnp.sin(gpt.apply(cfg, params, tokens, positions)[0]))
+
+    plain, gradient = jax.value_and_grad(loss, 1)(cfg, params)
+    other, other_gradient = jax.value_and_grad(loss, 1)(dataclasses.replace(cfg, **options), params)
+    np.testing.assert_allclose(plain, other, rtol=1e-4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3, rtol=1e-3), gradient, other_gradient)
+
+
+def test_scan_keeps_the_window_of_each_layer():
+    cfg = resolved(presets.modern(**{**SIZES, "num_layers": 3}, windows=(3, None)))  # not a whole number of periods
+    params = random_params(cfg, jax.random.key(0))
+    tokens, positions = batch()
+    plain = gpt.apply(cfg, params, tokens, positions)[0]
+    scanned = gpt.apply(dataclasses.replace(cfg, scan_layers=True), params, tokens, positions)[0]
+    np.testing.assert_allclose(plain, scanned, atol=LOGIT_TOLERANCE, rtol=0)
+
+
+def test_window_limits_what_is_seen():
+    cfg = resolved(presets.modern(**{**SIZES, "num_layers": 1}, windows=(4,)))
+    params = random_params(cfg, jax.random.key(0))
+    tokens, positions = batch(1)
+    early = tokens.at[0, 0].set((tokens[0, 0] + 1) % VOCAB)
+    before, after = (gpt.apply(cfg, params, t, positions)[0] for t in (tokens, early))
+    np.testing.assert_array_equal(before[0, 4:], after[0, 4:])
+    assert np.abs(np.asarray(before[0, 3] - after[0, 3])).max() > 0
+
+
+def test_rotary_attention_sees_distances_alone():
+    cfg = resolved(presets.modern(**SIZES))
+    params = random_params(cfg, jax.random.key(0))
+    tokens, positions = batch()
+    here, there = (gpt.apply(cfg, params, tokens, positions + shift)[0] for shift in (0, 100))
+    np.testing.assert_allclose(here, there, atol=10 * LOGIT_TOLERANCE, rtol=0)  # angles of 100 rad round more
+
+
+def test_dropout_is_drawn_from_its_key_alone():
+    cfg = resolved(presets.gpt2(**SIZES, dropout=0.5))
+    params = random_params(cfg, jax.random.key(0))
+    tokens, positions = batch()
+
+    def run(key):
+        return np.asarray(gpt.features(cfg, params, tokens, positions, dropout_key=key)[0])
+
+    first, again, other, off = (run(k) for k in (jax.random.key(1), jax.random.key(1), jax.random.key(2), None))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 0.1 and np.abs(first - off).max() > 0.1
+    scanned = gpt.features(
+        dataclasses.replace(cfg, scan_layers=True), params, tokens, positions, dropout_key=jax.random.key(1)
+    )[0]
+    np.testing.assert_allclose(first, scanned, atol=LOGIT_TOLERANCE, rtol=0)
+
+
+def test_every_parameter_has_axes_with_a_rule(model):
+    cfg, params = model
+    axes = gpt.param_axes(cfg)
+    flat = jax.tree.leaves(axes, is_leaf=lambda leaf: isinstance(leaf, tuple))
+    assert len(flat) == len(jax.tree.leaves(params))
+    jax.tree.map(lambda leaf, names: len(sharding.spec_of(names)) == leaf.ndim or pytest.fail(str(names)), params, axes)
+
+
+def test_bfloat16_stays_near_float32(model):
+    cfg, params = model
+    tokens, positions = batch()
+    exact = np.asarray(gpt.apply(cfg, params, tokens, positions)[0])
+    rough = gpt.apply(dataclasses.replace(cfg, compute_dtype="bfloat16"), params, tokens, positions)[0]
+    assert rough.dtype == jnp.float32
+    error = np.abs(np.asarray(rough) - exact).mean() / np.abs(exact).mean()
+    assert 0 < error < 0.05  # bf16 keeps 8 bits; a few roundings a layer
+
+
+def test_resolve_fills_what_depends_on_the_run():
+    cfg = gpt.resolve(ModelConfig(vocab_multiple=8), vocab_size=21, backend="cpu")
+    assert (cfg.vocab_size, cfg.compute_dtype, cfg.attention) == (24, "float32", "blocked")
+    cfg = gpt.resolve(ModelConfig(), vocab_size=24, backend="gpu")
+    assert (cfg.vocab_size, cfg.compute_dtype, cfg.attention) == (24, "bfloat16", "cudnn")

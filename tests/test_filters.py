@@ -1,0 +1,201 @@
+"""Filters against plain NumPy references written from the papers, one row at a time."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from jgpt import filters
+from jgpt.filters import Sampling
+
+BOUNDARY = 1e-4  # distance of a cumulative probability or threshold from its limit below which f32 may decide otherwise
+CLOSE = 1e-5  # relative error of a few f32 operations
+V = 24
+
+# multiples of 1/32 in [-8, 8]: ties are frequent, and moving the largest to 0 rounds nothing
+rows = st.lists(st.integers(-256, 256), min_size=V, max_size=V).map(lambda row: np.array(row, np.float32) / 32)
+
+
+def kept(logits_BV) -> np.ndarray:
+    """Return true where an id may still be drawn."""
+    return ~np.isneginf(np.asarray(logits_BV))
+
+
+def softmax(row: np.ndarray) -> np.ndarray:
+    """Return probabilities in f64."""
+    weights = np.exp(row.astype(np.float64) - row.max())
+    return weights / weights.sum()
+
+
+def run(samplings: list[Sampling], logits_BV: np.ndarray, seen_BV: np.ndarray | None = None) -> np.ndarray:
+    """Filter one batch with one `Sampling` a row."""
+    knobs = jax.tree.map(jnp.asarray, filters.knobs_of(samplings))
+    seen_BV = None if seen_BV is None else jnp.asarray(seen_BV)
+    return np.asarray(filters.filter_logits(jnp.asarray(logits_BV), knobs, seen_BV, filters.stages_of(samplings)))
+
+
+@given(rows, st.integers(1, 2 * V))
+@settings(max_examples=60, deadline=None)
+def test_top_k_keeps_the_k_largest_and_their_ties(row: np.ndarray, k: int) -> None:
+    """Top-k keeps what is at least as large as the k-th largest."""
+    limit = np.sort(row)[::-1][min(k, V) - 1]
+    got = kept(run([Sampling(top_k=k)], row[None]))[0]
+    np.testing.assert_array_equal(got, row >= limit)
+
+
+@given(rows, st.floats(0.05, 0.99))
+@settings(max_examples=60, deadline=None)
+def test_top_p_keeps_the_smallest_nucleus(row: np.ndarray, p: float) -> None:
+    """Top-p takes ids in falling order until they hold p; ids that tie with the last one stay."""
+    probability = softmax(row)
+    order = np.argsort(-probability, kind="stable")
+    sums = np.cumsum(probability[order])
+    assume(np.abs(sums - p).min() > BOUNDARY)
+    nucleus = order[: int((sums < p).sum()) + 1]
+    got = kept(run([Sampling(top_p=p)], row[None]))[0]
+    np.testing.assert_array_equal(got, row >= row[nucleus].min())
+
+
+@given(rows, st.floats(0, 0.99), st.floats(0.3, 3))
+@settings(max_examples=60, deadline=None)
+def test_min_p_scales_its_limit_with_the_best_id(row: np.ndarray, p: float, temperature: float) -> None:
+    """Min-p drops ids less probable than p times the best, after the temperature."""
+    probability = softmax(row / np.float64(temperature))
+    share = probability / probability.max()
+    assume(np.abs(share - p).min() > BOUNDARY)
+    got = kept(run([Sampling(min_p=p, temperature=temperature)], row[None]))[0]
+    np.testing.assert_array_equal(got, share >= p)
+
+
+@given(rows, st.lists(st.booleans(), min_size=V, max_size=V), st.floats(0.5, 2))
+@settings(max_examples=60, deadline=None)
+def test_repetition_penalty_moves_seen_ids_whatever_their_sign(row: np.ndarray, seen: list, penalty: float) -> None:
+    """Seen positive logits are divided, seen negative ones multiplied, others untouched."""
+    expected = row.copy()
+    for i in range(V):
+        if seen[i]:
+            expected[i] = row[i] / penalty if row[i] > 0 else row[i] * penalty
+    penalty_B = jnp.asarray([penalty], jnp.float32)
+    got = filters.repetition_penalty(jnp.asarray(row)[None], jnp.asarray(seen)[None], penalty_B)
+    np.testing.assert_allclose(got[0], expected, rtol=CLOSE)
+
+
+@given(rows, st.floats(0.05, 20))
+@settings(max_examples=60, deadline=None)
+def test_temperature_divides(row: np.ndarray, temperature: float) -> None:
+    """The distribution is that of logits / temperature."""
+    got = run([Sampling(temperature=temperature)], row[None])[0]
+    np.testing.assert_allclose(softmax(got), softmax(row / np.float64(temperature)), rtol=1e-4, atol=1e-7)
+
+
+def test_filters_act_in_order_penalty_temperature_top_k_top_p_min_p() -> None:
+    """All filters together equal the reference applied in the documented order, on random rows with mixed values."""
+    rng = np.random.default_rng(0)
+    logits_BV = rng.normal(0, 2, (64, V)).astype(np.float32)
+    seen_BV = rng.random((64, V)) < 0.3
+    samplings = [
+        Sampling(
+            temperature=float(rng.uniform(0.5, 2)),
+            top_k=int(rng.integers(1, V + 1)) if rng.random() < 0.7 else None,
+            top_p=float(rng.uniform(0.2, 1)) if rng.random() < 0.7 else None,
+            min_p=float(rng.uniform(0, 0.3)) if rng.random() < 0.7 else None,
+            repetition_penalty=float(rng.uniform(0.7, 1.5)),
+        )
+        for _ in range(64)
+    ]
+    got_BV = kept(run(samplings, logits_BV, seen_BV))
+    for row, seen, s, got in zip(logits_BV.astype(np.float64), seen_BV, samplings, got_BV, strict=True):
+        row = np.where(seen, np.where(row > 0, row / s.repetition_penalty, row * s.repetition_penalty), row)
+        row = row / s.temperature
+        if s.top_k is not None:
+            row = np.where(row >= np.sort(row)[::-1][s.top_k - 1], row, -np.inf)
+        if s.top_p is not None:
+            order = np.argsort(-row, kind="stable")
+            sums = np.cumsum(softmax(row)[order])
+            row[order[int((sums < s.top_p).sum()) + 1 :]] = -np.inf
+        probability = softmax(row)
+        expected = (probability > 0) & (probability >= (s.min_p or 0) * probability.max())
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_neutral_values_change_nothing() -> None:
+    """A row whose filters are off keeps its distribution to the last id, beside a row that sorts and is penalised."""
+    row = np.linspace(-60, 5, 4096, dtype=np.float32)  # a long tail, whose probabilities sum to 1 long before its end
+    busy = Sampling(top_k=3, top_p=0.5, min_p=0.1, repetition_penalty=1.5, temperature=0.5)
+    seen_BV = np.ones((2, row.size), bool)
+    got = run([Sampling(top_p=1.0), busy], np.stack([row, row]), seen_BV)
+    assert kept(got[0]).all() and kept(got[1]).sum() <= 3
+    np.testing.assert_allclose(got[0] - got[0].max(), row - row.max(), rtol=CLOSE)
+
+
+def test_ids_ruled_out_stay_ruled_out() -> None:
+    """A mask of -inf survives every filter and extreme temperatures, and its ids do not count towards top-k."""
+    row = np.where(np.arange(V) % 3 == 0, np.arange(V), -np.inf).astype(np.float32)
+    for s in (
+        Sampling(top_k=V),
+        Sampling(top_p=0.999),
+        Sampling(temperature=1e6),
+        Sampling(temperature=1e-30),
+        Sampling(repetition_penalty=0.5, temperature=0.0),
+    ):
+        got = run([s], row[None], np.ones((1, V), bool))
+        assert not np.isnan(got).any() and kept(got).any() and not kept(got)[0, np.arange(V) % 3 != 0].any(), s
+
+
+def test_greedy_takes_the_first_of_the_largest_whatever_the_key() -> None:
+    """Temperature 0 is argmax after the penalty, also in a batch where other rows are drawn."""
+    logits_BV = jnp.asarray([[0.0, 3.0, 3.0, 1.0], [0.0, 3.0, 2.9, 1.0], [0.0, 0.0, 0.0, 0.0]])
+    samplings = [Sampling(temperature=0.0), Sampling(temperature=0.0, repetition_penalty=2.0), Sampling()]
+    seen_BV = jnp.asarray([[True] * 4, [False, True, False, False], [False] * 4])
+    knobs = jax.tree.map(jnp.asarray, filters.knobs_of(samplings))
+    draw = jax.jit(lambda keys_B: filters.draw(logits_BV, keys_B, knobs, seen_BV, filters.stages_of(samplings)))
+    for seed in range(5):
+        got_B = draw(jax.random.split(jax.random.key(seed), 3))
+        assert got_B[:2].tolist() == [1, 2]
+
+
+def test_stages_name_only_the_work_that_is_needed() -> None:
+    """Greedy rows need neither sorting nor noise, plain ones no sorting, and min-p never sorts."""
+    assert filters.stages_of([Sampling(temperature=0.0, top_k=5)]) == (False, False, False)
+    assert filters.stages_of([Sampling(min_p=0.1, top_p=1.0)]) == (False, False, True)
+    assert filters.stages_of([Sampling(), Sampling(top_k=5)]) == (False, True, True)
+    assert filters.stages_of([Sampling(repetition_penalty=1.1, temperature=0.0)]) == (True, False, False)
+
+
+def test_other_values_compile_nothing() -> None:
+    """Values are data: one compiled function serves every temperature, k and p."""
+    traces = []
+
+    @jax.jit
+    def compiled(logits_BV, knobs):
+        traces.append(1)
+        return filters.filter_logits(logits_BV, knobs, None, filters.Stages(False, True, True))
+
+    for s in (Sampling(top_k=3), Sampling(top_p=0.4, temperature=2.0), Sampling(min_p=0.3, top_k=7), Sampling()):
+        compiled(jnp.ones((1, V)), filters.knobs_of([s]))
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "value", "fix"),
+    [
+        ({"temperature": -0.5}, "-0.5", "--temperature 0"),
+        ({"temperature": float("nan")}, "nan", "--temperature 0"),
+        ({"temperature": float("inf")}, "inf", "--temperature 0"),
+        ({"top_k": 0}, "top_k is 0", "drop --top-k"),
+        ({"top_p": 0.0}, "top_p is 0.0", "drop --top-p"),
+        ({"top_p": 1.5}, "top_p is 1.5", "drop --top-p"),
+        ({"min_p": 1.0}, "min_p is 1.0", "drop --min-p"),
+        ({"min_p": -0.1}, "min_p is -0.1", "drop --min-p"),
+        ({"min_p": float("nan")}, "min_p is nan", "drop --min-p"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0", "--repetition-penalty 1"),
+        ({"repetition_penalty": float("nan")}, "nan", "--repetition-penalty 1"),
+    ],
+)
+def test_errors_name_value_and_fix(fields: dict, value: str, fix: str) -> None:
+    """A value that cannot be meant is refused where it is written."""
+    with pytest.raises(ValueError) as error:
+        Sampling(**fields)
+    assert value in str(error.value) and fix in str(error.value)

@@ -1,0 +1,335 @@
+"""Decoding: cached equals uncached, a row does not feel its batch, masks and stops hold, nothing compiles twice."""
+
+import dataclasses
+import functools
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from jgpt.config import ModelConfig
+from jgpt.filters import Sampling
+from jgpt.model import gpt
+from jgpt.sampler import Allowed, Decoder, decoder_for, sample
+
+LOGPROB_CLOSE = 2e-5  # nats: f32 sums in another order (over a cache against over the row) at logits of order 10
+UNLIKELY = 1e-4  # p-value below which a seeded chi-square test would be a surprise
+GREEDY = Sampling(temperature=0.0)
+NUM_IDS = 29  # no multiple of vocab_multiple: ids 29, 30 and 31 only pad the embedding
+
+BASE = ModelConfig(num_layers=2, embed_dim=16, num_heads=4, context_length=48, compute_dtype="float32", init="gpt2")
+CONFIGS = {
+    "gpt2": dataclasses.replace(
+        BASE, norm="layernorm", positions="learned", mlp="gelu", use_bias=True, tie_embeddings=True, qk_norm=False
+    ),
+    "rotary_gqa_window_softcap": dataclasses.replace(
+        BASE, num_kv_heads=2, windows=(8, None), attention_softcap=5.0, logit_softcap=10.0
+    ),
+    "mqa_xla": dataclasses.replace(BASE, num_kv_heads=1, attention="xla"),
+    "swiglu_scan": dataclasses.replace(BASE, mlp="swiglu", scan_layers=True, num_layers=3),
+    "no_positions": dataclasses.replace(BASE, positions="none"),
+}
+
+
+@functools.cache
+def model(name: str) -> tuple[ModelConfig, dict, Decoder]:
+    """Return a resolved config, parameters drawn so wide that logits differ clearly, and the decoder."""
+    cfg = gpt.resolve(CONFIGS[name], vocab_size=NUM_IDS, backend="cpu")
+    rng = np.random.default_rng(1)
+    shapes = jax.eval_shape(functools.partial(gpt.init, cfg), jax.random.key(0))
+    params = jax.tree.map(lambda a: jnp.asarray(rng.normal(0, 0.4, a.shape), jnp.float32), shapes)
+    return cfg, params, decoder_for(cfg, NUM_IDS)
+
+
+def prompts_of(*lengths: int) -> list[list[int]]:
+    """Return random prompts of these lengths."""
+    rng = np.random.default_rng(sum(lengths))
+    return [rng.integers(0, NUM_IDS, n).tolist() for n in lengths]
+
+
+def table_decoder(width: int = 8, context: int = 64, num_ids: int | None = None, traces: list | None = None) -> Decoder:
+    """Return a decoder whose logits are row `last token` of the matrix given as its parameters."""
+
+    def apply(table_VV, tokens_BS, positions_BS, cache, index_B):
+        if traces is not None:
+            traces.append(tokens_BS.shape)
+        last_B = jnp.take_along_axis(tokens_BS, index_B[:, None], axis=1)[:, 0]
+        return table_VV[last_B], cache
+
+    return Decoder(apply, lambda batch, length: (), width, context, num_ids)
+
+
+def counting_table(width: int = 8) -> jax.Array:
+    """Return logits that make id i + 1 follow id i."""
+    return 9.0 * jnp.roll(jnp.eye(width), 1, axis=1)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_cached_decoding_equals_the_full_forward(name: str) -> None:
+    """The log-probability of each token is what a forward without a cache gives, and a greedy token is its best one.
+
+    Two of the rows are drawn, since a random model that is greedy soon repeats itself. One forward over a finished row
+    gives the logits of all its steps: no position sees a later one.
+    """
+    cfg, params, decoder = model(name)
+    prompts = prompts_of(3, 20, 9)
+    got = sample(decoder, params, prompts, max_new_tokens=24, sampling=[GREEDY, Sampling(), Sampling(temperature=2.0)])
+    tokens_BS = np.zeros((3, cfg.context_length), np.int32)
+    for row, prompt, new in zip(tokens_BS, prompts, got.tokens, strict=True):
+        assert len(new) == 24
+        row[: len(prompt) + 24] = [*prompt, *new]
+    positions_BS = jnp.broadcast_to(jnp.arange(cfg.context_length)[None, :], tokens_BS.shape)
+    forward = jax.jit(lambda tokens_BS: gpt.apply(cfg, params, tokens_BS, positions_BS)[0])
+    logits_BSV = forward(tokens_BS)[:, :, :NUM_IDS]
+    expected_BSV = np.asarray(jax.nn.log_softmax(logits_BSV))
+    for i, prompt in enumerate(prompts):
+        steps = np.arange(len(prompt) - 1, len(prompt) + 23)
+        chosen = expected_BSV[i, steps, got.tokens[i]]
+        np.testing.assert_allclose(got.logprobs[i], chosen, atol=LOGPROB_CLOSE, rtol=0)
+        assert i > 0 or (chosen >= expected_BSV[i, steps].max(-1) - LOGPROB_CLOSE).all()
+
+
+def test_a_row_does_not_feel_its_batch() -> None:
+    """A prompt with its seed gives the same ids alone, among longer ones, in another row, and in turns."""
+    _, params, decoder = model("rotary_gqa_window_softcap")
+    prompts, seeds = prompts_of(2, 20, 11), [5, 6, 7]
+    draw = Sampling(temperature=1.3, top_p=0.95, repetition_penalty=1.2)
+    whole = sample(decoder, params, prompts, sampling=draw, seeds=seeds, max_new_tokens=12)
+    alone = sample(decoder, params, prompts[:1], sampling=draw, seeds=seeds[:1], max_new_tokens=12)
+    np.testing.assert_array_equal(alone.tokens[0], whole.tokens[0])
+    np.testing.assert_allclose(alone.logprobs[0], whole.logprobs[0], atol=LOGPROB_CLOSE)
+    turns = sample(
+        decoder, params, prompts[::-2], sampling=draw, seeds=seeds[::-2], max_new_tokens=12, max_rows=1, pad_id=3
+    )
+    for a, b in zip(turns.tokens, whole.tokens[::-2], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_seeds_name_streams() -> None:
+    """A seed repeats itself, seeds differ, a base seed gives each row its own stream, and a longer answer only adds."""
+    decoder, table, prompts = table_decoder(), jnp.zeros((8, 8)), [[1]] * 4
+    a = sample(decoder, table, prompts, seeds=3, max_new_tokens=20).tokens
+    b = sample(decoder, table, prompts, seeds=3, max_new_tokens=30).tokens
+    for x, y in zip(a, b, strict=True):
+        np.testing.assert_array_equal(x, y[:20])
+    assert len({tuple(x) for x in a}) == 4
+    other = sample(decoder, table, prompts, seeds=[3, 4, 3, 2**32 - 1], max_new_tokens=20).tokens
+    np.testing.assert_array_equal(other[0], a[0])
+    np.testing.assert_array_equal(other[2], a[0])
+    assert len({tuple(x) for x in other}) == 3
+
+
+def test_frequencies_follow_the_filtered_distribution() -> None:
+    """Drawn ids pass a chi-square test against softmax(logits / temperature) cut to top-k; no other is drawn."""
+    logits_V = np.array([2.0, 1.0, 0.5, 0.0, -0.5, -1.0, -4.0, 1.5])
+    table = jnp.broadcast_to(jnp.asarray(logits_V, jnp.float32)[None, :], (8, 8))
+    draw = Sampling(temperature=1.4, top_k=5)
+    got = sample(table_decoder(), table, [[1]] * 400, sampling=draw, seeds=11, max_new_tokens=20)
+    counts = Counter(np.concatenate(got.tokens).tolist())
+    keep = [0, 7, 1, 2, 3]
+    assert set(counts) == set(keep)
+    weights = np.exp(logits_V[keep] / 1.4)
+    expected = 400 * 20 * weights / weights.sum()
+    assert scipy.stats.chisquare([counts[i] for i in keep], expected).pvalue > UNLIKELY
+    raw_V = logits_V - np.log(np.exp(logits_V).sum())  # logprobs know neither temperature nor filters
+    np.testing.assert_allclose(got.logprobs[0], raw_V[got.tokens[0]], atol=1e-5)
+
+
+def test_neighbouring_steps_and_rows_are_independent() -> None:
+    """Pairs of ids from successive steps, and from successive rows, are uniform over all pairs."""
+    tokens = np.stack(
+        sample(table_decoder(), jnp.zeros((8, 8)), [[1]] * 256, seeds=0, max_new_tokens=32).tokens
+    )  # fmt: skip
+    for pairs in (tokens[:, :-1] * 8 + tokens[:, 1:], tokens[:-1] * 8 + tokens[1:]):
+        assert scipy.stats.chisquare(np.bincount(pairs[:, ::2].ravel(), minlength=64)).pvalue > UNLIKELY
+
+
+def test_rows_of_one_batch_have_their_own_sampling() -> None:
+    """Greedy, top-1 and free rows stand side by side, and a free one gives the same in another row."""
+    decoder, table = table_decoder(), counting_table() / 6
+    samplings = [GREEDY, Sampling(top_k=1), Sampling(temperature=3.0)]
+    got = sample(decoder, table, [[1]] * 3, sampling=samplings, seeds=[1, 2, 3], max_new_tokens=10).tokens
+    expected = [(2 + i) % 8 for i in range(10)]
+    assert got[0].tolist() == got[1].tolist() == expected
+    moved = sample(decoder, table, [[1]] * 3, sampling=samplings[::-1], seeds=[3, 8, 9], max_new_tokens=10).tokens
+    assert got[2].tolist() == moved[0].tolist() != expected
+
+
+def test_stop_ids_end_a_row_and_are_left_out() -> None:
+    """A row ends at the first of its stop ids, at once if need be; the others go on to the limit."""
+    got = sample(
+        table_decoder(), counting_table(), [[1], [4], [6]], sampling=GREEDY, max_new_tokens=4, stop_ids=(5, 7)
+    )  # fmt: skip
+    assert [t.tolist() for t in got.tokens] == [[2, 3, 4], [], []]
+    assert got.finished == ["stop", "stop", "stop"]
+    got = sample(table_decoder(), counting_table(), [[1], [4]], sampling=GREEDY, max_new_tokens=3, stop_ids=(5,))
+    assert [t.tolist() for t in got.tokens] == [[2, 3, 4], []]
+    assert got.finished == ["length", "stop"]
+    assert [p.shape for p in got.logprobs] == [(3,), (0,)]
+
+
+def test_the_loop_ends_when_all_rows_are_done() -> None:
+    """The model is called no further once every row has stopped: the work follows the answers, not the limit."""
+    calls = []
+
+    def apply(params, tokens_BS, positions_BS, cache, index_B):
+        jax.debug.callback(lambda: calls.append(1))
+        return params[jnp.take_along_axis(tokens_BS, index_B[:, None], axis=1)[:, 0]], cache
+
+    decoder = Decoder(apply, lambda batch, length: (), 8, 64)
+    sample(decoder, counting_table(), [[1], [2]], sampling=GREEDY, max_new_tokens=40, stop_ids=(5,))
+    jax.effects_barrier()
+    assert len(calls) == 4  # prefill chooses 2, then 3, 4 and 5 need one call each
+    calls.clear()
+    sample(decoder, counting_table(), [[1]], sampling=GREEDY, max_new_tokens=3)
+    jax.effects_barrier()
+    assert len(calls) == 3  # the last token is never fed
+
+
+def test_padding_ids_are_never_generated() -> None:
+    """Ids from num_ids up only pad the logits: a model that prefers them gets its best real id, and honest logprobs."""
+    table = jnp.zeros((8, 8)).at[:, 6:].set(50.0).at[:, 2].set(1.0)
+    got = sample(table_decoder(num_ids=6), table, [[1]], sampling=GREEDY, max_new_tokens=5)
+    assert got.tokens[0].tolist() == [2] * 5
+    np.testing.assert_allclose(got.logprobs[0], 1 - np.log(5 + np.e), atol=1e-5)
+
+
+def test_phases_give_a_picture_of_exact_length_and_then_its_end() -> None:
+    """Image ids for 20 tokens, then the end id, whatever the model prefers and however the row is sampled."""
+    _, params, decoder = model("gpt2")
+    allowed = Allowed.phases([(range(20, 29), 20), ((7,), None)], NUM_IDS)
+    for limit, finished in ((24, "stop"), (20, "length")):
+        got = sample(
+            decoder,
+            params,
+            prompts_of(4, 9),
+            sampling=[GREEDY, Sampling(temperature=2.0)],
+            max_new_tokens=limit,
+            allowed=allowed,
+            stop_ids=(7,),
+        )
+        assert got.finished == [finished] * 2
+        for tokens, logprobs in zip(got.tokens, got.logprobs, strict=True):
+            assert tokens.shape == logprobs.shape == (20,) and tokens.min() >= 20
+
+
+def test_phases_may_differ_by_row_and_follow_their_prompts() -> None:
+    """With one row of groups a prompt, each prompt keeps its own when rows are sorted by length and taken in turns."""
+    table_GV = np.eye(4, 8, dtype=bool)
+    allowed = Allowed(table_GV, np.array([[0, 1], [2, 3], [3, 2], [1, 0]], np.int32))
+    prompts = [[1] * 5, [1], [1] * 3, [1] * 2]
+    got = sample(
+        table_decoder(), jnp.zeros((8, 8)), prompts, sampling=GREEDY, max_new_tokens=3, allowed=allowed, max_rows=2
+    )  # fmt: skip
+    assert [t.tolist() for t in got.tokens] == [[0, 1, 1], [2, 3, 3], [3, 2, 2], [1, 0, 0]]
+
+
+def test_repetition_penalty_counts_prompt_and_output_but_no_padding() -> None:
+    """Greedy decoding with a penalty equals a loop in NumPy over ragged prompts; id 0, which pads, stays unseen."""
+    rng = np.random.default_rng(4)
+    table = rng.normal(0.5, 1, (8, 8)).astype(np.float32)
+    prompts, penalty = [[1], [2, 3, 4], [5, 5, 6, 7, 1]], 1.7
+    got = sample(
+        table_decoder(),
+        jnp.asarray(table),
+        prompts,
+        sampling=Sampling(temperature=0.0, repetition_penalty=penalty),
+        max_new_tokens=12,
+    )
+    plain = sample(table_decoder(), jnp.asarray(table), prompts, sampling=GREEDY, max_new_tokens=12)
+    for prompt, tokens in zip(prompts, got.tokens, strict=True):
+        row = list(prompt)
+        for _ in range(12):
+            logits = table[row[-1]].copy()
+            for i in set(row):
+                logits[i] = logits[i] / penalty if logits[i] > 0 else logits[i] * penalty
+            row.append(int(logits.argmax()))
+        assert tokens.tolist() == row[len(prompt) :]
+    assert any(a.tolist() != b.tolist() for a, b in zip(got.tokens, plain.tokens, strict=True))
+
+
+def test_other_values_compile_nothing() -> None:
+    """Within a bucket other prompts, lengths, row counts, seeds, values, stops and masks reuse what is compiled."""
+    traces: list = []
+    decoder, table = table_decoder(traces=traces), counting_table()
+    first = {"sampling": Sampling(top_k=3), "seeds": 0, "max_new_tokens": 5, "stop_ids": (3,)}
+    sample(decoder, table, [[1], [2, 3], [4]], **first)
+    compiled = len(traces)
+    assert set(traces) == {(4, 16), (4, 1)}
+    sample(decoder, table, [[1, 2, 3, 4, 5], [1], [2], [3]], **{**first, "max_new_tokens": 16, "seeds": [1, 2, 3, 4]})
+    sample(decoder, table, [[7] * 16] * 3, **{**first, "sampling": Sampling(temperature=0.3, top_p=0.4, min_p=0.1)})
+    sample(decoder, table, [[7] * 9] * 4, **{**first, "stop_ids": ()}, allowed=Allowed.phases([((1, 2), None)], 8))
+    assert len(traces) == compiled
+    assert decoder_for(model("gpt2")[0], NUM_IDS) is decoder_for(model("gpt2")[0], NUM_IDS)
+
+
+def test_sizes_are_capped_by_the_context() -> None:
+    """A prompt and an answer that fill the context exactly fit, although their buckets do not."""
+    _, params, decoder = model("gpt2")
+    for length in (47, 2):
+        got = sample(decoder, params, prompts_of(length), max_new_tokens=48 - length, sampling=GREEDY)
+        assert got.tokens[0].shape == (48 - length,)
+
+
+def test_sampling_moves_nothing_implicitly() -> None:
+    """The training loop forbids implicit transfers; sampling from within it is allowed."""
+    _, params, decoder = model("gpt2")
+    table = counting_table()
+    with jax.transfer_guard("disallow"):
+        sample(decoder, params, prompts_of(3), max_new_tokens=3, sampling=GREEDY)
+        drawn = sample(table_decoder(), table, [[1]], max_new_tokens=3, sampling=Sampling(top_k=2), stop_ids=(1,))
+    assert len(drawn.tokens) == 1
+
+
+def test_unstacked_parameters_and_no_prompts_are_served() -> None:
+    """A caller may unstack once; an empty list gives empty lists."""
+    _, params, decoder = model("gpt2")
+    a = sample(decoder, params, prompts_of(5), max_new_tokens=8, sampling=GREEDY)
+    b = sample(decoder, gpt.unstack(params), [np.asarray(prompts_of(5)[0])], max_new_tokens=8, sampling=GREEDY)
+    np.testing.assert_array_equal(a.tokens[0], b.tokens[0])
+    assert sample(decoder, params, [], max_new_tokens=8) == ([], [], [])
+
+
+def test_logits_that_are_not_finite_are_an_error() -> None:
+    """A diverged model is reported instead of giving id 0 for ever."""
+    with pytest.raises(FloatingPointError, match="1 of 1 rows are not finite.*earlier checkpoint"):
+        sample(table_decoder(), jnp.full((8, 8), jnp.nan), [[1]], sampling=GREEDY, max_new_tokens=2)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "options", "value", "fix"),
+    [
+        ([[1], []], {}, "prompt 1 has 0 tokens", "at least one"),
+        ([[1] * 70], {}, "70 tokens, model.context_length is 64", "by at least 7 tokens"),
+        ([[1] * 60], {}, "together 65", "--max-new-tokens 4 at most"),
+        ([[1]], {"max_new_tokens": 0}, "max_new_tokens is 0", "raise --max-new-tokens"),
+        ([[1], [2, 6]], {}, "prompt 1 holds ids 2 to 6", "0 to 5"),
+        ([[-1]], {}, "ids -1 to -1", "0 to 5"),
+        ([np.array([0.5])], {}, "float64", "encode it"),
+        ([np.array(1), np.array(2)], {}, "prompt 0 has 0 dimensions", "in []"),
+        ([[1]], {"stop_ids": (6,)}, "stop_ids holds 6", "0 to 5"),
+        ([[1]], {"pad_id": 8}, "pad_id holds 8", "0 to 5"),
+        ([[1]], {"seeds": [1, 2]}, "seeds has 2 entries for 1 prompts", "one a row"),
+        ([[1]], {"seeds": -1}, "seed is -1", "--seed"),
+        ([[1]], {"sampling": [GREEDY] * 3}, "sampling has 3 entries for 1 prompts", "one a row"),
+        ([[1]], {"max_rows": 0}, "max_rows is 0", "at least 1"),
+        ([[1]], {"allowed": Allowed.phases([((1,), None)], 8)}, "8 ids wide", "6 ids"),
+        ([[1]], {"allowed": Allowed(np.ones((1, 6), bool), np.zeros((3, 1), int))}, "3 rows for 1", "one a prompt"),
+    ],
+)
+def test_errors_name_value_and_fix(prompts: list, options: dict, value: str, fix: str) -> None:
+    """Each mistake is refused before anything compiles."""
+    with pytest.raises(ValueError) as error:
+        sample(table_decoder(num_ids=6), jnp.zeros((8, 8)), prompts, **{"max_new_tokens": 5, **options})
+    assert value in str(error.value) and fix in str(error.value)
+
+
+def test_an_unresolved_config_is_refused() -> None:
+    """The decoder needs the vocabulary and the type of compute."""
+    with pytest.raises(ValueError, match="vocab_size is None.*gpt.resolve"):
+        decoder_for(ModelConfig())
+    with pytest.raises(ValueError, match="num_ids is 40.*Vocabulary.size"):
+        decoder_for(model("gpt2")[0], 40)

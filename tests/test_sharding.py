@@ -1,0 +1,58 @@
+"""The mesh and its rules: what is refused, and with which words."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from jgpt import axes, presets, sharding
+from jgpt.batch import Batch
+from jgpt.config import MeshConfig
+from jgpt.model import gpt
+
+needs_eight = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
+
+
+def test_unknown_logical_axis_is_an_error():
+    with pytest.raises(ValueError, match="unknown logical axis 'embedd'. Did you mean 'embed'.*RULES"):
+        sharding.spec_of(("layers", "embedd"))
+
+
+def test_rules_name_known_axes_alone():
+    assert set(sharding.RULES) <= set(axes.AXES)
+    for rule in sharding.RULES.values():
+        assert rule is None or set(np.atleast_1d(rule)) <= set(sharding.MESH_AXES)
+
+
+def test_batch_rows_lie_over_data_and_fsdp():
+    assert sharding.spec_of(("batch", "seq")) == PartitionSpec(("data", "fsdp"), None)
+
+
+@needs_eight
+def test_data_takes_the_devices_that_are_left():
+    assert dict(sharding.make_mesh(MeshConfig(fsdp=2, tensor=2)).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert sharding.make_mesh(MeshConfig(data=1)).devices.size == 1
+
+
+@needs_eight
+def test_mesh_larger_than_the_devices_is_refused():
+    with pytest.raises(ValueError, match=r"mesh.data 1 x mesh.fsdp 16 x mesh.tensor 1 = 16 devices.*sees 8.*lower an axis"):
+        sharding.make_mesh(MeshConfig(fsdp=16))
+    with pytest.raises(ValueError, match="mesh.fsdp 3"):
+        sharding.make_mesh(MeshConfig(fsdp=3))
+
+
+@needs_eight
+def test_axis_that_cannot_be_split_is_refused():
+    cfg = gpt.resolve(presets.llama(num_layers=1, embed_dim=32, num_heads=4, num_kv_heads=1), vocab_size=8, backend="cpu")
+    shapes = jax.eval_shape(lambda: gpt.init(cfg, jax.random.key(0)))
+    mesh = sharding.make_mesh(MeshConfig(tensor=2))
+    with pytest.raises(ValueError, match="has 1 kv_heads, which cannot be split over mesh.tensor = 2.*multiples"):
+        sharding.param_shardings(mesh, gpt.param_axes(cfg), shapes)
+
+
+@needs_eight
+def test_rows_that_cannot_be_split_are_refused():
+    batch = Batch(*(np.zeros((6, 4), np.int32),) * 5)
+    with pytest.raises(ValueError, match="6 rows cannot be split over mesh.data x mesh.fsdp = 8.*multiple of 8"):
+        sharding.shard_batch(batch, sharding.make_mesh(MeshConfig()))

@@ -1,0 +1,125 @@
+"""One optimizer step: micro-batches equal the whole, meshes equal one device, the average follows."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jgpt import optim, presets, sharding, state, step
+from jgpt.batch import Batch
+from jgpt.config import Config, MeshConfig, OptimConfig, TrainConfig
+from jgpt.model import gpt
+
+STEPS = 5
+MESH_TOLERANCE = 1e-5  # f32 sums in another order, over five steps
+CONFIG = Config(
+    model=presets.llama(num_layers=2, embed_dim=32, num_heads=4, num_kv_heads=2, context_length=16),
+    optim=OptimConfig(name="adamw", peak_lr=0.01, weight_decay=0.1, warmup_steps=2),
+    train=TrainConfig(steps=STEPS, batch_size=8),
+)
+
+
+def batches(count=STEPS, rows=8, length=16):
+    rng = np.random.default_rng(0)
+    positions = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
+    for _ in range(count):
+        tokens = rng.integers(0, 32, (rows, length + 1)).astype(np.int32)
+        weights = (rng.random((rows, length)) < rng.random((rows, 1))).astype(np.float32)  # rows of unequal weight
+        yield Batch(tokens[:, :-1], tokens[:, 1:], weights, np.ones((rows, length), np.int32), positions)
+
+
+def run(config, mesh_config=None, seed=0):
+    """Train for STEPS and return (losses, final state)."""
+    mesh = sharding.make_mesh(mesh_config or MeshConfig(data=1))
+    model = gpt.resolve(config.model, vocab_size=32, backend="cpu")
+    tx = optim.make_optimizer(config.optim, config.train.steps, gpt.param_axes(model))
+    train_state = state.create(model, tx, mesh, seed=seed, ema=config.optim.ema_decay is not None)
+    train_step = step.compile_train_step(config, model, tx, train_state, mesh)
+    losses = []
+    for batch in batches():
+        train_state, metrics = train_step(train_state, sharding.shard_batch(batch, mesh))
+        losses.append(float(metrics["loss"]))
+    return np.array(losses), train_state
+
+
+def test_it_learns_and_counts():
+    losses, final = run(CONFIG)
+    assert losses[-1] < losses[0] and int(final.step) == STEPS
+
+
+@pytest.mark.parametrize("parts", [2, 8])
+def test_micro_batches_equal_the_whole_batch(parts):
+    whole, whole_state = run(CONFIG)
+    cut = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, accumulation_steps=parts))
+    losses, cut_state = run(cut)
+    np.testing.assert_allclose(losses, whole, atol=MESH_TOLERANCE)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-4), whole_state.params, cut_state.params)
+
+
+@pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
+@pytest.mark.parametrize("shape", [(8, 1, 1), (1, 8, 1), (2, 2, 2), (2, 4, 1), (4, 1, 2)])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_sharded_equals_one_device(shape, optimizer):
+    config = dataclasses.replace(CONFIG, optim=dataclasses.replace(CONFIG.optim, name=optimizer))
+    single, _ = run(config)
+    data, fsdp, tensor = shape
+    losses, final = run(config, MeshConfig(data=data, fsdp=fsdp, tensor=tensor))
+    np.testing.assert_allclose(losses, single, atol=MESH_TOLERANCE)
+    leaf = final.params["blocks"]["mlp"]["up"]["kernel"]
+    assert leaf.addressable_shards[0].data.size == leaf.size // (fsdp * tensor)
+    embedding = final.params["embedding"]["tokens"]
+    assert embedding.addressable_shards[0].data.size == embedding.size // (fsdp * tensor)
+
+
+@pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
+def test_state_is_born_alike_on_every_mesh():
+    model = gpt.resolve(CONFIG.model, vocab_size=32, backend="cpu")
+    tx = optim.make_optimizer(CONFIG.optim, STEPS, gpt.param_axes(model))
+    states = [
+        state.create(model, tx, sharding.make_mesh(MeshConfig(data=d, fsdp=f, tensor=t)), seed=3)
+        for d, f, t in ((1, 1, 1), (1, 4, 2))
+    ]
+    jax.tree.map(np.testing.assert_array_equal, states[0].params, states[1].params)
+
+
+def test_all_weights_zero_do_not_poison_the_parameters():
+    model = gpt.resolve(CONFIG.model, vocab_size=32, backend="cpu")
+    batch = next(batches())._replace(weights_BS=np.zeros((8, 16), np.float32))
+    grads, sums = step.gradients(CONFIG, model, gpt.init(model, jax.random.key(0)), batch, jax.random.key(0))
+    assert float(sums.weight) == 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+
+
+def test_average_follows_the_parameters():
+    config = dataclasses.replace(CONFIG, optim=dataclasses.replace(CONFIG.optim, ema_decay=0.9))
+    _, averaged = run(config)
+    _, plain = run(CONFIG)
+    jax.tree.map(np.testing.assert_array_equal, averaged.params, plain.params)  # it does not touch training
+    start = state.create(
+        gpt.resolve(CONFIG.model, vocab_size=32, backend="cpu"),
+        optim.make_optimizer(CONFIG.optim, STEPS, gpt.param_axes(gpt.resolve(CONFIG.model, vocab_size=32, backend="cpu"))),
+        sharding.make_mesh(MeshConfig(data=1)),
+        seed=0,
+    ).params
+    kernel = [p["blocks"]["mlp"]["up"]["kernel"] for p in (start, averaged.ema, averaged.params)]
+    assert 0 < jnp.linalg.norm(kernel[1] - kernel[2]) < jnp.linalg.norm(kernel[0] - kernel[2])
+    assert averaged.eval_params() is averaged.ema and plain.eval_params() is plain.params
+
+
+def test_z_loss_pulls_the_normaliser_to_zero():
+    def log_z(config):
+        _, final = run(config)
+        model = gpt.resolve(config.model, vocab_size=32, backend="cpu")
+        sums = step.loss_sums(model, final.params, next(batches(1)), None)
+        return float(sums.squared_log_z / sums.weight)
+
+    assert log_z(dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, z_loss=1.0))) < log_z(CONFIG)
+
+
+def test_dropout_depends_on_seed_and_step_alone():
+    config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, dropout=0.3))
+    first, again = run(config)[0], run(config)[0]
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - run(CONFIG)[0]).max() > 1e-3
