@@ -16,7 +16,9 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--question", help="answer this question")
     what.add_argument("--image", help="draw a picture of this caption (trio: a digit)")
     out.add_argument("-n", type=int, default=1, help="samples to make (default %(default)s)")
-    out.add_argument("--temperature", type=float, help="0 = most probable token (default: text 0.8, answer 0, picture 1)")
+    out.add_argument(
+        "--temperature", type=float, help="0 = most probable token (default: text 0.8, answer 0, picture 1)"
+    )
     out.add_argument("--top-k", type=int, help="draw from this many most probable tokens")
     out.add_argument("--top-p", type=float, help="draw from the most probable tokens that hold this probability")
     out.add_argument("--min-p", type=float, help="drop tokens below this share of the most probable one")

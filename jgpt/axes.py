@@ -28,11 +28,13 @@ LAYERS: Final = Axis("L", "layers", "blocks")
 MICROBATCH: Final = Axis("M", "microbatch", "accumulation steps")
 NORM: Final = Axis("N", "norm", "entries of a norm's scale or bias: as wide as what it normalises, never sharded")
 POSITION: Final = Axis("P", "position", "rows of the learned position table")
+NGRAM: Final = Axis("R", "ngram", "rows of an n-gram table")
 GATE: Final = Axis("C", "gate", "branches of a gated MLP (gate, value)")
 
 AXES: Final = {
     axis.name: axis
     for axis in (
         BATCH, SEQ, KV_SEQ, EMBED, HEADS, KV_HEADS, HEAD_DIM, MLP, VOCAB, LAYERS, MICROBATCH, NORM, POSITION, GATE,
+        NGRAM,
     )
 }  # fmt: skip

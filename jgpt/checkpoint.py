@@ -17,7 +17,7 @@ import shutil
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -202,7 +202,7 @@ class Checkpoints:
         finally:
             self._sealer.shutdown()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Checkpoints":
         """Return itself."""
         return self
 
@@ -239,7 +239,7 @@ class Checkpoints:
         self._delete(step)
         return False
 
-    def _finish(self, step: int, response: ocp.AsyncResponse[None]) -> None:
+    def _finish(self, step: int, response: Any) -> None:
         """Seal the step once Orbax has renamed it, then delete what need not be kept. Runs in a thread of its own."""
         try:
             response.result()

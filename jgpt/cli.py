@@ -42,7 +42,9 @@ def parser() -> argparse.ArgumentParser:
     verbs = out.add_subparsers(dest="verb", required=True)
     verb = verbs.add_parser("evaluate", help="score a run on its held-out data")
     verb.add_argument("run", help="folder of the run, e.g. runs/trio")
-    verb.add_argument("--json", action="store_true", help="print one JSON object, last on stdout; the table goes to stderr")
+    verb.add_argument(
+        "--json", action="store_true", help="print one JSON object, last on stdout; the table goes to stderr"
+    )
     verb.add_argument("--step", type=int, help="checkpoint to score (default: the newest)")
     verb.set_defaults(call=evaluate_run)
     return out

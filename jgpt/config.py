@@ -40,6 +40,12 @@ class ModelConfig:
     norm_epsilon: float = 1e-5
     positions: Literal["learned", "rotary", "none"] = "rotary"
     rope_base: float = 10_000.0
+    rotary_fraction: float = 1.0
+    """Share of each head's channels that rotary positions turn; the rest match by content at any distance."""
+    ngrams: tuple[int, ...] = ()
+    """Lengths of the n-grams whose hashed embeddings are added to the token's, e.g. (2, 3) for bytes; () is off."""
+    ngram_rows: int = 8192
+    """Rows of each n-gram table."""
     mlp: Literal["gelu", "swiglu", "relu2"] = "relu2"
     use_bias: bool = False
     qk_norm: bool = True
@@ -49,8 +55,10 @@ class ModelConfig:
     logit_softcap: float | None = None
     tie_embeddings: bool = False
     dropout: float = 0.0
-    init: Literal["gpt2", "zero"] = "zero"
-    """gpt2: N(0, 0.02), residual outputs scaled by 1/sqrt(2 L); zero: residual outputs start at zero, the rest 1/fan_in."""
+    init: Literal["gpt2", "zero", "half"] = "zero"
+    """gpt2: N(0, 0.02), residual outputs scaled by 1/sqrt(2 L). zero, half: 1/sqrt(fan_in), residual outputs at zero, or
+    at half of that. Zero learns text fastest; but where two layers must meet (who went where?), both start at zero,
+    neither gets a gradient from the other, and half learns in hundreds of steps what zero has not in thousands."""
     attention: Literal["auto", "einsum", "blocked", "xla", "cudnn"] = "auto"
     """Backend of attention; auto chooses by device and shape."""
     scan_layers: bool = False
@@ -82,6 +90,7 @@ class ModelConfig:
             self.positions != "rotary" or self.width_of_head % 2 == 0,
             f"model.head_dim {self.width_of_head} is odd: rotary positions turn pairs of channels; use an even one.",
         )
+        require(0 <= self.rotary_fraction <= 1, f"model.rotary_fraction is {self.rotary_fraction}: must lie in [0, 1].")
         require(len(self.windows) >= 1, "model.windows is empty: use (None,) for full attention.")
         for window in self.windows:
             require(
@@ -89,6 +98,9 @@ class ModelConfig:
                 f"model.windows holds {window}: a window must lie between 1 and model.context_length "
                 f"{self.context_length}, or be None for full attention.",
             )
+        for n in self.ngrams:
+            require(2 <= n <= 16, f"model.ngrams holds {n}: an n-gram has 2 to 16 tokens.")
+        require(self.ngram_rows >= 2, f"model.ngram_rows is {self.ngram_rows}: must be at least 2.")
         require(0.0 <= self.dropout < 1.0, f"model.dropout is {self.dropout}: must lie in [0, 1).")
         for name in ("attention_softcap", "logit_softcap"):
             cap = getattr(self, name)
@@ -136,7 +148,8 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         require(
-            self.bpe_vocab_size > 256, f"tokenizer.bpe_vocab_size is {self.bpe_vocab_size}: 256 bytes come first; use more."
+            self.bpe_vocab_size > 256,
+            f"tokenizer.bpe_vocab_size is {self.bpe_vocab_size}: 256 bytes come first; use more.",
         )
         require(
             self.path is None or self.text == "bpe",
@@ -165,7 +178,9 @@ class TaskConfig:
     """Share of documents held out where the source brings no split of its own."""
 
     def __post_init__(self) -> None:
-        require(self.weight > 0, f"data.tasks.*.weight is {self.weight}: must be positive; drop the task to leave it out.")
+        require(
+            self.weight > 0, f"data.tasks.*.weight is {self.weight}: must be positive; drop the task to leave it out."
+        )
         require(self.loss_weight > 0, f"data.tasks.*.loss_weight is {self.loss_weight}: must be positive.")
         require(
             0 < self.validation_fraction < 1,
@@ -190,9 +205,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         require(self.prefetch_batches >= 1, f"data.prefetch_batches is {self.prefetch_batches}: must be at least 1.")
         for name in self.tasks:
-            require(
-                name.isidentifier(), f"data.tasks has a task named {name!r}: names must be Python identifiers."
-            )
+            require(name.isidentifier(), f"data.tasks has a task named {name!r}: names must be Python identifiers.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,7 +319,8 @@ class CheckpointConfig:
     def __post_init__(self) -> None:
         require(self.every_steps >= 1, f"checkpoint.every_steps is {self.every_steps}: must be at least 1.")
         require(
-            self.keep_latest >= 1, f"checkpoint.keep_latest is {self.keep_latest}: at least 1, else a run cannot resume."
+            self.keep_latest >= 1,
+            f"checkpoint.keep_latest is {self.keep_latest}: at least 1, else a run cannot resume.",
         )
         require(self.keep_best >= 0, f"checkpoint.keep_best is {self.keep_best}: must not be negative.")
 

@@ -31,9 +31,13 @@ def load_config_file(path: str | Path) -> Config:
     require(spec is not None and spec.loader is not None, f"config file {path} is not a Python file: name it NAME.py.")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    require(hasattr(module, "get_config"), f"config file {path} defines no get_config(): add one that returns a Config.")
+    require(
+        hasattr(module, "get_config"), f"config file {path} defines no get_config(): add one that returns a Config."
+    )
     config = module.get_config()
-    require(isinstance(config, Config), f"get_config() of {path} returned {type(config).__name__}: it must be a Config.")
+    require(
+        isinstance(config, Config), f"get_config() of {path} returned {type(config).__name__}: it must be a Config."
+    )
     return config
 
 

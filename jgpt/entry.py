@@ -14,7 +14,7 @@ def user_errors() -> Iterator[None]:
     """Print errors that a user can mend as `error: ...` and leave with 2; JGPT_TRACEBACK=1 shows where they arose."""
     try:
         yield
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
         if os.environ.get("JGPT_TRACEBACK") == "1":
             raise
         print(f"error: {error}", file=sys.stderr)

@@ -6,7 +6,7 @@ Owns the two signal handlers for as long as training runs; what is saved before 
 import os
 import signal
 from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 
 class Interrupt:
@@ -16,7 +16,7 @@ class Interrupt:
         self.signum = 0
         self._previous: dict[int, Any] = {}
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Interrupt":
         """Take over SIGINT and SIGTERM."""
         for signum in (signal.SIGINT, signal.SIGTERM):
             self._previous[signum] = signal.signal(signum, self._handle)

@@ -111,9 +111,7 @@ def train(config: Config, config_path: str) -> None:
     ) as checkpoints:
         restored = checkpoints.restore(abstract)
         if restored is None:
-            train_state = state.create(
-                model, tx, mesh, seed=config.train.seed, ema=config.optim.ema_decay is not None
-            )
+            train_state = state.create(model, tx, mesh, seed=config.train.seed, ema=config.optim.ema_decay is not None)
         else:
             train_state = restored.state
             batches.set_state(restored.position)

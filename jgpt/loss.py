@@ -82,8 +82,6 @@ def cross_entropy(
     def body(sums: LossSums, xs: tuple) -> tuple[LossSums, None]:
         return jax.tree.map(jnp.add, sums, jax.checkpoint(piece)(*xs)), None
 
-    pieces = tuple(
-        a.reshape(B, C, S // C, *a.shape[2:]).swapaxes(0, 1) for a in (x_BSD, targets_BS, weights_BS)
-    )
+    pieces = tuple(a.reshape(B, C, S // C, *a.shape[2:]).swapaxes(0, 1) for a in (x_BSD, targets_BS, weights_BS))
     zero = jnp.zeros((), jnp.float32)
     return jax.lax.scan(body, LossSums(zero, zero, zero), pieces)[0]

@@ -6,7 +6,7 @@ Owns the peaks of known devices and the two sinks, metrics.jsonl and TensorBoard
 
 import json
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from jgpt.config import ModelConfig
 
@@ -38,7 +38,9 @@ def flops_per_token(cfg: ModelConfig) -> float:
     mlp = D * F * (3 if cfg.mlp == "swiglu" else 2)
     attention = D * K * (2 * cfg.num_heads + 2 * cfg.kv_heads)
     weights = cfg.num_layers * (mlp + attention) + D * (cfg.vocab_size or 0)
-    seen = sum(min(cfg.window_of(layer) or cfg.context_length, cfg.context_length / 2) for layer in range(cfg.num_layers))
+    seen = sum(
+        min(cfg.window_of(layer) or cfg.context_length, cfg.context_length / 2) for layer in range(cfg.num_layers)
+    )
     return 6.0 * weights + 12.0 * cfg.num_heads * K * seen
 
 
@@ -74,7 +76,7 @@ class MetricsWriter:
         """Append a picture [height, width] or [height, width, channel] to TensorBoard."""
         self._board.add_image(name, picture, step, dataformats="HW" if picture.ndim == 2 else "HWC")
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "MetricsWriter":
         """Return itself."""
         return self
 

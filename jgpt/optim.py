@@ -69,7 +69,7 @@ def make_schedule(cfg: OptimConfig, steps: int) -> optax.Schedule:
     """
     tail = _tail(cfg, steps)
 
-    def factor(count: jax.Array) -> jax.Array:
+    def factor(count: jax.typing.ArrayLike) -> jax.Array:
         count = jnp.asarray(count, jnp.float32)
         warm = (count + 1) / max(cfg.warmup_steps, 1)
         progress = jnp.clip((count - cfg.warmup_steps) / max(steps - cfg.warmup_steps, 1), 0, 1)

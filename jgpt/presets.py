@@ -12,7 +12,13 @@ from jgpt.config import ModelConfig
 def gpt2(**sizes: Any) -> ModelConfig:
     """Return GPT-2 (Radford et al. 2019): LayerNorm, learned positions, GELU, biases, tied embeddings."""
     options: dict[str, Any] = dict(
-        norm="layernorm", positions="learned", mlp="gelu", use_bias=True, qk_norm=False, tie_embeddings=True, init="gpt2"
+        norm="layernorm",
+        positions="learned",
+        mlp="gelu",
+        use_bias=True,
+        qk_norm=False,
+        tie_embeddings=True,
+        init="gpt2",
     )
     return ModelConfig(**(options | sizes))
 
@@ -20,7 +26,13 @@ def gpt2(**sizes: Any) -> ModelConfig:
 def llama(**sizes: Any) -> ModelConfig:
     """Return Llama (Touvron et al. 2023): RMSNorm, rotary positions, SwiGLU, no biases, untied head."""
     options: dict[str, Any] = dict(
-        norm="rmsnorm", positions="rotary", mlp="swiglu", use_bias=False, qk_norm=False, tie_embeddings=False, init="gpt2"
+        norm="rmsnorm",
+        positions="rotary",
+        mlp="swiglu",
+        use_bias=False,
+        qk_norm=False,
+        tie_embeddings=False,
+        init="gpt2",
     )
     return ModelConfig(**(options | sizes))
 

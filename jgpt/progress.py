@@ -4,7 +4,7 @@ Owns the look; numbers come from the loop.
 """
 
 import time
-from typing import Final, Self
+from typing import Final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -28,9 +28,11 @@ class TrainProgress:
         columns = [TextColumn("step {task.completed:>5}/{task.total}"), BarColumn(None), TaskProgressColumn()]
         columns += [TextColumn("{task.fields[numbers]}"), TimeRemainingColumn(), TextColumn("left")]
         self._bar = Progress(*columns, console=console, speed_estimate_period=120) if console.is_terminal else None
-        self._task = self._bar.add_task("train", total=steps, completed=first, numbers="compiling") if self._bar else None
+        self._task = (
+            self._bar.add_task("train", total=steps, completed=first, numbers="compiling") if self._bar else None
+        )
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "TrainProgress":
         """Show the bar."""
         if self._bar:
             self._bar.start()

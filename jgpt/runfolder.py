@@ -90,6 +90,7 @@ def prepare(config: Config) -> RunFolder:
             "choose another --run.dir, or empty it."
         )
     if occupied and config.run.on_existing == "overwrite":
+        _check_ours(folder, config.run.dir)
         shutil.rmtree(folder.root)
     elif occupied:
         _check_same(config, configio.load(folder.config))
@@ -102,12 +103,27 @@ def prepare(config: Config) -> RunFolder:
     return folder
 
 
+def _check_ours(folder: RunFolder, name: str) -> None:
+    """Refuse to delete a folder whose config.json another program wrote."""
+    try:
+        found = json.loads(folder.config.read_text())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not {"run", "model", "train"} <= found.keys():
+        raise ValueError(
+            f"run.dir {name!r} is not a run (its config.json was written by another program), so nothing in it is "
+            "touched: choose another --run.dir, or empty it."
+        )
+
+
 def _check_same(new: Config, old: Config) -> None:
     changed = configio.changed_fields(old, new)
     if new.run.on_existing == "extend":
         steps = changed.pop("train.steps", None)
         if steps is not None and steps[1] < steps[0]:
-            raise ValueError(f"train.steps {steps[1]} is below the run's {steps[0]}: extend goes on, it cannot go back.")
+            raise ValueError(
+                f"train.steps {steps[1]} is below the run's {steps[0]}: extend goes on, it cannot go back."
+            )
     if changed:
         fields = "; ".join(f"{name} was {was!r}, now {now!r}" for name, (was, now) in changed.items())
         raise ValueError(

@@ -29,6 +29,7 @@ RULES: Final[dict[str, str | tuple[str, ...] | None]] = {
     "norm": None,
     "position": None,
     "gate": None,
+    "ngram": "tensor",
 }
 
 

@@ -49,9 +49,7 @@ def _is_masked(leaf: Any) -> bool:
     return isinstance(leaf, optax.MaskedNode)  # stands where another part of a partitioned optimizer has the moments
 
 
-def abstract_state(
-    cfg: ModelConfig, tx: optax.GradientTransformation, mesh: Mesh, *, ema: bool = False
-) -> TrainState:
+def abstract_state(cfg: ModelConfig, tx: optax.GradientTransformation, mesh: Mesh, *, ema: bool = False) -> TrainState:
     """Return the state as `jax.ShapeDtypeStruct`s that carry their shardings; nothing is allocated.
 
     Args:

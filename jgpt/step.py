@@ -24,7 +24,11 @@ Metrics = dict[str, Array]
 
 
 def loss_sums(
-    cfg: ModelConfig, params: gpt.Params, batch: Batch, chunk_tokens: int | None, dropout_key: PRNGKeyArray | None = None
+    cfg: ModelConfig,
+    params: gpt.Params,
+    batch: Batch,
+    chunk_tokens: int | None,
+    dropout_key: PRNGKeyArray | None = None,
 ) -> LossSums:
     """Return the loss sums of a batch; `dropout_key` None switches dropout off."""
     x_BSD, _ = gpt.features(

@@ -37,6 +37,8 @@ BROKEN = [
     (ModelConfig, dict(windows=()), ["model.windows", "empty", "(None,)"]),
     (ModelConfig, dict(windows=(None, 0)), ["model.windows", "0", "None"]),
     (ModelConfig, dict(windows=(257,), context_length=256), ["model.windows", "257", "model.context_length 256"]),
+    (ModelConfig, dict(ngrams=(2, 1)), ["model.ngrams", "1", "2 to 16"]),
+    (ModelConfig, dict(ngram_rows=1), ["model.ngram_rows", "1", "at least 2"]),
     (ModelConfig, dict(dropout=1.0), ["model.dropout", "1.0", "[0, 1)"]),
     (ModelConfig, dict(logit_softcap=0.0), ["model.logit_softcap", "0.0", "None"]),
     (ModelConfig, dict(attention_softcap=-1.0), ["model.attention_softcap", "-1.0", "None"]),
@@ -122,7 +124,9 @@ def test_every_field_is_typed_and_off_is_none():
         for field in dataclasses.fields(section):
             value = getattr(section, field.name)
             assert value != -1, f"{field.name}: None means off, never -1"
-            choices = typing.get_args(hints[field.name]) if typing.get_origin(hints[field.name]) is typing.Literal else None
+            choices = (
+                typing.get_args(hints[field.name]) if typing.get_origin(hints[field.name]) is typing.Literal else None
+            )
             assert choices is None or value in choices
 
 

@@ -37,7 +37,9 @@ def said(result: subprocess.CompletedProcess) -> str:
     return " ".join(re.sub("[│─╭╮╰╯]", " ", result.stderr).split())
 
 
-@pytest.mark.parametrize("words", [["train.py"], ["sample.py"], ["jgpt/cli.py"], ["jgpt/cli.py", "evaluate"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "words", [["train.py"], ["sample.py"], ["jgpt/cli.py"], ["jgpt/cli.py", "evaluate"]], ids=" ".join
+)
 def test_help_is_instant_and_loads_nothing_heavy(words: list[str]):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     result = command(*words, "--help", probe=True)
@@ -87,7 +89,10 @@ def test_config_is_found_from_any_folder(tmp_path: Path):
         (["--text", "hi", "--temperature", "-1"], ["error: temperature is -1.0", "--temperature 0"]),
         (["--text", "hi", "--top-p", "1.5"], ["error: top_p is 1.5", "--top-p"]),
         (["--text", "hi", "-n", "0"], ["error: -n is 0", "at least 1"]),
-        (["--image", "3", "--max-new-tokens", "4"], ["error: --max-new-tokens does not apply to --image", "leave it out"]),
+        (
+            ["--image", "3", "--max-new-tokens", "4"],
+            ["error: --max-new-tokens does not apply to --image", "leave it out"],
+        ),
         (["--text", "hi", "--question", "why?"], ["error: argument --question: not allowed with argument --text"]),
         ([], ["error: one of the arguments --text --question --image is required"]),
     ],

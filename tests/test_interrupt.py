@@ -50,7 +50,9 @@ def test_first_signal_asks_and_second_ends_at_once(first: signal.Signals, second
         child.kill()
     assert child.returncode == 128 + second
     assert out == ""  # no clean-up ran: the process was ended where it stood
-    assert "saving a checkpoint" in err and "again to leave at once" in err and "last complete checkpoint is kept" in err
+    assert (
+        "saving a checkpoint" in err and "again to leave at once" in err and "last complete checkpoint is kept" in err
+    )
 
 
 def test_signals_are_given_back():

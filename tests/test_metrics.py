@@ -22,7 +22,7 @@ SMALL = ModelConfig(
 def test_flops_equal_a_count_by_hand():
     # a layer: query 8x8, key 8x4, value 8x4, out 8x8, MLP 8x32 and 32x8; head 8x16
     matrices = 2 * (64 + 32 + 32 + 64 + 256 + 256) + 128
-    # forward, a layer: scores and values, each 2 FLOPs x 2 heads x 4 channels x 5 keys (half of 10); backward twice that
+    # forward, a layer: scores and values, each 2 FLOPs x 2 heads x 4 channels x 5 keys (half of 10); backward twice
     attention = 2 * 3 * (2 * 2 * 2 * 4 * 5)
     assert flops_per_token(SMALL) == 6 * matrices + attention
 
@@ -48,7 +48,8 @@ def test_every_matrix_is_counted_once(name: str):
     sizes = [
         math.prod(shape.shape)
         for where, shape in zip(jax.tree.leaves(axes, is_leaf=is_axes), jax.tree.leaves(shapes), strict=True)
-        if "embed" in where and "position" not in where  # matrices; norms, biases and look-ups cost no product
+        if "embed" in where
+        and not {"position", "ngram"} & set(where)  # matrices; norms, biases and look-ups cost no product
     ]
     matrices = sum(sizes) if cfg.tie_embeddings else sum(sizes) - 40 * 32  # untied: the table is only looked up
     attention = 12 * 3 * 4 * 8 * 4  # layers, heads, width of a head, half of the context

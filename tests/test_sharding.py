@@ -36,7 +36,9 @@ def test_data_takes_the_devices_that_are_left():
 
 @needs_eight
 def test_mesh_larger_than_the_devices_is_refused():
-    with pytest.raises(ValueError, match=r"mesh.data 1 x mesh.fsdp 16 x mesh.tensor 1 = 16 devices.*sees 8.*lower an axis"):
+    with pytest.raises(
+        ValueError, match=r"mesh.data 1 x mesh.fsdp 16 x mesh.tensor 1 = 16 devices.*sees 8.*lower an axis"
+    ):
         sharding.make_mesh(MeshConfig(fsdp=16))
     with pytest.raises(ValueError, match="mesh.fsdp 3"):
         sharding.make_mesh(MeshConfig(fsdp=3))
@@ -44,7 +46,9 @@ def test_mesh_larger_than_the_devices_is_refused():
 
 @needs_eight
 def test_axis_that_cannot_be_split_is_refused():
-    cfg = gpt.resolve(presets.llama(num_layers=1, embed_dim=32, num_heads=4, num_kv_heads=1), vocab_size=8, backend="cpu")
+    cfg = gpt.resolve(
+        presets.llama(num_layers=1, embed_dim=32, num_heads=4, num_kv_heads=1), vocab_size=8, backend="cpu"
+    )
     shapes = jax.eval_shape(lambda: gpt.init(cfg, jax.random.key(0)))
     mesh = sharding.make_mesh(MeshConfig(tensor=2))
     with pytest.raises(ValueError, match="has 1 kv_heads, which cannot be split over mesh.tensor = 2.*multiples"):

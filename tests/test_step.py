@@ -27,7 +27,8 @@ def batches(count=STEPS, rows=8, length=16):
     for _ in range(count):
         tokens = rng.integers(0, 32, (rows, length + 1)).astype(np.int32)
         weights = (rng.random((rows, length)) < rng.random((rows, 1))).astype(np.float32)  # rows of unequal weight
-        yield Batch(tokens[:, :-1], tokens[:, 1:], weights, np.ones((rows, length), np.int32), positions)
+        segments = np.ones((rows, length), np.int32)
+        yield Batch(*(jnp.asarray(a) for a in (tokens[:, :-1], tokens[:, 1:], weights, segments, positions)))
 
 
 def run(config, mesh_config=None, seed=0):
@@ -86,7 +87,7 @@ def test_state_is_born_alike_on_every_mesh():
 
 def test_all_weights_zero_do_not_poison_the_parameters():
     model = gpt.resolve(CONFIG.model, vocab_size=32, backend="cpu")
-    batch = next(batches())._replace(weights_BS=np.zeros((8, 16), np.float32))
+    batch = next(batches())._replace(weights_BS=jnp.zeros((8, 16)))
     grads, sums = step.gradients(CONFIG, model, gpt.init(model, jax.random.key(0)), batch, jax.random.key(0))
     assert float(sums.weight) == 0
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
@@ -99,7 +100,9 @@ def test_average_follows_the_parameters():
     jax.tree.map(np.testing.assert_array_equal, averaged.params, plain.params)  # it does not touch training
     start = state.create(
         gpt.resolve(CONFIG.model, vocab_size=32, backend="cpu"),
-        optim.make_optimizer(CONFIG.optim, STEPS, gpt.param_axes(gpt.resolve(CONFIG.model, vocab_size=32, backend="cpu"))),
+        optim.make_optimizer(
+            CONFIG.optim, STEPS, gpt.param_axes(gpt.resolve(CONFIG.model, vocab_size=32, backend="cpu"))
+        ),
         sharding.make_mesh(MeshConfig(data=1)),
         seed=0,
     ).params

@@ -1,0 +1,1 @@
+"""From files and generators to batches: numpy and grain, never jax."""

@@ -12,11 +12,19 @@ import numpy as np
 
 @dataclass(frozen=True)
 class QuestionAnswer:
-    """A question, its answer, and the kind it is scored under."""
+    """A question, its answer, and what may be asked after it.
+
+    Attributes:
+        question: with everything that is needed to answer it.
+        answer: expected.
+        kind: what it is scored under.
+        more: further questions with their answers, in the same conversation; trained, not scored.
+    """
 
     question: str
     answer: str
     kind: str = "qa"
+    more: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 Owns the two generators and what they hold out; the same seed gives the same problems on every machine.
 """
 
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -11,9 +12,11 @@ from jgpt.data.examples import QuestionAnswer, Splits
 
 NAMES: Final = ("Mary", "John", "Daniel", "Sandra", "Emily", "Peter")
 PLACES: Final = ("garden", "kitchen", "office", "bedroom", "hallway", "park")
-VERBS: Final = ("went to", "moved to", "walked to", "travelled to")
+VERBS: Final = ("went to", "moved to", "walked to")
 NUM_STORIES: Final = 20_000
-MAX_SENTENCES: Final = 5
+MIN_SENTENCES: Final = 2
+MAX_SENTENCES: Final = 4
+MAX_QUESTIONS: Final = 3
 
 
 def make_addition(seed: int, validation_fraction: float) -> Splits:
@@ -28,7 +31,7 @@ def make_addition(seed: int, validation_fraction: float) -> Splits:
     for i in order:
         a, b = pairs[i]
         hold = held < target
-        for x, y in {(a, b), (b, a)}:
+        for x, y in dict.fromkeys(((a, b), (b, a))):
             split[hold].append(QuestionAnswer(f"{x}+{y}=", str(x + y), "addition"))
             held += hold
     return Splits(train=split[False], validation=split[True])
@@ -38,19 +41,22 @@ def make_stories(seed: int, validation_fraction: float) -> Splits:
     """Return 20,000 distinct stories of people who move, each with the question where one of them is.
 
     "Mary went to the garden. John moved to the office. Mary walked to the park. Where is Mary?" -> "park". The last move
-    counts, so the answer must be looked up by the person and by the order of the sentences.
+    counts, so the answer must be looked up by the person and by the order of the sentences. In training others are
+    asked for as well, in turn; held-out stories ask one question, of a story that training has never seen.
     """
     rng = np.random.default_rng(seed)
-    stories: dict[str, QuestionAnswer] = {}
+    stories: dict[str, tuple[str, dict[str, str]]] = {}
     while len(stories) < NUM_STORIES:
         sentences, where = [], {}
-        for _ in range(rng.integers(2, MAX_SENTENCES + 1)):
+        for _ in range(rng.integers(MIN_SENTENCES, MAX_SENTENCES + 1)):
             name, verb, place = (str(rng.choice(words)) for words in (NAMES, VERBS, PLACES))
             sentences.append(f"{name} {verb} the {place}.")
             where[name] = place
-        asked = str(rng.choice(sorted(where)))
-        question = f"{' '.join(sentences)} Where is {asked}?"
-        stories[question] = QuestionAnswer(question, where[asked], "stories")
-    examples = list(stories.values())
+        story = " ".join(sentences)
+        stories[story] = (story, where)
+    examples = []
+    for story, where in stories.values():
+        asked = [(f"Where is {name}?", where[name]) for name in rng.permutation(sorted(where))[:MAX_QUESTIONS]]
+        examples.append(QuestionAnswer(f"{story} {asked[0][0]}", asked[0][1], "stories", tuple(asked[1:])))
     held = round(len(examples) * validation_fraction)
-    return Splits(train=examples[held:], validation=examples[:held])
+    return Splits(train=examples[held:], validation=[replace(example, more=()) for example in examples[:held]])

@@ -63,7 +63,14 @@ def eval_batches(
     """Yield every row exactly once; the last batch is filled up with padding rows, whose weights are zero.
 
     Every process yields the same number of batches of batch_size / process_count rows.
+
+    Raises:
+        ValueError: the rows of a batch cannot be split evenly over the processes.
     """
+    if batch_size % process_count:
+        raise ValueError(
+            f"eval.batch_size {batch_size} is not divisible by the {process_count} processes: use a multiple."
+        )
     local = batch_size // process_count
     empty = Batch(*(np.zeros_like(array) for array in rows[0]))
     for begin in range(0, len(rows), batch_size):

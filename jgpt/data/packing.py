@@ -43,8 +43,8 @@ class PackedRows(Sequence[Batch]):
         for segment, (index, first, stop) in enumerate(self.slices[row], start=PADDING_SEGMENT + 1):
             document = self.documents[index]
             here = slice(at, at + stop - first)
-            tokens[here] = document.tokens[first:stop] + document.offset
-            targets[here] = document.tokens[first + 1 : stop + 1] + document.offset
+            tokens[here] = document.tokens[first:stop].astype(np.int32) + document.offset  # narrow ids would wrap
+            targets[here] = document.tokens[first + 1 : stop + 1].astype(np.int32) + document.offset
             weights[here] = 1.0 if document.weights is None else document.weights[first + 1 : stop + 1]
             segments[here] = segment
             positions[here] = np.arange(stop - first)

@@ -163,9 +163,7 @@ def _library_attention(implementation: str) -> Callable[..., Float[Array, "B S H
         if softcap is not None:
             return einsum_attention(q_BSHK, k_BTGK, v_BTGK, visible, softcap)
         mask_B1ST = visible.mask()[:, None, :, :]
-        return jax.nn.dot_product_attention(
-            q_BSHK, k_BTGK, v_BTGK, mask=mask_B1ST, implementation=implementation
-        )
+        return jax.nn.dot_product_attention(q_BSHK, k_BTGK, v_BTGK, mask=mask_B1ST, implementation=implementation)
 
     return attend
 

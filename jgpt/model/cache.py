@@ -19,13 +19,23 @@ class LayerCache(NamedTuple):
     v_BTGK: Float[Array, "B T G K"]
 
 
-Cache = tuple[LayerCache, ...]
+class Cache(NamedTuple):
+    """What decoding remembers of a row.
+
+    Attributes:
+        tokens_BT: the ids themselves, for n-gram embeddings.
+        layers: keys and values, one entry a layer.
+    """
+
+    tokens_BT: Int[Array, "B T"]
+    layers: tuple[LayerCache, ...]
 
 
 def init_cache(cfg: ModelConfig, batch: int, length: int, dtype: jnp.dtype | str) -> Cache:
-    """Return an empty cache of `length` slots [tokens] for `batch` rows, one `LayerCache` a layer."""
+    """Return an empty cache of `length` slots [tokens] for `batch` rows."""
     shape = (batch, length, cfg.kv_heads, cfg.width_of_head)
-    return tuple(LayerCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(cfg.num_layers))
+    layers = tuple(LayerCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(cfg.num_layers))
+    return Cache(jnp.zeros((batch, length), jnp.int32), layers)
 
 
 def update(

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from jgpt.config import ModelConfig
 from jgpt.model.attention import Visibility, choose_attention
 from jgpt.model.cache import Cache
+from jgpt.model.embedding import Embedding
 from jgpt.model.layers import GPT2_INIT_STD, Block, Norm
 
 Params = dict[str, Any]  # a nested dict of arrays
@@ -40,28 +41,6 @@ def resolve(cfg: ModelConfig, *, vocab_size: int, backend: str) -> ModelConfig:
     attention = choose_attention(cfg.attention, backend=backend, softcap=cfg.attention_softcap, dtype=dtype)
     padded = -(-vocab_size // cfg.vocab_multiple) * cfg.vocab_multiple
     return dataclasses.replace(cfg, vocab_size=padded, compute_dtype=dtype, attention=attention)
-
-
-class Embedding(nn.Module):
-    """Token embedding, plus learned positions where the config has them."""
-
-    cfg: ModelConfig
-
-    @nn.compact
-    def __call__(self, tokens_BS: Int[Array, "B S"], positions_BS: Int[Array, "B S"]) -> Float[Array, "B S D"]:
-        """Return the residual stream before the first block."""
-        cfg = self.cfg
-        std = GPT2_INIT_STD if cfg.init == "gpt2" or cfg.tie_embeddings else 1.0
-        normal = nn.initializers.normal(std)
-        tokens_VD = self.param(
-            "tokens", nn.with_partitioning(normal, ("vocab", "embed")), (cfg.vocab_size, cfg.embed_dim)
-        )
-        x_BSD = tokens_VD[tokens_BS]
-        if cfg.positions == "learned":
-            table = nn.with_partitioning(normal, ("position", "embed"))
-            positions_PD = self.param("positions", table, (cfg.context_length, cfg.embed_dim))
-            x_BSD = x_BSD + positions_PD[positions_BS]
-        return x_BSD.astype(cfg.compute_dtype)
 
 
 class Head(nn.Module):
@@ -122,7 +101,11 @@ def unstack(params: Params) -> Params:
     if isinstance(blocks, tuple):
         return params
     layers = jax.tree.leaves(blocks)[0].shape[0]
-    return {**params, "blocks": tuple(jax.tree.map(lambda a: a[layer], blocks) for layer in range(layers))}
+
+    def layer(i: int) -> Params:
+        return jax.tree.map(lambda a: a[i], blocks)
+
+    return {**params, "blocks": tuple(layer(i) for i in range(layers))}
 
 
 def features(
@@ -145,12 +128,13 @@ def features(
         cache: keys and values of earlier tokens; None in training. Slot t must hold position t.
         dropout_key: draws dropout; None switches dropout off.
     """
-    x_BSD = Embedding(cfg).apply({"params": params["embedding"]}, tokens_BS, positions_BS)
     train = dropout_key is not None and cfg.dropout > 0
-    kv_positions_BT = positions_BS
+    kv_positions_BT, cached_BT = positions_BS, None
     if cache is not None:
-        slots_T = jnp.arange(cache[0].k_BTGK.shape[1])
-        kv_positions_BT = jnp.broadcast_to(slots_T[None, :], (tokens_BS.shape[0], slots_T.shape[0]))
+        rows_B1 = jnp.arange(tokens_BS.shape[0])[:, None]
+        cached_BT = cache.tokens_BT.at[rows_B1, positions_BS].set(tokens_BS, mode="drop")
+        kv_positions_BT = jnp.broadcast_to(jnp.arange(cached_BT.shape[1])[None, :], cached_BT.shape)
+    x_BSD = Embedding(cfg).apply({"params": params["embedding"]}, tokens_BS, positions_BS, cached_BT)
     visible = Visibility(positions_BS, kv_positions_BT, segments_BS, segments_BS)
     if train:
         embed_key, *keys = jax.random.split(dropout_key, cfg.num_layers + 1)
@@ -184,11 +168,11 @@ def features(
     else:
         layers, caches = unstack(params)["blocks"], []
         for i, layer_params in enumerate(layers):
-            layer_cache = None if cache is None else cache[i]
+            layer_cache = None if cache is None else cache.layers[i]
             key = keys[i] if train else None
             x_BSD, layer_cache = block(layer_params, x_BSD, cfg.window_of(i), layer_cache, key)
             caches.append(layer_cache)
-        new_cache = None if cache is None else tuple(caches)
+        new_cache = None if cached_BT is None else Cache(cached_BT, tuple(caches))
     return Head(cfg).apply({"params": params["head"]}, x_BSD), new_cache
 
 

@@ -28,7 +28,7 @@ def residual_init(cfg: ModelConfig) -> Callable:
     """Return the initializer of a matrix that writes to the residual stream."""
     if cfg.init == "gpt2":
         return nn.initializers.normal(GPT2_INIT_STD * (2 * cfg.num_layers) ** -0.5)
-    return nn.initializers.zeros_init()
+    return nn.initializers.normal(0.5 * cfg.embed_dim**-0.5) if cfg.init == "half" else nn.initializers.zeros_init()
 
 
 class Dense(nn.Module):
@@ -99,15 +99,22 @@ class Norm(nn.Module):
         return x.astype(self.dtype)
 
 
-def rotate(x_BSHK: Float[Array, "B S H K"], positions_BS: Int[Array, "B S"], base: float) -> Float[Array, "B S H K"]:
-    """Turn channel k with channel k + K/2 by position * base^(-2k/K) (Su et al. 2021, equation 15, half-split layout)."""
+def rotate(
+    x_BSHK: Float[Array, "B S H K"], positions_BS: Int[Array, "B S"], base: float, fraction: float
+) -> Float[Array, "B S H K"]:
+    """Turn channel k with channel k + K/2 by position * base^(-k/n) for k < n (Su et al. 2021, equation 15).
+
+    The layout is half-split. n = fraction K/2 pairs turn; the others keep their values at every distance, so that content
+    can be matched exactly (GPT-J and GPT-NeoX, Black et al. 2022, turn a quarter).
+    """
     half = x_BSHK.shape[-1] // 2
-    frequency_k = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    turned = round(half * fraction)
+    frequency_k = jnp.where(jnp.arange(half) < turned, base ** (-jnp.arange(half) / max(turned, 1)), 0.0)
     angle_BS1k = positions_BS[:, :, None, None].astype(jnp.float32) * frequency_k[None, None, None, :]
     cos_BS1k, sin_BS1k = jnp.cos(angle_BS1k), jnp.sin(angle_BS1k)
     low_BSHk, high_BSHk = x_BSHK[..., :half].astype(jnp.float32), x_BSHK[..., half:].astype(jnp.float32)
-    turned = (low_BSHk * cos_BS1k - high_BSHk * sin_BS1k, high_BSHk * cos_BS1k + low_BSHk * sin_BS1k)
-    return jnp.concatenate(turned, axis=-1).astype(x_BSHK.dtype)
+    parts = (low_BSHk * cos_BS1k - high_BSHk * sin_BS1k, high_BSHk * cos_BS1k + low_BSHk * sin_BS1k)
+    return jnp.concatenate(parts, axis=-1).astype(x_BSHK.dtype)
 
 
 class Attention(nn.Module):
@@ -133,8 +140,8 @@ class Attention(nn.Module):
             q_BSHK = Norm("rmsnorm", cfg.norm_epsilon, False, cfg.compute_dtype, name="query_norm")(q_BSHK)
             k_BSGK = Norm("rmsnorm", cfg.norm_epsilon, False, cfg.compute_dtype, name="key_norm")(k_BSGK)
         if cfg.positions == "rotary":
-            q_BSHK = rotate(q_BSHK, visible.q_positions_BS, cfg.rope_base)
-            k_BSGK = rotate(k_BSGK, visible.q_positions_BS, cfg.rope_base)
+            q_BSHK = rotate(q_BSHK, visible.q_positions_BS, cfg.rope_base, cfg.rotary_fraction)
+            k_BSGK = rotate(k_BSGK, visible.q_positions_BS, cfg.rope_base, cfg.rotary_fraction)
         if cache is None:
             out_BSHK = ATTENTION[cfg.attention](q_BSHK, k_BSGK, v_BSGK, visible, cfg.attention_softcap)
         else:

@@ -1,0 +1,1 @@
+"""Text, questions and pictures: each task owns both directions, encoding and decoding."""

@@ -73,8 +73,8 @@ def build(config: Config) -> Mixture:
             )
         task = TASKS[task_config.kind].fit(vocabulary, splits[name].train)
         length = config.model.context_length
-        train = pack([task.encode(e) for e in splits[name].train], task.packing, length, task_config.loss_weight)
-        validation = pack([task.encode(e) for e in splits[name].validation], task.packing, length)
+        train = _rows(name, "train", task, splits[name].train, length, task_config.loss_weight)
+        validation = _rows(name, "validation", task, splits[name].validation, length)
         pairs = sum(len(document.tokens) - 1 for document in train.documents)
         require(
             task.packing != "stream" or pairs >= length,
@@ -83,6 +83,18 @@ def build(config: Config) -> Mixture:
         )
         tasks[name] = TaskData(task, splits[name], train, validation)
     return Mixture(vocabulary, tasks)
+
+
+def _rows(
+    name: str, part: str, task: Task, examples: Sequence[Any], length: int, loss_weight: float = 1.0
+) -> PackedRows:
+    """Encode and pack one split; what is wrong with an example is said with the name of its task."""
+    try:
+        rows = pack([task.encode(example) for example in examples], task.packing, length, loss_weight)
+    except ValueError as error:
+        raise ValueError(f"data.tasks.{name}, {part} split: {error}") from None
+    require(len(rows) > 0, f"data.tasks.{name}: the {part} split holds no target to predict: give it more data.")
+    return rows
 
 
 def make_vocabulary(config: TokenizerConfig, splits: Sequence[Splits], seed: int) -> Vocabulary:
@@ -115,7 +127,7 @@ def _texts(examples: Sequence[Any]) -> list[str]:
         if isinstance(example, str):
             texts.append(example)
         elif isinstance(example, QuestionAnswer):
-            texts += [example.question, example.answer]
+            texts += [example.question, example.answer, *(text for turn in example.more for text in turn)]
         elif isinstance(example, Picture):
             texts.append(example.caption)
     return texts

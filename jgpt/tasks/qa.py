@@ -1,6 +1,7 @@
 """Questions and answers: `<|question|>` question `<|answer|>` answer `<|endofanswer|>`; only answer and end are trained.
 
-Example: "2+3=" -> "5" in bytes: <|question|> 2 + 3 = <|answer|> 5 <|endofanswer|>, weights 0 0 0 0 0 0 1 1.
+Example: "2+3=" -> "5" in bytes: <|question|> 2 + 3 = <|answer|> 5 <|endofanswer|>, weights 0 0 0 0 0 0 1 1. Further
+questions of the same conversation follow in the same way, and see what came before them.
 """
 
 from collections.abc import Sequence
@@ -36,7 +37,8 @@ class QATask:
     @classmethod
     def fit(cls, vocabulary: Vocabulary, examples: Sequence[QuestionAnswer]) -> "QATask":
         """Return the task; its answers may become as long as the longest of `examples`."""
-        return cls(vocabulary, max(len(vocabulary.encode_text(e.answer)) for e in examples) + 1)
+        answers = [answer for e in examples for answer in (e.answer, *(later for _, later in e.more))]
+        return cls(vocabulary, max(len(vocabulary.encode_text(answer)) for answer in answers) + 1)
 
     @classmethod
     def from_json(cls, vocabulary: Vocabulary, state: dict[str, Any]) -> "QATask":
@@ -53,14 +55,17 @@ class QATask:
         Raises:
             ValueError: question or answer is empty.
         """
-        require(
-            bool(example.answer.strip()),
-            f"the question {example.question!r} has an empty answer: nothing could be trained or scored; leave it out.",
-        )
-        given = self._given(example.question)
-        trained = np.concatenate([self.vocabulary.encode_text(example.answer), [self.end]])
-        weights = np.repeat(np.array([0, 1], np.float32), [len(given), len(trained)])
-        return Document(np.concatenate([given, trained]).astype(np.int32), weights)
+        tokens, weights = [], []
+        for question, answer in ((example.question, example.answer), *example.more):
+            require(
+                bool(answer.strip()),
+                f"the question {question!r} has an empty answer: nothing could be trained or scored; leave it out.",
+            )
+            given = self._given(question)
+            trained = np.concatenate([self.vocabulary.encode_text(answer), [self.end]])
+            tokens += [given, trained]
+            weights += [np.zeros(len(given), np.float32), np.ones(len(trained), np.float32)]
+        return Document(np.concatenate(tokens).astype(np.int32), np.concatenate(weights))
 
     def prompt(self, request: str) -> Prompt:
         """Return the prompt that answers the question `request`. Raises ValueError where it is empty."""

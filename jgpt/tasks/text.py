@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from jgpt.batch import Document
+from jgpt.check import require
 from jgpt.data.examples import TokenStream
 from jgpt.tasks.task import Phase, Prompt
 from jgpt.tokenizers.vocabulary import Vocabulary
@@ -48,6 +49,12 @@ class TextTask:
     def encode(self, example: str | TokenStream) -> Document:
         """Return the document of a text, or of a file of ids as it lies (it brings its own markers, or none)."""
         if isinstance(example, TokenStream):
+            top, size = int(example.ids.max()) if len(example.ids) else 0, self.vocabulary.text.size
+            require(
+                top < size,
+                f"the ids go up to {top}, and the tokenizer {self.vocabulary.text_name!r} has {size}: "
+                "name the tokenizer that wrote them with --tokenizer.text bpe --tokenizer.path tokenizer.json.",
+            )
             return Document(example.ids, None, offset=self.vocabulary.text_ids.start)
         ids = self.vocabulary.encode_text(example)
         return Document(np.concatenate([[self.start], ids, [self.end]]).astype(np.int32))

@@ -1,1 +1,1 @@
-"""Tokenizers of text and pictures, and the vocabulary that joins their ids."""
+"""Ids for text and pixels, and the joint vocabulary that holds them."""

@@ -77,7 +77,9 @@ def test_gradients_equal_automatic_differentiation(name, window, softcap):
     visible = visibility(positions, segments, window)
 
     def loss(name):
-        return jax.grad(lambda q, k, v: jnp.sum(jnp.sin(ATTENTION[name](q, k, v, visible, softcap))), (0, 1, 2))(q, k, v)
+        return jax.grad(lambda q, k, v: jnp.sum(jnp.sin(ATTENTION[name](q, k, v, visible, softcap))), (0, 1, 2))(
+            q, k, v
+        )
 
     for ours, theirs in zip(loss(name), loss("einsum"), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=GRADIENT_TOLERANCE, rtol=0)

@@ -1,0 +1,203 @@
+"""The mixture: what a run saves is enough to sample it, held-out data trains nothing, and misfits are named."""
+
+import dataclasses
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jgpt.config import Config, DataConfig, ModelConfig, TaskConfig, TokenizerConfig
+from jgpt.data import sources
+from jgpt.data.examples import Picture, QuestionAnswer, Splits, TokenStream
+from jgpt.data.loader import eval_batches
+from jgpt.tasks import mixture
+
+CONTEXT = 16
+PICTURE = Picture(np.array([[0, 85], [170, 255]], np.uint8), "sq")
+DATA = {
+    "text": Splits(["a sentence, and another one. " * 3, "short"], ["sentence another"]),
+    "qa": Splits([QuestionAnswer("is it?", "no"), QuestionAnswer("a?", "b")], [QuestionAnswer("it?", "on")]),
+    "image": Splits([PICTURE, PICTURE], [PICTURE]),
+}
+KINDS = {"text": "text", "qa": "qa", "image": "image"}
+
+
+@pytest.fixture(autouse=True)
+def tiny_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, splits in DATA.items():
+        monkeypatch.setitem(sources.SOURCES, name, lambda seed, fraction, splits=splits: splits)
+
+
+def config(*names: str, text: str = "bytes", image: str = "grey", context: int = CONTEXT, **fields: Any) -> Config:
+    tasks = {name: TaskConfig(kind=KINDS[name], source=name, **fields) for name in names or DATA}
+    return Config(
+        model=ModelConfig(context_length=context, windows=(None,)),
+        tokenizer=TokenizerConfig(text=text, image=image, image_levels=4, bpe_vocab_size=270),
+        data=DataConfig(tasks=tasks),
+    )
+
+
+def serve(monkeypatch: pytest.MonkeyPatch, name: str, **parts: Any) -> None:
+    """Let a source return `DATA` with some of its parts replaced."""
+    splits = dataclasses.replace(DATA[name], **parts)
+    monkeypatch.setitem(sources.SOURCES, name, lambda seed, fraction: splits)
+
+
+@pytest.mark.parametrize("image", ["grey", "palette"])
+@pytest.mark.parametrize("text", ["bytes", "characters", "bpe"])
+def test_saved_mixture_encodes_and_prompts_as_before(text: str, image: str, tmp_path: Path):
+    data = mixture.build(config(text=text, image=image))
+    mixture.save(data, tmp_path / "tokenizer")
+    vocabulary, tasks = mixture.load(tmp_path / "tokenizer")
+    assert vocabulary.size == data.vocabulary.size
+    assert list(tasks) == list(data.tasks)
+    for name, task_data in data.tasks.items():
+        for example in [*task_data.splits.train, *task_data.splits.validation]:
+            for old, new in zip(task_data.task.encode(example), tasks[name].encode(example), strict=True):
+                np.testing.assert_array_equal(new, old)
+        request = {"text": "a ", "qa": "it?", "image": "sq"}[name]
+        assert repr(tasks[name].prompt(request)) == repr(task_data.task.prompt(request))
+        ids = task_data.task.encode(task_data.splits.validation[0]).tokens[-5:-1].tolist()
+        np.testing.assert_array_equal(tasks[name].decode(ids), task_data.task.decode(ids))
+
+
+def test_folder_without_a_mixture_says_what_to_do(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="holds no tokenizer.*train.py"):
+        mixture.load(tmp_path)
+
+
+def test_batches_hold_ids_of_the_vocabulary_and_held_out_targets_once():
+    data = mixture.build(config())
+    for task_data in data.tasks.values():
+        documents = [task_data.task.encode(example) for example in task_data.splits.validation]
+        batches = list(eval_batches(task_data.validation, batch_size=3))
+        assert max(batch.tokens_BS.max() for batch in batches) < data.vocabulary.size
+        weight = sum(float(batch.weights_BS.sum()) for batch in batches)
+        assert weight == sum(len(d.tokens) - 1 if d.weights is None else float(d.weights[1:].sum()) for d in documents)
+
+
+def test_loss_weight_scales_training_and_leaves_scores_alone():
+    one = mixture.build(config("qa")).tasks["qa"]
+    three = mixture.build(config("qa", loss_weight=3.0)).tasks["qa"]
+    np.testing.assert_array_equal(three.train[0].weights_BS, 3 * one.train[0].weights_BS)
+    np.testing.assert_array_equal(three.validation[0].weights_BS, one.validation[0].weights_BS)
+
+
+def test_text_is_cut_and_questions_are_not():
+    data = mixture.build(config())
+    assert len(data.tasks["text"].train) > 1
+    for row in data.tasks["qa"].train:
+        for segment in range(1, row.segments_BS.max() + 1):
+            first = row.tokens_BS[row.segments_BS == segment][0]
+            assert first == data.vocabulary.special("<|question|>")
+
+
+@pytest.mark.parametrize("text", ["characters", "bpe"])
+def test_vocabulary_is_learned_from_training_text_alone(text: str, monkeypatch: pytest.MonkeyPatch):
+    before = mixture.build(config("text", text=text)).vocabulary.text.to_json()
+    serve(monkeypatch, "text", validation=["sentence " * 50])
+    assert mixture.build(config("text", text=text)).vocabulary.text.to_json() == before
+
+
+def test_character_that_training_lacks_is_named(monkeypatch: pytest.MonkeyPatch):
+    serve(monkeypatch, "text", validation=["naïve"])
+    with pytest.raises(ValueError, match=r"'ï' \(U\+00EF\).*--tokenizer.text bytes"):
+        mixture.build(config("text", text="characters"))
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+@pytest.mark.parametrize("name", DATA)
+def test_empty_split_is_named(name: str, part: str, monkeypatch: pytest.MonkeyPatch):
+    serve(monkeypatch, name, **{part: []})
+    with pytest.raises(ValueError) as caught:
+        mixture.build(config(name))
+    for word in (f"data.tasks.{name}", f"the {part} split", f"{name!r}", "validation_fraction"):
+        assert word in str(caught.value)
+
+
+def test_text_shorter_than_a_window_is_refused_and_one_window_is_enough(monkeypatch: pytest.MonkeyPatch):
+    serve(monkeypatch, "text", train=["x" * (CONTEXT - 2)])  # start, text and end: one pair too few
+    with pytest.raises(ValueError) as caught:
+        mixture.build(config("text"))
+    for word in ("data.tasks.text", f"{CONTEXT - 1} training tokens", f"model.context_length {CONTEXT}", "lower"):
+        assert word in str(caught.value)
+    serve(monkeypatch, "text", train=["x" * (CONTEXT - 1)])
+    assert len(mixture.build(config("text")).tasks["text"].train) == 1
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_question_too_long_for_the_context_is_refused(part: str, monkeypatch: pytest.MonkeyPatch):
+    long = QuestionAnswer("why " * 10 + "?", "so")
+    serve(monkeypatch, "qa", **{part: [DATA["qa"].train[0], long]})
+    with pytest.raises(ValueError) as caught:
+        mixture.build(config("qa"))
+    for word in ("data.tasks.qa", "example 1", "46 tokens", f"a row holds {CONTEXT + 1}", "model.context_length"):
+        assert word in str(caught.value)
+    assert mixture.build(config("qa", context=45)).tasks
+
+
+def test_ids_from_elsewhere_must_belong_to_the_vocabulary(monkeypatch: pytest.MonkeyPatch):
+    ids = np.arange(100, dtype=np.uint16)
+    serve(monkeypatch, "text", train=[TokenStream(ids)], validation=[TokenStream(ids)])
+    assert mixture.build(config("text")).tasks
+    serve(monkeypatch, "text", train=[TokenStream(ids + np.uint16(200))], validation=[TokenStream(ids)])
+    with pytest.raises(ValueError) as caught:
+        mixture.build(config("text"))
+    for word in ("data.tasks.text", "299", "256", "tokenizer"):
+        assert word in str(caught.value)
+
+
+def test_held_out_part_without_a_target_is_refused(monkeypatch: pytest.MonkeyPatch):
+    ids = np.arange(100, dtype=np.uint16)
+    serve(monkeypatch, "text", train=[TokenStream(ids)], validation=[TokenStream(ids[:1])])
+    with pytest.raises(ValueError, match="data.tasks.text.*validation"):
+        mixture.build(config("text"))
+
+
+def test_characters_of_follow_up_questions_are_learned(monkeypatch: pytest.MonkeyPatch):
+    serve(
+        monkeypatch,
+        "qa",
+        train=[QuestionAnswer("a?", "no", more=(("x?", "yz"),))],
+        validation=[QuestionAnswer("a?", "no")],
+    )
+    text = mixture.build(config("qa", text="characters")).vocabulary.text
+    assert set("xyz") <= set(text.decode(range(text.size)))
+
+
+def test_config_without_tasks_is_refused():
+    with pytest.raises(ValueError, match="data.tasks is empty.*at least one task"):
+        mixture.build(Config())
+
+
+def test_palette_without_pictures_is_refused():
+    with pytest.raises(ValueError, match="tokenizer.image is 'palette'.*no task of the config has pictures"):
+        mixture.build(config("text", image="palette"))
+
+
+def test_missing_tokenizer_file_is_named(tmp_path: Path):
+    cfg = config("text", text="bpe")
+    cfg = dataclasses.replace(cfg, tokenizer=dataclasses.replace(cfg.tokenizer, path=str(tmp_path / "no.json")))
+    with pytest.raises(FileNotFoundError, match="tokenizer.path '.*no.json' is not a file: give a tokenizer.json"):
+        mixture.build(cfg)
+
+
+def test_given_tokenizer_is_used_instead_of_training_one(tmp_path: Path):
+    trained = mixture.build(config("text", text="bpe")).vocabulary
+    (tmp_path / "t.json").write_text(trained.text.to_json())
+    cfg = config("qa", text="bpe")
+    cfg = dataclasses.replace(cfg, tokenizer=dataclasses.replace(cfg.tokenizer, path=str(tmp_path / "t.json")))
+    assert mixture.build(cfg).vocabulary.text.to_json() == trained.text.to_json()
+
+
+def test_two_builds_are_alike():
+    first, second = (
+        mixture.build(config(text="bpe", image="palette")),
+        mixture.build(config(text="bpe", image="palette")),
+    )
+    for name in DATA:
+        for a, b in itertools.zip_longest(first.tasks[name].train, second.tasks[name].train):
+            for x, y in zip(a, b, strict=True):
+                np.testing.assert_array_equal(x, y)

@@ -1,0 +1,186 @@
+"""Whole runs on real input: resumed = unbroken to the bit, killed at any moment, sampled and scored by the commands."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import jgpt
+from jgpt import loop, runfolder
+from jgpt.configio import load_config_file
+
+ROOT = Path(__file__).parent.parent
+STEPS = 12
+CARD = f"""
+from jgpt import presets
+from jgpt.config import *
+
+def get_config():
+    return Config(
+        run=RunConfig(dir="RUN"),
+        model=presets.modern(num_layers=2, embed_dim=32, num_heads=2, context_length=134, ngrams=(2,), ngram_rows=64),
+        tokenizer=TokenizerConfig(image="grey", image_levels=17),
+        data=DataConfig(tasks={{
+            "text": TaskConfig(kind="text", source="path", path="TEXT", weight=2),
+            "addition": TaskConfig(kind="qa", source="addition", validation_fraction=0.2),
+            "digits": TaskConfig(kind="image", source="sklearn_digits", validation_fraction=0.2),
+        }}),
+        train=TrainConfig(steps={STEPS}, batch_size=8, log_every_steps=2),
+        optim=OptimConfig(warmup_steps=2, ema_decay=0.9),
+        eval=EvalConfig(every_steps=6, max_questions=8),
+        checkpoint=CheckpointConfig(every_steps=3),
+        mesh=MeshConfig(data=1),
+    )
+"""
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """Return a text file: the tests' own sources."""
+    path = tmp_path_factory.mktemp("data") / "text.txt"
+    path.write_text("\n".join(p.read_text() for p in sorted(Path(__file__).parent.glob("test_*.py"))))
+    return path
+
+
+def card(folder, text):
+    path = folder / "card.py"
+    path.write_text(CARD.replace("RUN", str(folder / "run")).replace("TEXT", str(text)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory, text):
+    """Train without a break; return the run folder."""
+    path = card(tmp_path_factory.mktemp("unbroken"), text)
+    config = load_config_file(path)
+    loop.train(config, str(path))
+    return Path(config.run.dir)
+
+
+def assert_same_parameters(one, other):
+    a, b = jgpt.load(one), jgpt.load(other)
+    assert a.step == b.step == STEPS
+    jax.tree.map(np.testing.assert_array_equal, a.params, b.params)
+
+
+def test_a_run_leaves_what_it_promises(unbroken):
+    records = runfolder.read_metrics(unbroken / "metrics.jsonl")
+    assert [r["step"] for r in records if "loss" in r] == [1, 2, 4, 6, 8, 10, 12]
+    assert all(r["tokens_per_second"] > 0 for r in records if "loss" in r)
+    scores = json.loads((unbroken / "report.json").read_text())["scores"]
+    assert {"text/bits_per_byte", "addition/exact_match", "digits/bits_per_dim"} <= set(scores)
+    for name in ("config.json", "plots/loss.png", "plots/digits.png", "tokenizer/tokenizer.json", "tensorboard"):
+        assert (unbroken / name).exists(), name
+
+
+def test_a_complete_run_says_so(unbroken, text, capsys):
+    path = unbroken.parent / "card.py"
+    loop.train(load_config_file(path), str(path))
+    out = capsys.readouterr().out
+    assert "is complete" in out and "--run.on-existing extend" in out and "jgpt evaluate" in out
+
+
+def test_interrupted_and_resumed_equals_unbroken(unbroken, tmp_path, text, monkeypatch, capsys):
+    path = card(tmp_path, text)
+
+    class AfterSeven:
+        """Ask to stop in the seventh step, as SIGTERM would."""
+
+        steps = 0
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        @property
+        def signum(self):
+            AfterSeven.steps += 1
+            return signal.SIGTERM if AfterSeven.steps >= 7 else 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "Interrupt", AfterSeven)
+        with pytest.raises(SystemExit) as left:
+            loop.train(load_config_file(path), str(path))
+    assert left.value.code == 128 + signal.SIGTERM and "To continue" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "report.json").exists()
+    loop.train(load_config_file(path), str(path))
+    assert_same_parameters(unbroken, tmp_path / "run")
+    losses = [[r["loss"] for r in runfolder.read_metrics(run / "metrics.jsonl") if r["step"] == STEPS and "loss" in r]
+              for run in (unbroken, tmp_path / "run")]  # fmt: skip
+    assert losses[0] == losses[1]
+
+
+def test_samples_have_their_form_and_their_seed(unbroken):
+    model = jgpt.load(unbroken)
+    first, again, other = (model.generate("import ", n=2, seed=s, max_new_tokens=20) for s in (1, 1, 2))
+    assert first == again != other
+    assert isinstance(model.answer("37+45="), str)
+    pictures = model.draw("7", n=3)
+    assert pictures.shape == (3, 8, 8) and set(np.unique(pictures)) <= set(np.rint(np.arange(17) * 255 / 16))
+
+
+def train(path, *extra):
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, str(ROOT / "train.py"), str(path), *extra]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_at_any_moment_equals_unbroken(tmp_path, text):
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    whole, broken = card(tmp_path / "a", text), card(tmp_path / "b", text)
+    process = train(whole)
+    begun = time.monotonic()
+    assert process.wait() == 0, process.stdout.read()
+    length = time.monotonic() - begun
+    rng = random.Random(0)
+    kills = 0
+    for _ in range(3):
+        process = train(broken)
+        try:
+            process.wait(timeout=rng.uniform(0.5, 1.0) * length)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+    process = train(broken)
+    assert process.wait() == 0, process.stdout.read()
+    assert kills
+    assert_same_parameters(tmp_path / "a" / "run", tmp_path / "b" / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_commands_of_the_readme(unbroken, tmp_path):
+    def call(*command):
+        environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+        return subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment, cwd=ROOT)
+
+    out = call(
+        "sample.py", str(unbroken), "--text", "def ", "-n", "2", "--temperature", "0.8", "--top-k", "40", "--seed", "1"
+    )
+    assert out.returncode == 0 and out.stdout.count("def ") >= 2, out.stderr
+    out = call("sample.py", str(unbroken), "--image", "7", "-n", "5", "--out", str(tmp_path / "x" / "sevens.png"))
+    assert out.returncode == 0 and (tmp_path / "x" / "sevens.png").stat().st_size > 100, out.stderr
+    out = call("-m", "jgpt.cli", "evaluate", str(unbroken), "--json")
+    scores = json.loads(out.stdout.splitlines()[-1])
+    saved = json.loads((unbroken / "report.json").read_text())["scores"]
+    assert scores["text/bits_per_byte"] == pytest.approx(saved["text/bits_per_byte"], abs=1e-6)
+    assert scores["addition/exact_match"] == saved["addition/exact_match"]
+    out = call("sample.py", str(unbroken), "--question", "37+45=", "--temperature", "-1")
+    assert out.returncode == 2 and "temperature is -1" in out.stderr
+    out = call("sample.py", str(tmp_path), "--question", "37+45=")
+    assert out.returncode == 2 and "is not a run folder" in out.stderr
+    out = call("sample.py", str(unbroken), "--text", "x" * 500)
+    assert out.returncode == 2 and "model.context_length is 134" in out.stderr
