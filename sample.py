@@ -1,10 +1,14 @@
 """Sample a run: `python sample.py RUN --text "..."`, `--question "..."` or `--image CAPTION`; see `--help`."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from jgpt.check import require
 from jgpt.entry import user_errors
 from jgpt.runtime import configure
+
+if TYPE_CHECKING:
+    from jgpt.sampling import Sampling
 
 
 def parser() -> argparse.ArgumentParser:
@@ -58,7 +62,7 @@ def main() -> None:
         sample(arguments, kind, request, sampling)
 
 
-def sample(arguments: argparse.Namespace, kind: str, request: str, sampling: object) -> None:
+def sample(arguments: argparse.Namespace, kind: str, request: str, sampling: "Sampling") -> None:
     """Load the run, sample it, and print or save the results."""
     from pathlib import Path
 

@@ -23,18 +23,33 @@ def get_config() -> Config:
     """Return the run card."""
     return Config(
         run=RunConfig(dir="runs/trio"),
-        model=presets.modern(num_layers=4, embed_dim=128, num_heads=2, context_length=201),  # three digits fill a row
+        model=presets.modern(
+            num_layers=4,
+            embed_dim=128,
+            num_heads=4,
+            context_length=201,  # three digits fill a row
+            windows=(28, None),  # every other layer sees about a sentence
+            rope_base=1000.0,
+            rotary_fraction=0.5,
+            ngrams=(2, 3, 4),
+            ngram_rows=4096,
+            init="half",
+        ),
         tokenizer=TokenizerConfig(text="bytes", image="grey", image_levels=17),
         data=DataConfig(
             tasks={
-                "text": TaskConfig(kind="text", source="python_english", weight=6, validation_fraction=0.1),
-                "addition": TaskConfig(kind="qa", source="addition", weight=2, validation_fraction=0.2),
-                "stories": TaskConfig(kind="qa", source="stories", weight=3, validation_fraction=0.025),
-                "digits": TaskConfig(kind="image", source="sklearn_digits", weight=3, validation_fraction=0.2),
+                "text": TaskConfig(kind="text", source="python_english", weight=6.5, validation_fraction=0.1),
+                "addition": TaskConfig(
+                    kind="qa", source="addition", weight=2.5, loss_weight=3.0, validation_fraction=0.2
+                ),
+                "stories": TaskConfig(
+                    kind="qa", source="stories", weight=3.0, loss_weight=6.0, validation_fraction=0.025
+                ),
+                "digits": TaskConfig(kind="image", source="sklearn_digits", weight=2.0, validation_fraction=0.2),
             }
         ),
-        optim=OptimConfig(name="muon", peak_lr=0.03, adam_lr=0.01, schedule="linear", warmup_steps=20),
-        train=TrainConfig(steps=1000, batch_size=20),
-        eval=EvalConfig(every_steps=250),
-        checkpoint=CheckpointConfig(every_steps=250),
+        optim=OptimConfig(name="muon", peak_lr=0.022, adam_lr=0.006, schedule="linear", warmup_steps=20),
+        train=TrainConfig(steps=1100, batch_size=16),
+        eval=EvalConfig(every_steps=275, batch_size=64),
+        checkpoint=CheckpointConfig(every_steps=275),
     )

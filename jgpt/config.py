@@ -46,6 +46,8 @@ class ModelConfig:
     """Lengths of the n-grams whose hashed embeddings are added to the token's, e.g. (2, 3) for bytes; () is off."""
     ngram_rows: int = 8192
     """Rows of each n-gram table."""
+    ngram_ids: int | None = None
+    """Ids below this have n-grams; None = those that stand for text: n-grams of pixels invite learning by heart."""
     mlp: Literal["gelu", "swiglu", "relu2"] = "relu2"
     use_bias: bool = False
     qk_norm: bool = True

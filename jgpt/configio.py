@@ -28,7 +28,8 @@ def load_config_file(path: str | Path) -> Config:
         known = [str(p) for p in folder.glob("*.py")]
         raise FileNotFoundError(unknown_name("config file", str(path), known))
     spec = importlib.util.spec_from_file_location(f"jgpt_config_{path.stem}", path)
-    require(spec is not None and spec.loader is not None, f"config file {path} is not a Python file: name it NAME.py.")
+    if spec is None or spec.loader is None:
+        raise ValueError(f"config file {path} is not a Python file: name it NAME.py.")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     require(

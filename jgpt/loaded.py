@@ -92,8 +92,8 @@ class GPT:
         )
         first = prompts[0]
         new = max_new_tokens or first.max_new_tokens or DEFAULT_NEW_TOKENS
-        if max_new_tokens is None:
-            new = min(new, context - longest)
+        if max_new_tokens is None and first.max_new_tokens is None:
+            new = min(new, context - longest)  # an open end goes as far as the context; a picture must fit whole
         samples = sample(
             decoder_for(self.model, self.tokenizer.size),
             self.params,
@@ -148,7 +148,9 @@ def load(run: str | Path, *, step: int | None = None, mesh: MeshConfig | None = 
     folder, config = open_existing(run)
     vocabulary, tasks = mixture.load(folder.tokenizer)
     devices = sharding.make_mesh(mesh or MeshConfig(data=1))
-    model = gpt.resolve(config.model, vocab_size=vocabulary.size, backend=jax.default_backend())
+    model = gpt.resolve(
+        config.model, vocab_size=vocabulary.size, backend=jax.default_backend(), text_end=vocabulary.text_ids.stop
+    )
     tx = optim.make_optimizer(config.optim, config.train.steps, gpt.param_axes(model))
     abstract = state.abstract_state(model, tx, devices, ema=config.optim.ema_decay is not None)
     part = {"params": abstract.params} if abstract.ema is None else {"ema": abstract.ema}

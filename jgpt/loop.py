@@ -82,7 +82,12 @@ def train(config: Config, config_path: str) -> None:
     say(f"{config.run.dir}: reading data")
     data = mixture.build(config)
     mixture.save(data, folder.tokenizer)
-    model = gpt.resolve(config.model, vocab_size=data.vocabulary.size, backend=jax.default_backend())
+    model = gpt.resolve(
+        config.model,
+        vocab_size=data.vocabulary.size,
+        backend=jax.default_backend(),
+        text_end=data.vocabulary.text_ids.stop,
+    )
     tx = optim.make_optimizer(config.optim, config.train.steps, gpt.param_axes(model))
     abstract = state.abstract_state(model, tx, mesh, ema=config.optim.ema_decay is not None)
     parts = Parts(

@@ -73,7 +73,7 @@ def decoder_for(cfg: ModelConfig, num_ids: int | None = None) -> Decoder:
         "gpt.resolve first.",
     )
     require(
-        num_ids is None or 1 <= num_ids <= cfg.vocab_size,
+        num_ids is None or 1 <= num_ids <= (cfg.vocab_size or 0),
         f"num_ids is {num_ids}: must lie between 1 and model.vocab_size {cfg.vocab_size}; pass Vocabulary.size.",
     )
 
@@ -183,7 +183,7 @@ def sample(
     rows = [np.asarray(prompt) for prompt in prompts]
     _check(decoder, rows, max_new_tokens, stop_ids, allowed, pad_id, max_rows)
     samplings = [sampling] * len(rows) if isinstance(sampling, Sampling) else list(sampling)
-    row_seeds = [(seeds, i) for i in range(len(rows))] if np.ndim(seeds) == 0 else [(seed, 0) for seed in seeds]
+    row_seeds = [(seeds, i) for i in range(len(rows))] if isinstance(seeds, int) else [(seed, 0) for seed in seeds]
     for what, values in (("sampling", samplings), ("seeds", row_seeds)):
         require(
             len(values) == len(rows),

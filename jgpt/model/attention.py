@@ -163,7 +163,9 @@ def _library_attention(implementation: str) -> Callable[..., Float[Array, "B S H
         if softcap is not None:
             return einsum_attention(q_BSHK, k_BTGK, v_BTGK, visible, softcap)
         mask_B1ST = visible.mask()[:, None, :, :]
-        return jax.nn.dot_product_attention(q_BSHK, k_BTGK, v_BTGK, mask=mask_B1ST, implementation=implementation)
+        return jax.nn.dot_product_attention(  # pyright: ignore[reportCallIssue]
+            q_BSHK, k_BTGK, v_BTGK, mask=mask_B1ST, implementation=implementation
+        )
 
     return attend
 

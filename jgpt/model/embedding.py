@@ -73,5 +73,8 @@ class Embedding(nn.Module):
             if n in cfg.ngrams:
                 table = nn.with_partitioning(nn.initializers.normal(0.5 * std), ("ngram", "embed"))
                 ngrams_RD = self.param(f"ngrams_{n}", table, (cfg.ngram_rows, cfg.embed_dim))
-                x_BSD = x_BSD + ngrams_RD[hash_ngrams(ids, cfg.ngram_rows)]
+                rows_BSD = ngrams_RD[hash_ngrams(ids, cfg.ngram_rows)]
+                if cfg.ngram_ids is not None:
+                    rows_BSD = jnp.where((tokens_BS < cfg.ngram_ids)[:, :, None], rows_BSD, 0.0)
+                x_BSD = x_BSD + rows_BSD
         return x_BSD.astype(cfg.compute_dtype)

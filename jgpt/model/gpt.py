@@ -24,13 +24,14 @@ Params = dict[str, Any]  # a nested dict of arrays
 REMAT = {"none": None, "full": jax.checkpoint_policies.nothing_saveable, "dots": jax.checkpoint_policies.dots_saveable}
 
 
-def resolve(cfg: ModelConfig, *, vocab_size: int, backend: str) -> ModelConfig:
+def resolve(cfg: ModelConfig, *, vocab_size: int, backend: str, text_end: int | None = None) -> ModelConfig:
     """Return `cfg` with everything that depends on the run filled in: vocabulary, type of compute, attention backend.
 
     Args:
         cfg: as the user wrote it.
         vocab_size: ids that mean something; rounded up to `vocab_multiple`.
         backend: `jax.default_backend()`: cpu, gpu or tpu.
+        text_end: the id after the last that stands for text; None = all do.
 
     Raises:
         ValueError: the backend cannot compute the attention asked for.
@@ -40,7 +41,8 @@ def resolve(cfg: ModelConfig, *, vocab_size: int, backend: str) -> ModelConfig:
         dtype = "float32" if backend == "cpu" else "bfloat16"
     attention = choose_attention(cfg.attention, backend=backend, softcap=cfg.attention_softcap, dtype=dtype)
     padded = -(-vocab_size // cfg.vocab_multiple) * cfg.vocab_multiple
-    return dataclasses.replace(cfg, vocab_size=padded, compute_dtype=dtype, attention=attention)
+    ngram_ids = text_end if cfg.ngram_ids is None else cfg.ngram_ids
+    return dataclasses.replace(cfg, vocab_size=padded, compute_dtype=dtype, attention=attention, ngram_ids=ngram_ids)
 
 
 class Head(nn.Module):

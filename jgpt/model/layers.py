@@ -146,7 +146,7 @@ class Attention(nn.Module):
             out_BSHK = ATTENTION[cfg.attention](q_BSHK, k_BSGK, v_BSGK, visible, cfg.attention_softcap)
         else:
             cache = update(cache, k_BSGK, v_BSGK, visible.q_positions_BS)
-            attend = ATTENTION["einsum" if cfg.attention == "blocked" else cfg.attention]  # blocks need S = T
+            attend = ATTENTION["xla" if cfg.attention == "xla" else "einsum"]  # blocked and cuDNN want S = T
             k_BTGK, v_BTGK = (a.astype(q_BSHK.dtype) for a in cache)
             out_BSHK = attend(q_BSHK, k_BTGK, v_BTGK, visible, cfg.attention_softcap)
         axes = ("heads", "head_dim", "embed")
