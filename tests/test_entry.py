@@ -66,7 +66,7 @@ def test_train_help_shows_every_section_and_the_config_s_own_defaults():
         (["--train.steps", "many"], ["--train.steps", "'many'"]),
         (["--model.norm", "batchnorm"], ["--model.norm", "'batchnorm'", "'rmsnorm'"]),
         (["--data.tasks.text.weight", "0"], ["weight is 0.0", "drop the task"]),
-        (["--optim.warmup-steps", "5000"], ["optim.warmup_steps 5000", "train.steps 1000", "lower optim.warmup_steps"]),
+        (["--optim.warmup-steps", "5000"], ["optim.warmup_steps 5000", "train.steps", "lower optim.warmup_steps"]),
         (["configs/trioo.py"], ["error: unknown config file 'configs/trioo.py'", "Did you mean 'configs/trio.py'"]),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,

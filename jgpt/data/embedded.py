@@ -132,7 +132,7 @@ def _docstrings(source: bytes) -> Iterator[str]:
     while stack:
         node = stack.pop()
         if isinstance(node, DOCUMENTED):
-            text = ast.get_docstring(node, clean=False)
+            text = ast.get_docstring(node, clean=False)  # as it stands in the source, indentation included
             if text and text.strip():
                 yield text.strip()
         for name in ("cases", "finalbody", "orelse", "handlers", "body"):

@@ -66,7 +66,7 @@ def test_docstrings_are_read_without_running_the_module(tmp_path: Path) -> None:
     (tmp_path / "test").mkdir()
     (tmp_path / "test" / "e.py").write_text(f'"""Skipped {body}"""\n')
     module = f"Module {body}".strip()
-    first, second = f"{module}\n\nClass.\n\nIndented.\n\nMethod.", f"Own {body}".strip()
+    first, second = f"{module}\n\nClass.\n\n        Indented.\n\nMethod.", f"Own {body}".strip()
     assert list(embedded._modules(tmp_path)) == [first, second, "Too short."]
     assert embedded._distinct(embedded._modules(tmp_path), set()) == [first, second]
 

@@ -11,6 +11,7 @@ from jgpt import presets, sharding
 from jgpt.config import ModelConfig
 from jgpt.model import gpt
 from jgpt.model.cache import init_cache
+from jgpt.model.embedding import Embedding
 
 SIZES = dict(num_layers=2, embed_dim=32, num_heads=4, context_length=24)
 VARIANTS = {
@@ -174,3 +175,36 @@ def test_resolve_fills_what_depends_on_the_run():
     assert (cfg.vocab_size, cfg.compute_dtype, cfg.attention) == (24, "float32", "blocked")
     cfg = gpt.resolve(ModelConfig(), vocab_size=24, backend="gpu")
     assert (cfg.vocab_size, cfg.compute_dtype, cfg.attention) == (24, "bfloat16", "cudnn")
+
+
+def test_pixels_have_no_ngrams():
+    cfg = resolved(presets.modern(**SIZES, ngrams=(2,), ngram_rows=64, ngram_ids=10))
+    params = random_params(cfg, jax.random.key(0))["embedding"]
+    positions = jnp.arange(3)[None]
+
+    def embedded(*tokens):
+        return Embedding(cfg).apply({"params": params}, jnp.asarray([tokens]), positions)[0]
+
+    assert np.abs(np.asarray(embedded(1, 5, 3)[1] - embedded(2, 5, 3)[1])).max() > 0.01
+    np.testing.assert_array_equal(embedded(1, 15, 3)[1], embedded(2, 15, 3)[1])
+
+
+def test_ngrams_stop_at_the_start_of_their_document():
+    cfg = resolved(presets.modern(**SIZES, ngrams=(2, 3), ngram_rows=64))
+    params = random_params(cfg, jax.random.key(0))["embedding"]
+    positions = jnp.asarray([[0, 1, 0, 1]])
+    one, other = (
+        Embedding(cfg).apply({"params": params}, jnp.asarray([t]), positions)[0] for t in ([1, 2, 3, 4], [7, 8, 3, 4])
+    )
+    np.testing.assert_array_equal(one[2:], other[2:])
+    assert np.abs(np.asarray(one[:2] - other[:2])).max() > 0.01
+
+
+@pytest.mark.parametrize(("init", "gets_one"), [("zero", False), ("half", True), ("gpt2", True)])
+def test_which_init_gives_attention_a_gradient_at_once(init, gets_one):
+    cfg = resolved(presets.modern(**SIZES, init=init, tie_embeddings=True))
+    params = gpt.init(cfg, jax.random.key(0))
+    tokens, positions = batch()
+    gradient = jax.grad(lambda p: jnp.sum(jnp.sin(gpt.apply(cfg, p, tokens, positions)[0])))(params)
+    size = np.abs(np.asarray(gradient["blocks"]["attention"]["query"]["kernel"])).max()
+    assert (size > 0) == gets_one
