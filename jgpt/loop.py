@@ -75,13 +75,12 @@ def train(config: Config, config_path: str) -> None:
         SystemExit: a signal asked to stop; everything is saved.
     """
     mesh = sharding.make_mesh(config.mesh)
-    folder = runfolder.prepare(config)
-    if folder.report.is_file():
+    folder = runfolder.check(config)
+    if folder.report.is_file() and config.run.on_existing == "resume":
         say(report.complete_message(config, config_path))
         return
     say(f"{config.run.dir}: reading data")
     data = mixture.build(config)
-    mixture.save(data, folder.tokenizer)
     model = gpt.resolve(
         config.model,
         vocab_size=data.vocabulary.size,
@@ -90,6 +89,8 @@ def train(config: Config, config_path: str) -> None:
     )
     tx = optim.make_optimizer(config.optim, config.train.steps, gpt.param_axes(model))
     abstract = state.abstract_state(model, tx, mesh, ema=config.optim.ema_decay is not None)
+    runfolder.prepare(config)
+    mixture.save(data, folder.tokenizer)
     parts = Parts(
         config=config,
         folder=folder,

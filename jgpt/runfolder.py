@@ -74,8 +74,8 @@ def open_existing(path: str | Path) -> tuple[RunFolder, Config]:
     return folder, configio.load(folder.config)
 
 
-def prepare(config: Config) -> RunFolder:
-    """Return the folder of `config`, new, emptied or to be continued as `run.on_existing` says, with its config written.
+def check(config: Config) -> RunFolder:
+    """Return the folder of `config` if it may be used as `run.on_existing` says; nothing is changed.
 
     Raises:
         ValueError: the folder is not a run, or the run in it has another config; the message names the fields.
@@ -91,11 +91,24 @@ def prepare(config: Config) -> RunFolder:
         )
     if occupied and config.run.on_existing == "overwrite":
         _check_ours(folder, config.run.dir)
-        shutil.rmtree(folder.root)
     elif occupied:
         _check_same(config, configio.load(folder.config))
-        if config.run.on_existing == "extend":
-            folder.report.unlink(missing_ok=True)
+    return folder
+
+
+def prepare(config: Config) -> RunFolder:
+    """Return the folder of `config`, new, emptied or to be continued as `run.on_existing` says, with its config written.
+
+    Called once everything else is known to be right, so that a mistake neither deletes a run nor leaves half of one.
+
+    Raises:
+        ValueError: as `check`.
+    """
+    folder = check(config)
+    if folder.root.is_dir() and config.run.on_existing == "overwrite":
+        shutil.rmtree(folder.root)
+    if config.run.on_existing == "extend":
+        folder.report.unlink(missing_ok=True)
     folder.root.mkdir(parents=True, exist_ok=True)
     temporary = folder.config.with_suffix(".tmp")
     configio.save(replace(config, run=replace(config.run, on_existing="resume")), temporary)

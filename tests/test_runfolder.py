@@ -147,3 +147,14 @@ def test_a_run_without_checkpoint_starts_with_empty_metrics(tmp_path: Path):
     write_metrics(path, [1, 2])
     runfolder.truncate_metrics(path, 0)
     assert path.read_text() == ""
+
+
+@pytest.mark.parametrize("on_existing", ["resume", "overwrite", "extend"])
+def test_checking_changes_nothing(tmp_path, on_existing):
+    run = tmp_path / "run"
+    runfolder.prepare(config(run, steps=100))
+    (run / "report.json").write_text("{}")
+    before = {path: path.read_bytes() for path in run.iterdir()}
+    runfolder.check(config(run, on_existing, steps=100))
+    runfolder.check(config(tmp_path / "new", on_existing, steps=100))
+    assert {path: path.read_bytes() for path in run.iterdir()} == before and not (tmp_path / "new").exists()
