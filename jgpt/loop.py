@@ -3,7 +3,6 @@
 Owns the order of things: data, state, steps, validation, checkpoints, report. Each of them is made elsewhere.
 """
 
-import json
 import math
 import time
 from dataclasses import dataclass
@@ -239,8 +238,3 @@ def _validate(parts: Parts, train_state: state.TrainState, writer: metrics.Metri
 
 def _tokenizer_files(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in sorted(folder.iterdir())}
-
-
-def read_report(folder: runfolder.RunFolder) -> dict[str, Any]:
-    """Return the final scores of a complete run."""
-    return json.loads(folder.report.read_text())
