@@ -41,7 +41,7 @@ def muon_labels(axes: Any) -> Any:
     return jax.tree.map(label, axes, is_leaf=_is_axes)
 
 
-def _tail(cfg: OptimConfig, steps: int) -> Callable[[jax.Array], jax.Array]:
+def _tail(cfg: OptimConfig) -> Callable[[jax.Array], jax.Array]:
     """Return the factor after warmup as a function of progress in [0, 1]."""
     final = cfg.final_lr_fraction
     shapes: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -67,7 +67,7 @@ def make_schedule(cfg: OptimConfig, steps: int) -> optax.Schedule:
         cfg: schedule and its parameters.
         steps: optimizer steps of the whole run.
     """
-    tail = _tail(cfg, steps)
+    tail = _tail(cfg)
 
     def factor(count: jax.typing.ArrayLike) -> jax.Array:
         count = jnp.asarray(count, jnp.float32)
