@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-QUERY_BLOCK: Final = (
-    96  # queries a block, about; between two and four blocks of 132 to 264 tokens no clear winner was seen on CPU
-)
+QUERY_BLOCK: Final = 64  # queries a block, about: the fastest of 25 to 100 for 134 to 256 tokens on two CPU cores
+MAX_BLOCKS: Final = 16  # each block is compiled on its own
 MASKED: Final = -1e30  # finite, so that a row without any visible key stays finite as well
 
 
@@ -79,23 +78,22 @@ def blocked_attention(
     visible: Visibility,
     softcap: float | None,
 ) -> Float[Array, "B S H K"]:
-    """Attend query block by query block, each to the keys up to its own end, with a hand-written backward pass.
+    """Attend query block by query block, each to the keys it can reach, with a hand-written backward pass.
 
-    Keys must stand in the order of the queries (S = T, no cache): half of the scores are then never computed. The
-    backward pass computes the scores again from the log-normaliser (Dao et al. 2022, algorithm 4) and passes over them
-    twice, where automatic differentiation of softmax passes over them many times: on CPU that is half of the time.
+    Keys must stand in the order of the queries, and documents in one piece (S = T, no cache): what lies after a block or
+    before its window is then never computed. Scores are held keys first, [T S], so that all products but two small ones
+    read their operands as they lie in memory. The backward pass computes the scores again from the log-normaliser
+    (Dao et al. 2022, algorithm 4) and passes over them twice, where automatic differentiation passes over them many times.
     """
     B, S, H, K = q_BSHK.shape
     if S != k_BTGK.shape[1]:
         return einsum_attention(q_BSHK, k_BTGK, v_BTGK, visible, softcap)
-    G = k_BTGK.shape[2]
-    q_BGRSK = q_BSHK.reshape(B, S, G, H // G, K).transpose(0, 2, 3, 1, 4) * K**-0.5
-    k_BGTK, v_BGTK = k_BTGK.swapaxes(1, 2), v_BTGK.swapaxes(1, 2)
-    block = -(-S // max(1, round(S / QUERY_BLOCK)))
+    G, R = k_BTGK.shape[2], H // k_BTGK.shape[2]
+    q_BSGRK = q_BSHK.reshape(B, S, G, R, K) * K**-0.5
+    k_BGTK, v_BGKT = k_BTGK.swapaxes(1, 2), v_BTGK.transpose(0, 2, 3, 1)
     outs = []
-    for start in range(0, S, block):
-        stop = min(start + block, S)
-        q_cut, kv_cut = (slice(None), slice(start, stop)), (slice(None), slice(0, stop))
+    for first, start, stop in block_bounds(S, visible.window):
+        q_cut, kv_cut = (slice(None), slice(start, stop)), (slice(None), slice(first, stop))
         seen = Visibility(
             visible.q_positions_BS[q_cut],
             visible.kv_positions_BT[kv_cut],
@@ -103,51 +101,65 @@ def blocked_attention(
             None if visible.kv_segments_BT is None else visible.kv_segments_BT[kv_cut],
             visible.window,
         )
-        mask_B11ST = seen.mask()[:, None, None, :, :]
-        q_cut_BGRSK = q_BGRSK[:, :, :, start:stop]
-        outs.append(_core(q_cut_BGRSK, k_BGTK[:, :, :stop], v_BGTK[:, :, :stop], mask_B11ST, softcap))
-    return jnp.concatenate(outs, axis=3).transpose(0, 3, 1, 2, 4).reshape(B, S, H, K)
+        q_BGKQ = q_BSGRK[:, start:stop].transpose(0, 2, 4, 3, 1).reshape(B, G, K, -1)  # Q: (R, block), all heads of a group
+        mask_B1TQ = jnp.tile(seen.mask().swapaxes(1, 2), (1, 1, R))[:, None]
+        out_BGKQ = _core(q_BGKQ, k_BGTK[:, :, first:stop], v_BGKT[..., first:stop], mask_B1TQ, softcap)
+        outs.append(out_BGKQ.reshape(B, G, K, R, stop - start))
+    return jnp.concatenate(outs, axis=-1).transpose(0, 4, 1, 3, 2).reshape(B, S, H, K)
+
+
+def block_bounds(length: int, window: int | None) -> list[tuple[int, int, int]]:
+    """Return (first key, first query, query after the last) of each block; its keys end where its queries end.
+
+    Worked example, 6 tokens in blocks of 3 with a window of 2: (0, 0, 3), (2, 3, 6).
+    """
+    size = QUERY_BLOCK if window is None else min(QUERY_BLOCK, max(window, QUERY_BLOCK // 2))
+    size = -(-length // min(max(1, round(length / size)), MAX_BLOCKS))
+    starts = range(0, length, size)
+    return [(0 if window is None else max(0, a - window + 1), a, min(a + size, length)) for a in starts]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _core(q_BGRSK: Array, k_BGTK: Array, v_BGTK: Array, mask_B11ST: Array, softcap: float | None) -> Array:
-    return _core_forward(q_BGRSK, k_BGTK, v_BGTK, mask_B11ST, softcap)[0]
+def _core(q_BGKQ: Array, k_BGTK: Array, v_BGKT: Array, mask_B1TQ: Array, softcap: float | None) -> Array:
+    return _core_forward(q_BGKQ, k_BGTK, v_BGKT, mask_B1TQ, softcap)[0]
 
 
-def _scores(q_BGRSK: Array, k_BGTK: Array, softcap: float | None) -> Array:
-    scores_BGRST = jnp.einsum("bgrsk,bgtk->bgrst", q_BGRSK, k_BGTK, preferred_element_type=jnp.float32)
-    return scores_BGRST if softcap is None else softcap * jnp.tanh(scores_BGRST / softcap)
+def _scores(q_BGKQ: Array, k_BGTK: Array, softcap: float | None) -> Array:
+    scores_BGTQ = jnp.einsum("bgtk,bgkq->bgtq", k_BGTK, q_BGKQ, preferred_element_type=jnp.float32)
+    return scores_BGTQ if softcap is None else softcap * jnp.tanh(scores_BGTQ / softcap)
 
 
 def _core_forward(
-    q_BGRSK: Array, k_BGTK: Array, v_BGTK: Array, mask_B11ST: Array, softcap: float | None
+    q_BGKQ: Array, k_BGTK: Array, v_BGKT: Array, mask_B1TQ: Array, softcap: float | None
 ) -> tuple[Array, tuple]:
-    scores_BGRST = jnp.where(mask_B11ST, _scores(q_BGRSK, k_BGTK, softcap), MASKED)
-    max_BGRS1 = scores_BGRST.max(-1, keepdims=True)
-    exp_BGRST = jnp.exp(scores_BGRST - max_BGRS1)
-    sum_BGRS1 = exp_BGRST.sum(-1, keepdims=True)
-    weighted_BGRSK = jnp.einsum(
-        "bgrst,bgtk->bgrsk", exp_BGRST.astype(v_BGTK.dtype), v_BGTK, preferred_element_type=jnp.float32
+    scores_BGTQ = jnp.where(mask_B1TQ, _scores(q_BGKQ, k_BGTK, softcap), MASKED)
+    max_BG1Q = scores_BGTQ.max(-2, keepdims=True)
+    exp_BGTQ = jnp.exp(scores_BGTQ - max_BG1Q)
+    sum_BG1Q = exp_BGTQ.sum(-2, keepdims=True)
+    weighted_BGKQ = jnp.einsum(
+        "bgkt,bgtq->bgkq", v_BGKT, exp_BGTQ.astype(v_BGKT.dtype), preferred_element_type=jnp.float32
     )
-    out_BGRSK = (weighted_BGRSK / sum_BGRS1).astype(q_BGRSK.dtype)
-    return out_BGRSK, (q_BGRSK, k_BGTK, v_BGTK, mask_B11ST, out_BGRSK, max_BGRS1 + jnp.log(sum_BGRS1))
+    out_BGKQ = (weighted_BGKQ / sum_BG1Q).astype(q_BGKQ.dtype)
+    return out_BGKQ, (q_BGKQ, k_BGTK, v_BGKT, mask_B1TQ, out_BGKQ, max_BG1Q + jnp.log(sum_BG1Q))
 
 
-def _core_backward(softcap: float | None, saved: tuple, dout_BGRSK: Array) -> tuple[Array, Array, Array, None]:
-    q_BGRSK, k_BGTK, v_BGTK, mask_B11ST, out_BGRSK, log_z_BGRS1 = saved
-    dtype = q_BGRSK.dtype
-    scores_BGRST = _scores(q_BGRSK, k_BGTK, softcap)
-    weights_BGRST = jnp.where(mask_B11ST, jnp.exp(scores_BGRST - log_z_BGRS1), 0.0)
-    dv_BGTK = jnp.einsum("bgrst,bgrsk->bgtk", weights_BGRST.astype(dtype), dout_BGRSK)
-    dweights_BGRST = jnp.einsum("bgrsk,bgtk->bgrst", dout_BGRSK, v_BGTK, preferred_element_type=jnp.float32)
-    delta_BGRS1 = jnp.sum((dout_BGRSK * out_BGRSK).astype(jnp.float32), axis=-1, keepdims=True)
-    dscores_BGRST = weights_BGRST * (dweights_BGRST - delta_BGRS1)
+def _core_backward(softcap: float | None, saved: tuple, dout_BGKQ: Array) -> tuple[Array, Array, Array, None]:
+    q_BGKQ, k_BGTK, v_BGKT, mask_B1TQ, out_BGKQ, log_z_BG1Q = saved
+    dtype = q_BGKQ.dtype
+    # transposed copies of the small operands: XLA:CPU multiplies transposed ones in place, but outside its fast kernels
+    v_BGTK, k_BGKT = jax.lax.optimization_barrier((v_BGKT.swapaxes(2, 3), k_BGTK.swapaxes(2, 3)))
+    scores_BGTQ = _scores(q_BGKQ, k_BGTK, softcap)
+    weights_BGTQ = jnp.where(mask_B1TQ, jnp.exp(scores_BGTQ - log_z_BG1Q), 0.0)
+    dv_BGTK = jnp.einsum("bgtq,bgkq->bgtk", weights_BGTQ.astype(dtype), dout_BGKQ)
+    dweights_BGTQ = jnp.einsum("bgtk,bgkq->bgtq", v_BGTK, dout_BGKQ, preferred_element_type=jnp.float32)
+    delta_BG1Q = jnp.sum((dout_BGKQ * out_BGKQ).astype(jnp.float32), axis=-2, keepdims=True)
+    dscores_BGTQ = weights_BGTQ * (dweights_BGTQ - delta_BG1Q)
     if softcap is not None:
-        dscores_BGRST = dscores_BGRST * (1 - jnp.square(scores_BGRST / softcap))
-    dscores_BGRST = dscores_BGRST.astype(dtype)
-    dq_BGRSK = jnp.einsum("bgrst,bgtk->bgrsk", dscores_BGRST, k_BGTK)
-    dk_BGTK = jnp.einsum("bgrst,bgrsk->bgtk", dscores_BGRST, q_BGRSK)
-    return dq_BGRSK, dk_BGTK, dv_BGTK, None
+        dscores_BGTQ = dscores_BGTQ * (1 - jnp.square(scores_BGTQ / softcap))
+    dscores_BGTQ = dscores_BGTQ.astype(dtype)
+    dq_BGKQ = jnp.einsum("bgkt,bgtq->bgkq", k_BGKT, dscores_BGTQ)
+    dk_BGTK = jnp.einsum("bgtq,bgkq->bgtk", dscores_BGTQ, q_BGKQ)
+    return dq_BGKQ, dk_BGTK, dv_BGTK.swapaxes(2, 3), None
 
 
 _core.defvjp(_core_forward, _core_backward)
