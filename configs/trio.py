@@ -26,7 +26,7 @@ def get_config() -> Config:
         model=presets.modern(
             num_layers=4,
             embed_dim=128,
-            num_heads=4,
+            num_heads=2,
             context_length=201,  # three digits fill a row
             windows=(28, None),  # every other layer sees about a sentence
             rope_base=1000.0,
@@ -38,18 +38,23 @@ def get_config() -> Config:
         tokenizer=TokenizerConfig(text="bytes", image="grey", image_levels=17),
         data=DataConfig(
             tasks={
-                "text": TaskConfig(kind="text", source="python_english", weight=6.5, validation_fraction=0.1),
-                "addition": TaskConfig(
-                    kind="qa", source="addition", weight=2.5, loss_weight=3.0, validation_fraction=0.2
-                ),
+                # looking up who is where is learned in an eighth of the steps alone, and not in all of them beside the others
                 "stories": TaskConfig(
-                    kind="qa", source="stories", weight=3.0, loss_weight=6.0, validation_fraction=0.025
+                    kind="qa", source="stories", weight=1.4, loss_weight=6.0, validation_fraction=0.025
                 ),
-                "digits": TaskConfig(kind="image", source="sklearn_digits", weight=2.0, validation_fraction=0.2),
+                "text": TaskConfig(
+                    kind="text", source="python_english", weight=7.0, start=0.125, validation_fraction=0.1
+                ),
+                "addition": TaskConfig(
+                    kind="qa", source="addition", weight=2.2, loss_weight=3.0, start=0.125, validation_fraction=0.2
+                ),
+                "digits": TaskConfig(
+                    kind="image", source="sklearn_digits", weight=2.6, start=0.125, validation_fraction=0.2
+                ),
             }
         ),
-        optim=OptimConfig(name="muon", peak_lr=0.022, adam_lr=0.006, schedule="linear", warmup_steps=20),
-        train=TrainConfig(steps=1100, batch_size=16),
-        eval=EvalConfig(every_steps=275, batch_size=64),
-        checkpoint=CheckpointConfig(every_steps=275),
+        optim=OptimConfig(name="muon", peak_lr=0.03, adam_lr=0.01, schedule="linear", warmup_steps=20),
+        train=TrainConfig(steps=1440, batch_size=16),
+        eval=EvalConfig(every_steps=480, batch_size=64),
+        checkpoint=CheckpointConfig(every_steps=480),
     )

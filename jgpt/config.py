@@ -175,6 +175,8 @@ class TaskConfig:
     """Share of the training rows, relative to the other tasks."""
     loss_weight: float = 1.0
     """Factor on the loss weight of this task's targets in training; scores ignore it."""
+    start: float = 0.0
+    """Share of the run's steps done before this task joins the mixture: what is learned best alone comes first."""
     validation_fraction: float = 0.1
     """Share of documents held out where the source brings no split of its own."""
 
@@ -183,6 +185,7 @@ class TaskConfig:
             self.weight > 0, f"data.tasks.*.weight is {self.weight}: must be positive; drop the task to leave it out."
         )
         require(self.loss_weight > 0, f"data.tasks.*.loss_weight is {self.loss_weight}: must be positive.")
+        require(0 <= self.start < 1, f"data.tasks.*.start is {self.start}: a share of the steps, in [0, 1).")
         require(
             0 < self.validation_fraction < 1,
             f"data.tasks.*.validation_fraction is {self.validation_fraction}: must lie strictly between 0 and 1.",
@@ -207,6 +210,10 @@ class DataConfig:
         require(self.prefetch_batches >= 1, f"data.prefetch_batches is {self.prefetch_batches}: must be at least 1.")
         for name in self.tasks:
             require(name.isidentifier(), f"data.tasks has a task named {name!r}: names must be Python identifiers.")
+        starts = {name: task.start for name, task in self.tasks.items()}
+        require(
+            not starts or 0 in starts.values(), f"data.tasks.*.start is {starts}: at least one task must start at 0."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -104,6 +104,7 @@ def train(config: Config, config_path: str) -> None:
         {name: task.weight for name, task in config.task_configs().items()},
         batch_size=config.train.batch_size,
         seed=config.train.seed,
+        start_steps={name: round(task.start * config.train.steps) for name, task in config.task_configs().items()},
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         prefetch=config.data.prefetch_batches,

@@ -80,13 +80,16 @@ def complete_message(config: Config, config_path: str) -> str:
 
 def describe(config: Config, data: Mixture, model: ModelConfig, mesh: Mesh, params: Any) -> Iterator[str]:
     """Yield the lines that open a run: tasks, model, devices."""
-    weights = {name: task.weight for name, task in config.task_configs().items()}
+    tasks = config.task_configs()
+    weights = {name: task.weight for name, task in tasks.items()}
     for name, task_data in data.tasks.items():
         share = weights[name] / sum(weights.values())
+        since = f" from step {round(tasks[name].start * config.train.steps):,} on" if tasks[name].start else ""
         tokens = sum(len(document.tokens) for document in task_data.train.documents)
         yield (
             f"  {name}: {len(task_data.splits.train):,} examples, {tokens:,} tokens, {len(task_data.train):,} rows "
-            f"({task_data.train.fill():.1%} full), {share:.0%} of the rows; held out {len(task_data.splits.validation):,}"
+            f"({task_data.train.fill():.1%} full), {share:.0%} of the rows"
+            f"{since}; held out {len(task_data.splits.validation):,}"
         )
     vocabulary = data.vocabulary
     count = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))

@@ -41,8 +41,11 @@ def configure() -> bool:
 
 
 def _huge_pages(libc: ctypes.CDLL) -> bool:
-    """Let the heap's next `_HUGE_BYTES` be backed by pages of 2 MiB: a step touches hundreds of MB, in 4 KiB pages
-    otherwise. Return whether the kernel agreed; where it does not, nothing is lost."""
+    """Have the heap's next `_HUGE_BYTES` backed by pages of 2 MiB, of which a step touches hundreds instead of 100,000.
+
+    Returns:
+        Whether the kernel agreed; where it does not, nothing is lost.
+    """
     libc.malloc.argtypes, libc.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
     libc.free.argtypes = [ctypes.c_void_p]
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]

@@ -12,10 +12,10 @@ from jgpt.data.examples import QuestionAnswer, Splits
 
 NAMES: Final = ("Mary", "John", "Daniel", "Sandra", "Emily", "Peter")
 PLACES: Final = ("garden", "kitchen", "office", "bedroom", "hallway", "park")
-VERBS: Final = ("went to", "moved to")
+VERBS: Final = ("went to", "moved to", "walked to", "ran to")
 NUM_STORIES: Final = 20_000
 MIN_SENTENCES: Final = 2
-MAX_SENTENCES: Final = 3
+MAX_SENTENCES: Final = 4
 MAX_QUESTIONS: Final = 3
 
 
@@ -48,8 +48,9 @@ def make_stories(seed: int, validation_fraction: float) -> Splits:
     stories: dict[str, tuple[str, dict[str, str]]] = {}
     while len(stories) < NUM_STORIES:
         sentences, where = [], {}
-        for _ in range(rng.integers(MIN_SENTENCES, MAX_SENTENCES + 1)):
-            name, verb, place = (str(rng.choice(words)) for words in (NAMES, VERBS, PLACES))
+        count = rng.integers(MIN_SENTENCES, MAX_SENTENCES + 1)
+        for who, how, to in rng.integers(0, (len(NAMES), len(VERBS), len(PLACES)), (count, 3)):
+            name, verb, place = NAMES[who], VERBS[how], PLACES[to]
             sentences.append(f"{name} {verb} the {place}.")
             where[name] = place
         story = " ".join(sentences)

@@ -9,6 +9,7 @@ import grain.python as grain
 import numpy as np
 
 from jgpt.batch import Batch
+from jgpt.data.interleave import Interleaving
 from jgpt.data.packing import PackedRows
 
 
@@ -23,6 +24,7 @@ def train_batches(
     *,
     batch_size: int,
     seed: int,
+    start_steps: Mapping[str, int] | None = None,
     process_index: int = 0,
     process_count: int = 1,
     prefetch: int = 4,
@@ -36,6 +38,7 @@ def train_batches(
         weights: share of each task in the rows.
         batch_size: rows a step over all processes.
         seed: of the order.
+        start_steps: steps done before each task joins, at least one 0; None = all join at once.
         process_index: this process; it reads every process_count-th row, beginning with its own index.
         process_count: processes that share a batch.
         prefetch: batches made ahead by a thread.
@@ -47,11 +50,13 @@ def train_batches(
         raise ValueError(
             f"train.batch_size {batch_size} is not divisible by the {process_count} processes: use a multiple."
         )
+    seeds = np.random.SeedSequence(seed).generate_state(len(rows))
     tasks = [
-        grain.MapDataset.source(task_rows).seed(seed + index).shuffle().repeat(None)
-        for index, task_rows in enumerate(rows.values())
+        grain.MapDataset.source(task_rows).seed(int(task_seed)).shuffle().repeat(None)
+        for task_rows, task_seed in zip(rows.values(), seeds, strict=True)
     ]
-    mixed = tasks[0] if len(tasks) == 1 else grain.MapDataset.mix(tasks, [weights[name] for name in rows])
+    starts = [batch_size * (start_steps or {}).get(name, 0) for name in rows]
+    mixed = grain.MapDataset.select_from_datasets(tasks, Interleaving([weights[name] for name in rows], starts))
     mine = mixed[process_index::process_count] if process_count > 1 else mixed
     batches = mine.batch(batch_size // process_count, drop_remainder=True, batch_fn=stack)
     return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)))

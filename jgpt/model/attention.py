@@ -101,7 +101,9 @@ def blocked_attention(
             None if visible.kv_segments_BT is None else visible.kv_segments_BT[kv_cut],
             visible.window,
         )
-        q_BGKQ = q_BSGRK[:, start:stop].transpose(0, 2, 4, 3, 1).reshape(B, G, K, -1)  # Q: (R, block), all heads of a group
+        q_BGKQ = (
+            q_BSGRK[:, start:stop].transpose(0, 2, 4, 3, 1).reshape(B, G, K, -1)
+        )  # Q: (R, block), all heads of a group
         mask_B1TQ = jnp.tile(seen.mask().swapaxes(1, 2), (1, 1, R))[:, None]
         out_BGKQ = _core(q_BGKQ, k_BGTK[:, :, first:stop], v_BGKT[..., first:stop], mask_B1TQ, softcap)
         outs.append(out_BGKQ.reshape(B, G, K, R, stop - start))

@@ -18,7 +18,7 @@ from jgpt.config import ModelConfig
 from jgpt.model.attention import Visibility, choose_attention
 from jgpt.model.cache import Cache
 from jgpt.model.embedding import Embedding
-from jgpt.model.layers import GPT2_INIT_STD, Block, Norm
+from jgpt.model.layers import GPT2_INIT_STD, Block, Norm, rotary
 
 Params = dict[str, Any]  # a nested dict of arrays
 REMAT = {"none": None, "full": jax.checkpoint_policies.nothing_saveable, "dots": jax.checkpoint_policies.dots_saveable}
@@ -74,7 +74,9 @@ def _boxed(cfg: ModelConfig, key: PRNGKeyArray) -> tuple[Params, Params, Params]
     visible = Visibility(tokens_BS, tokens_BS)
 
     def block(key: PRNGKeyArray) -> Params:
-        return Block(dataclasses.replace(cfg, attention="einsum")).init(key, x_BSD, visible, None, False)["params"]
+        return Block(dataclasses.replace(cfg, attention="einsum")).init(
+            key, x_BSD, visible, rotary(cfg, tokens_BS), None, False
+        )["params"]
 
     return embedding, head, jax.vmap(block)(jax.random.split(block_key, cfg.num_layers))
 
@@ -138,6 +140,7 @@ def features(
         kv_positions_BT = jnp.broadcast_to(jnp.arange(cached_BT.shape[1])[None, :], cached_BT.shape)
     x_BSD = Embedding(cfg).apply({"params": params["embedding"]}, tokens_BS, positions_BS, cached_BT)
     visible = Visibility(positions_BS, kv_positions_BT, segments_BS, segments_BS)
+    turn = rotary(cfg, positions_BS)
     if train:
         embed_key, *keys = jax.random.split(dropout_key, cfg.num_layers + 1)
         x_BSD = nn.Dropout(cfg.dropout, deterministic=False).apply({}, x_BSD, rngs={"dropout": embed_key})
@@ -145,7 +148,7 @@ def features(
     def block(layer_params: Params, x_BSD: Array, window: int | None, layer_cache: Any, key: Any) -> tuple[Array, Any]:
         rngs = {"dropout": key} if train else {}
         return Block(cfg).apply(
-            {"params": layer_params}, x_BSD, visible._replace(window=window), layer_cache, train, rngs=rngs
+            {"params": layer_params}, x_BSD, visible._replace(window=window), turn, layer_cache, train, rngs=rngs
         )
 
     if REMAT[cfg.remat] is not None:

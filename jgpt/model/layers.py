@@ -5,7 +5,7 @@ Linen modules hold no arrays; every parameter carries the logical names of its a
 """
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -99,21 +99,37 @@ class Norm(nn.Module):
         return x.astype(self.dtype)
 
 
-def rotate(
-    x_BSHK: Float[Array, "B S H K"], positions_BS: Int[Array, "B S"], base: float, fraction: float
-) -> Float[Array, "B S H K"]:
-    """Turn channel k with channel k + K/2 by position * base^(-k/n) for k < n (Su et al. 2021, equation 15).
+class Rotary(NamedTuple):
+    """Cosine and sine of the angle by which each pair of channels turns at each position."""
 
-    The layout is half-split. n = fraction K/2 pairs turn; the others keep their values at every distance, so that content
-    can be matched exactly (GPT-J and GPT-NeoX, Black et al. 2022, turn a quarter).
+    cos_BS1k: Float[Array, "B S 1 k"]
+    sin_BS1k: Float[Array, "B S 1 k"]
+
+
+def rotary(cfg: ModelConfig, positions_BS: Int[Array, "B S"]) -> Rotary | None:
+    """Return the turns at these positions, the same in all layers; None where positions are not rotary.
+
+    Pair k of n = rotary_fraction K/2 turns by position * rope_base^(-k/n) (Su et al. 2021, equation 15); the others keep
+    their values at every distance, so that content can be matched exactly (GPT-NeoX, Black et al. 2022, turns a quarter).
     """
-    half = x_BSHK.shape[-1] // 2
-    turned = round(half * fraction)
-    frequency_k = jnp.where(jnp.arange(half) < turned, base ** (-jnp.arange(half) / max(turned, 1)), 0.0)
+    if cfg.positions != "rotary":
+        return None
+    half = cfg.width_of_head // 2
+    turned = round(half * cfg.rotary_fraction)
+    frequency_k = jnp.where(jnp.arange(half) < turned, cfg.rope_base ** (-jnp.arange(half) / max(turned, 1)), 0.0)
     angle_BS1k = positions_BS[:, :, None, None].astype(jnp.float32) * frequency_k[None, None, None, :]
-    cos_BS1k, sin_BS1k = jnp.cos(angle_BS1k), jnp.sin(angle_BS1k)
+    # kept from being fused into every layer: XLA:CPU would compute them again for each, a twentieth of a small step
+    return Rotary(*jax.lax.optimization_barrier((jnp.cos(angle_BS1k), jnp.sin(angle_BS1k))))
+
+
+def rotate(x_BSHK: Float[Array, "B S H K"], turn: Rotary) -> Float[Array, "B S H K"]:
+    """Turn channel k with channel k + K/2 (the half-split layout)."""
+    half = x_BSHK.shape[-1] // 2
     low_BSHk, high_BSHk = x_BSHK[..., :half].astype(jnp.float32), x_BSHK[..., half:].astype(jnp.float32)
-    parts = (low_BSHk * cos_BS1k - high_BSHk * sin_BS1k, high_BSHk * cos_BS1k + low_BSHk * sin_BS1k)
+    parts = (
+        low_BSHk * turn.cos_BS1k - high_BSHk * turn.sin_BS1k,
+        high_BSHk * turn.cos_BS1k + low_BSHk * turn.sin_BS1k,
+    )
     return jnp.concatenate(parts, axis=-1).astype(x_BSHK.dtype)
 
 
@@ -124,7 +140,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BSD: Float[Array, "B S D"], visible: Visibility, cache: LayerCache | None
+        self, x_BSD: Float[Array, "B S D"], visible: Visibility, turn: Rotary | None, cache: LayerCache | None
     ) -> tuple[Float[Array, "B S D"], LayerCache | None]:
         """Return what the tokens gather, and the cache with their keys and values in it."""
         cfg = self.cfg
@@ -139,9 +155,8 @@ class Attention(nn.Module):
         if cfg.qk_norm:  # Henry et al. 2020, with RMSNorm and a learned scale a channel
             q_BSHK = Norm("rmsnorm", cfg.norm_epsilon, False, cfg.compute_dtype, name="query_norm")(q_BSHK)
             k_BSGK = Norm("rmsnorm", cfg.norm_epsilon, False, cfg.compute_dtype, name="key_norm")(k_BSGK)
-        if cfg.positions == "rotary":
-            q_BSHK = rotate(q_BSHK, visible.q_positions_BS, cfg.rope_base, cfg.rotary_fraction)
-            k_BSGK = rotate(k_BSGK, visible.q_positions_BS, cfg.rope_base, cfg.rotary_fraction)
+        if turn is not None:
+            q_BSHK, k_BSGK = rotate(q_BSHK, turn), rotate(k_BSGK, turn)
         if cache is None:
             out_BSHK = ATTENTION[cfg.attention](q_BSHK, k_BSGK, v_BSGK, visible, cfg.attention_softcap)
         else:
@@ -186,7 +201,12 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BSD: Float[Array, "B S D"], visible: Visibility, cache: LayerCache | None, train: bool
+        self,
+        x_BSD: Float[Array, "B S D"],
+        visible: Visibility,
+        turn: Rotary | None,
+        cache: LayerCache | None,
+        train: bool,
     ) -> tuple[Float[Array, "B S D"], LayerCache | None]:
         """Return the residual stream after the block, and the updated cache. `train` switches dropout on."""
         cfg = self.cfg
@@ -195,7 +215,7 @@ class Block(nn.Module):
             return Norm(cfg.norm, cfg.norm_epsilon, cfg.use_bias, cfg.compute_dtype, name=name)
 
         dropout = nn.Dropout(cfg.dropout, deterministic=not train)
-        y_BSD, cache = Attention(cfg, name="attention")(norm("attention_norm")(x_BSD), visible, cache)
+        y_BSD, cache = Attention(cfg, name="attention")(norm("attention_norm")(x_BSD), visible, turn, cache)
         x_BSD = x_BSD + dropout(y_BSD)
         y_BSD = MLP(cfg, name="mlp")(norm("mlp_norm")(x_BSD))
         return x_BSD + dropout(y_BSD), cache

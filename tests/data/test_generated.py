@@ -49,7 +49,7 @@ def read(question: str) -> str:
     *moves, asked = re.split(r"(?<=[.?]) ", question)
     where = {}
     for move in moves:
-        name, place = re.fullmatch(r"(\w+) (?:went|moved|walked|travelled) to the (\w+)\.", move).groups()
+        name, place = re.fullmatch(r"(\w+) (?:went|moved|walked|ran) to the (\w+)\.", move).groups()
         assert name in NAMES and place in PLACES
         where[name] = place
     return where[re.fullmatch(r"Where is (\w+)\?", asked)[1]]

@@ -115,3 +115,21 @@ def test_evaluation_scores_every_target_once(rows: int, processes: int):
 def test_evaluation_refuses_a_batch_that_processes_cannot_share():
     with pytest.raises(ValueError, match="eval.batch_size 5 is not divisible by the 2 processes"):
         list(eval_batches(numbered(10), batch_size=5, process_count=2))
+
+
+def test_task_that_starts_later_joins_at_its_step_and_no_row_is_lost_or_repeated():
+    flat = list(itertools.chain(*numbers(batches(start_steps={"small": 0, "large": 1}), 9)))  # 8 rows a step
+    assert all(number < 100 for number in flat[:8])
+    small = [number for number in flat if number < 100]
+    large = [number for number in flat if number >= 100]
+    assert sorted(small[:12]) == list(range(12)) and sorted(large[:48]) == sorted(set(large[:48]))
+    assert abs(len(large) - 0.75 * 64) <= 1
+
+
+def test_tasks_are_shuffled_apart_from_each_other_and_from_other_seeds():
+    twins = {"one": numbered(50), "two": numbered(50)}
+    orders = []
+    for seed in (0, 1):
+        flat = list(itertools.chain(*numbers(batches(twins, {"one": 1.0, "two": 1.0}, seed=seed), 10)))
+        orders += [tuple(flat[0::2]), tuple(flat[1::2])]
+    assert len(set(orders)) == 4

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jgpt.model.attention import ATTENTION, Visibility, choose_attention
+from jgpt.model.attention import ATTENTION, MAX_BLOCKS, Visibility, block_bounds, choose_attention
 
 ON_THIS_DEVICE = [name for name in ATTENTION if name != "cudnn" or jax.default_backend() == "gpu"]
 TOLERANCE = 2e-6  # f32 sums over at most 200 products of order 1
@@ -106,6 +106,16 @@ def test_a_query_that_sees_nothing_stays_finite(name):
     visible = Visibility(positions - 1, positions, None, None, None)  # every key lies in the future
     out, gradient = jax.value_and_grad(lambda q: jnp.sum(ATTENTION[name](q, q, q, visible, None)))(q)
     assert np.isfinite(out) and np.isfinite(np.asarray(gradient)).all()
+
+
+@pytest.mark.parametrize("length", [1, 63, 64, 201, 5000])
+@pytest.mark.parametrize("window", [None, 1, 28, 64, 300])
+def test_blocks_are_few_cover_every_query_and_hold_every_key_in_reach(length, window):
+    bounds = block_bounds(length, window)
+    assert len(bounds) <= MAX_BLOCKS
+    assert [i for _, start, stop in bounds for i in range(start, stop)] == list(range(length))
+    for first, start, _ in bounds:
+        assert first == (0 if window is None else max(0, start - window + 1))
 
 
 def test_auto_follows_the_device():
