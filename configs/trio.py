@@ -49,11 +49,16 @@ def get_config() -> Config:
                     kind="qa", source="addition", weight=2.2, loss_weight=3.0, start=0.125, validation_fraction=0.2
                 ),
                 "digits": TaskConfig(
-                    kind="image", source="sklearn_digits", weight=2.6, start=0.125, validation_fraction=0.2
+                    kind="image",
+                    source="sklearn_digits",
+                    weight=2.4,
+                    loss_weight=1.5,
+                    start=0.125,
+                    validation_fraction=0.2,
                 ),
             }
         ),
-        optim=OptimConfig(name="muon", peak_lr=0.03, adam_lr=0.01, schedule="linear", warmup_steps=20),
+        optim=OptimConfig(name="muon", peak_lr=0.025, adam_lr=0.008, schedule="linear", warmup_steps=20),
         train=TrainConfig(steps=1440, batch_size=16),
         eval=EvalConfig(every_steps=480, batch_size=64),
         checkpoint=CheckpointConfig(every_steps=480),
