@@ -31,7 +31,8 @@ def train_batches(
 ) -> grain.DatasetIterator:
     """Return an endless iterator of batches, whose `get_state` and `set_state` name the exact position.
 
-    Each task is shuffled anew every epoch and seen whole before any row comes again; tasks are interleaved by weight.
+    Each task is shuffled anew every epoch and seen whole before anything comes again; text is cut at other places every
+    epoch. Tasks are interleaved by weight.
 
     Args:
         rows: packed rows of each task.
@@ -52,7 +53,11 @@ def train_batches(
         )
     seeds = np.random.SeedSequence(seed).generate_state(len(rows))
     tasks = [
-        grain.MapDataset.source(task_rows).seed(int(task_seed)).shuffle().repeat(None)
+        grain.MapDataset.range(len(task_rows))
+        .seed(int(task_seed))
+        .shuffle()
+        .repeat(None)
+        .map_with_index(_EpochRows(task_rows, int(task_seed)))
         for task_rows, task_seed in zip(rows.values(), seeds, strict=True)
     ]
     starts = [batch_size * (start_steps or {}).get(name, 0) for name in rows]
@@ -60,6 +65,19 @@ def train_batches(
     mine = mixed[process_index::process_count] if process_count > 1 else mixed
     batches = mine.batch(batch_size // process_count, drop_remainder=True, batch_fn=stack)
     return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)))
+
+
+class _EpochRows(grain.MapWithIndexTransform):
+    """Fetches rows, each epoch cut at other places, so that no token always stands at the same place of a row."""
+
+    def __init__(self, rows: PackedRows, seed: int) -> None:
+        self._rows, self._seed = rows, seed
+
+    def map_with_index(self, index: int, element: int) -> Batch:
+        """Return the row `element` of the epoch that `index` lies in."""
+        epoch = index // len(self._rows)
+        shift = int(np.random.default_rng((self._seed, epoch)).integers(self._rows.length)) if epoch else 0
+        return self._rows.at(element, shift)
 
 
 def eval_batches(

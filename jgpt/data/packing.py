@@ -4,6 +4,7 @@ A document of n tokens is n - 1 pairs (input, target). Rows are cut from pairs, 
 of a document appears exactly once and none crosses into the next document.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Final
 
@@ -11,36 +12,42 @@ import numpy as np
 
 from jgpt.batch import PADDING_SEGMENT, Batch, Document
 
-PACKINGS: Final = ("stream", "whole")
 
-
-class PackedRows(Sequence[Batch]):
+class PackedRows(Sequence[Batch], ABC):
     """Rows cut from documents when they are asked for; holds indices, not copies.
 
     Args:
         documents: what is packed.
-        slices: per row, [pieces, 3] of (document, first pair, pair after the last), in order.
         length: pairs in a row [tokens].
         loss_weight: factor on the weight of every target.
     """
 
-    def __init__(
-        self, documents: Sequence[Document], slices: Sequence[np.ndarray], length: int, loss_weight: float = 1.0
-    ) -> None:
+    def __init__(self, documents: Sequence[Document], length: int, loss_weight: float = 1.0) -> None:
         self.documents = documents
-        self.slices = slices
+        self.sizes = np.array([len(document.tokens) - 1 for document in documents], np.int64)
         self.length = length
         self.loss_weight = loss_weight
 
-    def __len__(self) -> int:
-        return len(self.slices)
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def _pieces(self, row: int, shift: int) -> np.ndarray:
+        """Return [pieces, 3] of (document, first pair, pair after the last), in order."""
 
     def __getitem__(self, row: int) -> Batch:  # type: ignore[override]  # slices of rows are never asked for
-        """Return one row; every array is [S]."""
+        """Return one row as the documents lie; every array is [S]."""
+        return self.at(row, 0)
+
+    def at(self, row: int, shift: int) -> Batch:
+        """Return one row with all cuts `shift` pairs further on; every array is [S].
+
+        Under one shift the rows hold every target once, whatever the shift. Where documents are never cut it does nothing.
+        """
         tokens, targets, segments, positions = (np.zeros(self.length, np.int32) for _ in range(4))
         weights = np.zeros(self.length, np.float32)
         at = 0
-        for segment, (index, first, stop) in enumerate(self.slices[row], start=PADDING_SEGMENT + 1):
+        for segment, (index, first, stop) in enumerate(self._pieces(row, shift), start=PADDING_SEGMENT + 1):
             document = self.documents[index]
             here = slice(at, at + stop - first)
             tokens[here] = document.tokens[first:stop].astype(np.int32) + document.offset  # narrow ids would wrap
@@ -53,44 +60,61 @@ class PackedRows(Sequence[Batch]):
 
     def fill(self) -> float:
         """Return the share of positions that hold a pair."""
-        used = sum(int((piece[:, 2] - piece[:, 1]).sum()) for piece in self.slices)
-        return used / max(len(self) * self.length, 1)
+        return float(self.sizes.sum()) / max(len(self) * self.length, 1)
 
 
-def pack_stream(documents: Sequence[Document], length: int) -> list[np.ndarray]:
-    """Return slices that lay the documents end to end and cut every `length` pairs; a long document spans many rows.
+class StreamRows(PackedRows):
+    """Documents end to end, cut every `length` pairs; a long document spans many rows, the last row may be short."""
 
-    The last row may be short; its rest is padding.
-    """
-    sizes = np.array([len(document.tokens) - 1 for document in documents], np.int64)
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    rows = []
-    for begin in range(0, int(starts[-1]), length):
-        end = min(begin + length, int(starts[-1]))
-        first = int(np.searchsorted(starts, begin, side="right")) - 1
-        last = int(np.searchsorted(starts, end, side="left"))
+    def __init__(self, documents: Sequence[Document], length: int, loss_weight: float = 1.0) -> None:
+        super().__init__(documents, length, loss_weight)
+        self._starts = np.concatenate([[0], np.cumsum(self.sizes)])
+
+    def __len__(self) -> int:
+        return -(-int(self._starts[-1]) // self.length)
+
+    def _pieces(self, row: int, shift: int) -> np.ndarray:
+        total = int(self._starts[-1])
+        begin = (row * self.length + shift) % total
+        end = begin + min(self.length, total - row * self.length)
+        if end <= total:
+            return self._cut(begin, end)
+        return np.concatenate([self._cut(begin, total), self._cut(0, end - total)])  # the stream is a ring
+
+    def _cut(self, begin: int, end: int) -> np.ndarray:
+        first = int(np.searchsorted(self._starts, begin, side="right")) - 1
+        last = int(np.searchsorted(self._starts, end, side="left"))
         index = np.arange(first, last)
-        rows.append(
-            np.stack(
-                [index, np.maximum(begin - starts[index], 0), np.minimum(end - starts[index], sizes[index])], axis=1
-            )
-        )
-    return rows
+        starts = self._starts[index]
+        return np.stack([index, np.maximum(begin - starts, 0), np.minimum(end - starts, self.sizes[index])], axis=1)
 
 
-def pack_whole(documents: Sequence[Document], length: int) -> list[np.ndarray]:
-    """Return slices that keep every document in one row, by best fit: longest first, each into the fullest row it fits.
+class WholeRows(PackedRows):
+    """Every document in one row, by best fit: longest first, each into the fullest row it fits.
 
     Raises:
         ValueError: a document is longer than a row.
     """
-    sizes = np.array([len(document.tokens) - 1 for document in documents], np.int64)
-    if sizes.size and sizes.max() > length:
-        worst = int(sizes.argmax())
-        raise ValueError(
-            f"example {worst} has {sizes[worst] + 1} tokens and must stay whole, but a row holds {length + 1}: raise "
-            "model.context_length, or shorten or leave out the example."
-        )
+
+    def __init__(self, documents: Sequence[Document], length: int, loss_weight: float = 1.0) -> None:
+        super().__init__(documents, length, loss_weight)
+        if self.sizes.size and self.sizes.max() > length:
+            worst = int(self.sizes.argmax())
+            raise ValueError(
+                f"example {worst} has {self.sizes[worst] + 1} tokens and must stay whole, but a row holds {length + 1}: "
+                "raise model.context_length, or shorten or leave out the example."
+            )
+        self._rows = _best_fit(self.sizes, length)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def _pieces(self, row: int, shift: int) -> np.ndarray:
+        del shift
+        return np.array([(i, 0, self.sizes[i]) for i in self._rows[row]], np.int64)
+
+
+def _best_fit(sizes: np.ndarray, length: int) -> list[list[int]]:
     rows: list[list[int]] = []
     by_space: list[list[int]] = [[] for _ in range(length + 1)]  # rows that have exactly this many pairs left
     for index in np.argsort(-sizes, kind="stable"):
@@ -103,7 +127,10 @@ def pack_whole(documents: Sequence[Document], length: int) -> list[np.ndarray]:
             row = by_space[space].pop()
         rows[row].append(int(index))
         by_space[space - size].append(row)
-    return [np.array([(i, 0, sizes[i]) for i in row], np.int64) for row in rows]
+    return rows
+
+
+PACKINGS: Final[dict[str, type[PackedRows]]] = {"stream": StreamRows, "whole": WholeRows}
 
 
 def pack(documents: Sequence[Document], packing: str, length: int, loss_weight: float = 1.0) -> PackedRows:
@@ -114,6 +141,8 @@ def pack(documents: Sequence[Document], packing: str, length: int, loss_weight: 
         packing: "stream" (cut anywhere) or "whole" (never cut).
         length: pairs in a row [tokens].
         loss_weight: factor on the weight of every target.
+
+    Raises:
+        ValueError: a document must stay whole and is longer than a row.
     """
-    slices = (pack_stream if packing == "stream" else pack_whole)(documents, length)
-    return PackedRows(documents, slices, length, loss_weight)
+    return PACKINGS[packing](documents, length, loss_weight)

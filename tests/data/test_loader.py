@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jgpt.batch import Batch, Document
+from jgpt.batch import PADDING_SEGMENT, Batch, Document
 from jgpt.data.loader import eval_batches, train_batches
 from jgpt.data.packing import PackedRows, pack
 
@@ -133,3 +133,11 @@ def test_tasks_are_shuffled_apart_from_each_other_and_from_other_seeds():
         flat = list(itertools.chain(*numbers(batches(twins, {"one": 1.0, "two": 1.0}, seed=seed), 10)))
         orders += [tuple(flat[0::2]), tuple(flat[1::2])]
     assert len(set(orders)) == 4
+
+
+def test_text_is_cut_elsewhere_every_epoch_and_still_seen_whole():
+    text = pack([Document(np.arange(1, 82, dtype=np.int32))], "stream", LENGTH)  # 80 targets, 20 rows
+    made = list(itertools.islice(batches({"text": text}, {"text": 1.0}, batch_size=20), 4))
+    for batch in made:
+        assert sorted(batch.targets_BS[batch.segments_BS != PADDING_SEGMENT].tolist()) == list(range(2, 82))
+    assert len({int(batch.tokens_BS[:, 0].min()) + 100 * int(batch.tokens_BS[:, 0].max()) for batch in made}) > 1

@@ -95,6 +95,21 @@ def test_whole_documents_stay_whole(drawn: tuple[list[int], int]):
     assert sorted(len(part.tokens_BS) + 1 for _, part in parts) == sorted(size for size in sizes if size > 1)
 
 
+@given(st.lists(st.integers(2, 60), min_size=1, max_size=8), st.integers(1, 20), st.integers(0, 100))
+@settings(deadline=None, max_examples=60)
+def test_shifted_stream_holds_the_same_targets(sizes: list[int], length: int, shift: int):
+    rows = pack(make(sizes), "stream", length)
+    shifted = [rows.at(number, shift) for number in range(len(rows))]
+
+    def trained(made: list[Batch]) -> list[int]:
+        return sorted(np.concatenate([row.targets_BS[row.segments_BS != PADDING_SEGMENT] for row in made]).tolist())
+
+    assert trained(shifted) == trained(list(rows))
+    first = rows.at(0, shift % length)
+    if sizes[0] > shift % length + 1:
+        assert first.tokens_BS[0] == shift % length  # the first document's ids count from 0
+
+
 def test_whole_packing_fills_rows():
     sizes = [int(n) for n in np.random.default_rng(0).integers(2, 30, 500)]
     rows = pack(make(sizes), "whole", 64)
