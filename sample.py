@@ -48,6 +48,10 @@ def main() -> None:
             kind != "image" or arguments.max_new_tokens is None,
             "--max-new-tokens does not apply to --image: a picture always has all its pixels; leave it out.",
         )
+        require(
+            kind != "image" or arguments.out.lower().endswith(".png"),
+            f"--out {arguments.out!r}: use a name that ends in .png.",
+        )
         from jgpt.sampling import Sampling
 
         default = {"text": 0.8, "qa": 0.0 if arguments.n == 1 else 0.8, "image": 1.0}[kind]

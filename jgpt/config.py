@@ -76,6 +76,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("num_layers", "embed_dim", "num_heads", "context_length", "vocab_multiple"):
             require(getattr(self, name) >= 1, f"model.{name} is {getattr(self, name)}: must be at least 1.")
+        for name in ("head_dim", "mlp_dim", "rope_base", "norm_epsilon"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"model.{name} is {value}: must be positive.")
         require(
             self.head_dim is not None or self.embed_dim % self.num_heads == 0,
             f"model.embed_dim {self.embed_dim} is not divisible by model.num_heads {self.num_heads}: "

@@ -31,11 +31,17 @@ def load_config_file(path: str | Path) -> Config:
     if spec is None or spec.loader is None:
         raise ValueError(f"config file {path} is not a Python file: name it NAME.py.")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise ValueError(f"config file {path}, line {error.lineno}: {error.msg}.") from None
     require(
         hasattr(module, "get_config"), f"config file {path} defines no get_config(): add one that returns a Config."
     )
-    config = module.get_config()
+    try:
+        config = module.get_config()
+    except TypeError as error:  # a field that does not exist; Python names the section and the nearest is in --help
+        raise ValueError(f"config file {path}: {error}. All fields are in jgpt/config.py.") from None
     require(
         isinstance(config, Config), f"get_config() of {path} returned {type(config).__name__}: it must be a Config."
     )

@@ -19,3 +19,8 @@ def user_errors() -> Iterator[None]:
             raise
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        if os.environ.get("JGPT_TRACEBACK") == "1":
+            raise
+        print("interrupted; what was saved before stays, and the same command goes on from there", file=sys.stderr)
+        raise SystemExit(130) from None

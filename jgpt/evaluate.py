@@ -103,13 +103,23 @@ def answer_held_out(model: GPT, data: Mixture, max_questions: int | None) -> dic
 
 
 def final_scores(
-    model: GPT, data: Mixture, eval_step: EvalStep, mesh: Mesh, batch_size: int
+    model: GPT,
+    data: Mixture,
+    eval_step: EvalStep,
+    mesh: Mesh,
+    batch_size: int,
+    known: dict[str, float] | None = None,
 ) -> tuple[dict[str, float], dict[str, list[Answered]]]:
-    """Return every score of the run and the answers behind them. Arguments as in `likelihoods`."""
-    scores = likelihoods(model.params, eval_step, data, mesh, batch_size)
+    """Return every score of the run, task by task, and the answers behind them.
+
+    Arguments as in `likelihoods`; `known` are the likelihoods where they have been computed for these parameters.
+    """
+    scores = known or likelihoods(model.params, eval_step, data, mesh, batch_size)
     answered = answer_held_out(model, data, model.config.eval.max_questions)
-    for name, answers in answered.items():
-        scores[f"{name}/exact_match"] = sum(a.correct for a in answers) / len(answers)
+    ordered = {}
     for name, task_data in data.tasks.items():
-        scores |= {f"{name}/{baseline}": value for baseline, value in task_data.splits.baselines.items()}
-    return scores, answered
+        ordered |= {key: value for key, value in scores.items() if key.startswith(f"{name}/")}
+        if name in answered:
+            ordered[f"{name}/exact_match"] = sum(a.correct for a in answered[name]) / len(answered[name])
+        ordered |= {f"{name}/{baseline}": value for baseline, value in task_data.splits.baselines.items()}
+    return ordered, answered

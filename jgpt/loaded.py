@@ -91,7 +91,7 @@ class GPT:
             f"{longest - context + 1} tokens, or train with a longer --model.context-length.",
         )
         first = prompts[0]
-        new = max_new_tokens or first.max_new_tokens or DEFAULT_NEW_TOKENS
+        new = next(n for n in (max_new_tokens, first.max_new_tokens, DEFAULT_NEW_TOKENS) if n is not None)
         if max_new_tokens is None and first.max_new_tokens is None:
             new = min(new, context - longest)  # an open end goes as far as the context; a picture must fit whole
         samples = sample(

@@ -74,6 +74,9 @@ def train(config: Config, config_path: str) -> None:
         SystemExit: a signal asked to stop; everything is saved.
     """
     mesh = sharding.make_mesh(config.mesh)
+    micro_batch = config.train.batch_size // config.train.accumulation_steps
+    sharding.check_rows(micro_batch, mesh, "train.batch_size / train.accumulation_steps")
+    sharding.check_rows(config.eval.batch_size or config.train.batch_size, mesh, "eval.batch_size")
     folder = runfolder.check(config)
     if folder.report.is_file() and config.run.on_existing == "resume":
         say(report.complete_message(config, config_path))
@@ -88,6 +91,8 @@ def train(config: Config, config_path: str) -> None:
     )
     tx = optim.make_optimizer(config.optim, config.train.steps, gpt.param_axes(model))
     abstract = state.abstract_state(model, tx, mesh, ema=config.optim.ema_decay is not None)
+    if config.run.on_existing != "overwrite":
+        mixture.check_saved(data, folder.tokenizer)
     runfolder.prepare(config)
     mixture.save(data, folder.tokenizer)
     parts = Parts(
@@ -124,10 +129,10 @@ def train(config: Config, config_path: str) -> None:
             say(f"continuing from step {restored.step}")
         runfolder.truncate_metrics(folder.metrics, int(train_state.step))
         with metrics.MetricsWriter(folder.metrics, folder.tensorboard) as writer:
-            train_state = _run_steps(parts, train_state, batches, checkpoints, writer, config_path)
+            train_state, likelihoods = _run_steps(parts, train_state, batches, checkpoints, writer, config_path)
             say("scoring the held-out data")
             scores, answered = evaluate.final_scores(
-                parts.sampled(train_state), data, parts.eval_step, mesh, parts.eval_rows
+                parts.sampled(train_state), data, parts.eval_step, mesh, parts.eval_rows, likelihoods
             )
             writer.write(config.train.steps, scores)
     report.finish(parts.sampled(train_state), data, scores, answered, folder, config_path)
@@ -140,26 +145,36 @@ def _run_steps(
     checkpoints: Checkpoints,
     writer: metrics.MetricsWriter,
     config_path: str,
-) -> state.TrainState:
-    """Take the steps that remain, with logs, validation and checkpoints at their intervals."""
+) -> tuple[state.TrainState, dict[str, float] | None]:
+    """Take the steps that remain, with logs, validation and checkpoints at their intervals.
+
+    Returns:
+        The state, and the held-out likelihoods at the last step; None where no step remained.
+    """
     config = parts.config
     first, last = int(train_state.step), config.train.steps
     meter = _Meter(parts, time.monotonic())
     files = _tokenizer_files(parts.folder.tokenizer)
+    scores = None
     with Interrupt() as interrupt, TrainProgress(first, last) as progress:
         for at in range(first + 1, last + 1):
             batch = require_weight(next(batches))
             train_state, measured = parts.train_step(train_state, sharding.shard_batch(batch, parts.mesh))
             meter.add(measured)
-            if at % config.train.log_every_steps == 0 or at in (first + 1, last):
+            stop = interrupt.signum  # read once: it may change at any moment
+            validates = at % config.eval.every_steps == 0 or at == last
+            saves = at % config.checkpoint.every_steps == 0 or at == last or stop
+            # before a save as well: a loss that is not finite raises here, and never gets into a checkpoint
+            if at % config.train.log_every_steps == 0 or at in (first + 1, last) or saves:
                 values = meter.read(at)
                 writer.write(at, values)
                 progress.update(at, values["loss"], values["tokens_per_second"], values.get("mfu"))
             validation_loss = None
-            if at % config.eval.every_steps == 0 or at == last:
-                validation_loss = _validate(parts, train_state, writer, at)
+            if validates:
+                scores = _validate(parts, train_state, writer, at)
+                validation_loss = evaluate.mean_loss(scores)
                 meter.restart()
-            if at % config.checkpoint.every_steps == 0 or at == last or interrupt.signum:
+            if saves:
                 checkpoints.save(
                     at,
                     train_state,
@@ -168,11 +183,11 @@ def _run_steps(
                     tokenizer=files,
                     validation_loss=validation_loss,
                 )
-            if interrupt.signum:
+            if stop:
                 checkpoints.wait()
                 say(f"saved step {at} of {last}. To continue: {report.command(config, config_path)}")
-                raise SystemExit(128 + interrupt.signum)
-    return train_state
+                raise SystemExit(128 + stop)
+    return train_state, scores
 
 
 class _Meter:
@@ -222,8 +237,8 @@ class _Meter:
         return out
 
 
-def _validate(parts: Parts, train_state: state.TrainState, writer: metrics.MetricsWriter, at: int) -> float:
-    """Score the whole held-out splits, log a sample of each task, and return the mean loss [nats]."""
+def _validate(parts: Parts, train_state: state.TrainState, writer: metrics.MetricsWriter, at: int) -> dict[str, float]:
+    """Score the whole held-out splits, log a sample of each task, and return the scores."""
     model = parts.sampled(train_state)
     scores = evaluate.likelihoods(model.params, parts.eval_step, parts.data, parts.mesh, parts.eval_rows)
     writer.write(at, scores)
@@ -234,7 +249,7 @@ def _validate(parts: Parts, train_state: state.TrainState, writer: metrics.Metri
             say(f"  {name}: {value}")
         else:
             writer.write_picture(at, f"{name}/sample", value)
-    return evaluate.mean_loss(scores)
+    return scores
 
 
 def _tokenizer_files(folder: Path) -> dict[str, str]:

@@ -7,6 +7,8 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
+from jgpt.check import require
+
 GRID_GAP: Final = 2  # source pixels between pictures
 GRID_SIDE: Final = 48  # each picture is enlarged to about this many screen pixels
 GRID_GREY: Final = 96
@@ -37,8 +39,14 @@ def grid(rows: Sequence[Sequence[np.ndarray]], split: int | None = None) -> np.n
     return canvas.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
+def check_name(path: Path) -> None:
+    """Refuse a picture file that is not named .png. Raises ValueError."""
+    require(path.suffix.lower() == ".png", f"the picture file {str(path)!r} is not named .png: use NAME.png.")
+
+
 def save_grid(path: Path, rows: Sequence[Sequence[np.ndarray]], split: int | None = None) -> Path:
     """Write `grid` as a PNG and return its path."""
+    check_name(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(grid(rows, split)).save(path)
     return path

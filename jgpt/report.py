@@ -4,6 +4,7 @@ Owns the words and the files of the report; scores come from `evaluate`, picture
 """
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +37,7 @@ def command(config: Config, config_path: str, *extra: str) -> str:
     """Return the command that trains `config` on, with the overrides the user gave."""
     given = [argument for argument in sys.argv[1:] if argument != config_path]
     words = ["python", "train.py", config_path, *_without_on_existing(given), *extra]
-    return " ".join(words)
+    return shlex.join(words)
 
 
 def _without_on_existing(arguments: list[str]) -> list[str]:
@@ -64,7 +65,7 @@ def continue_command(config: Config, config_path: str) -> str:
         elif not argument.startswith("--train.steps="):
             kept.append(argument)
     extra = ["--train.steps", str(2 * config.train.steps), "--run.on-existing", "extend"]
-    return " ".join(["python", "train.py", config_path, *kept, *extra])
+    return shlex.join(["python", "train.py", config_path, *kept, *extra])
 
 
 def complete_message(config: Config, config_path: str) -> str:
@@ -134,7 +135,7 @@ def _start(model: GPT) -> str:
 
 
 def score_table(scores: dict[str, float]) -> Table:
-    """Return scores as a table: one row a task, baselines beside the scores they belong to."""
+    """Return scores as a table: one row a score, baselines below the score they belong to."""
     table = Table("task", "score", "value", box=None, pad_edge=False)
     for name, value in scores.items():
         task, score = name.split("/", 1)
@@ -156,7 +157,7 @@ def finish(
         task = task_data.task
         if isinstance(task, TextTask):
             start = _start(model)
-            new = min(FINAL_TEXT_TOKENS, model.model.context_length - len(task.prompt(start).tokens))
+            new = max(1, min(FINAL_TEXT_TOKENS, model.model.context_length - len(task.prompt(start).tokens)))
             text = model.complete(name, [start], sampling=REPORT_SAMPLING, max_new_tokens=new).values[0]
             say(f"\n{name}, written from {start!r}:\n{start}{text}")
         elif isinstance(task, ImageTask):

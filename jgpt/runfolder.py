@@ -71,6 +71,7 @@ def open_existing(path: str | Path) -> tuple[RunFolder, Config]:
         raise FileNotFoundError(f"{path} does not exist: train it first, e.g. python train.py configs/trio.py.")
     if not folder.config.is_file():
         raise ValueError(f"{path} is not a run folder (it holds no config.json): name one that train.py made.")
+    _check_ours(folder, str(path))
     return folder, configio.load(folder.config)
 
 
@@ -83,15 +84,16 @@ def check(config: Config) -> RunFolder:
     folder = RunFolder(Path(config.run.dir))
     if folder.root.exists() and not folder.root.is_dir():
         raise ValueError(f"run.dir {config.run.dir!r} is a file: choose another --run.dir.")
-    occupied = folder.root.is_dir() and any(folder.root.iterdir())
+    unfinished = folder.config.with_suffix(".tmp")  # of a run that was killed while it made its folder
+    occupied = folder.root.is_dir() and any(path != unfinished for path in folder.root.iterdir())
     if occupied and not folder.config.is_file():
         raise ValueError(
             f"run.dir {config.run.dir!r} holds files but no config.json, so it is not a run and nothing in it is touched: "
             "choose another --run.dir, or empty it."
         )
-    if occupied and config.run.on_existing == "overwrite":
+    if occupied:
         _check_ours(folder, config.run.dir)
-    elif occupied:
+    if occupied and config.run.on_existing != "overwrite":
         _check_same(config, configio.load(folder.config))
     return folder
 
@@ -106,7 +108,10 @@ def prepare(config: Config) -> RunFolder:
     """
     folder = check(config)
     if folder.root.is_dir() and config.run.on_existing == "overwrite":
-        shutil.rmtree(folder.root)
+        aside = folder.root.with_name(f".{folder.root.name}.deleted")  # so that a kill leaves no half of a run
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.root.rename(aside)
+        shutil.rmtree(aside)
     if config.run.on_existing == "extend":
         folder.report.unlink(missing_ok=True)
     folder.root.mkdir(parents=True, exist_ok=True)
@@ -117,15 +122,15 @@ def prepare(config: Config) -> RunFolder:
 
 
 def _check_ours(folder: RunFolder, name: str) -> None:
-    """Refuse to delete a folder whose config.json another program wrote."""
+    """Refuse a folder whose config.json is broken or was written by another program."""
     try:
         found = json.loads(folder.config.read_text())
     except ValueError:
         found = None
     if not isinstance(found, dict) or not {"run", "model", "train"} <= found.keys():
         raise ValueError(
-            f"run.dir {name!r} is not a run (its config.json was written by another program), so nothing in it is "
-            "touched: choose another --run.dir, or empty it."
+            f"{name!r} is not a run folder (its config.json is broken or another program's), so nothing in it is "
+            "touched: name another folder, or empty it."
         )
 
 

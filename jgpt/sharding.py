@@ -106,18 +106,26 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, spec_of(("batch", "seq")))
 
 
+def check_rows(rows: int, mesh: Mesh, name: str) -> None:
+    """Refuse a batch whose rows cannot be split evenly over the devices.
+
+    Raises:
+        ValueError: with `name`, the field that sets the rows.
+    """
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    if rows % shards:
+        raise ValueError(
+            f"{name} gives {rows} rows, which cannot be split over mesh.data x mesh.fsdp = {shards} devices: use a "
+            f"multiple of {shards}."
+        )
+
+
 def shard_batch(batch: Batch, mesh: Mesh) -> Batch:
     """Return this process's rows as global arrays on the devices of `mesh`.
 
     Raises:
         ValueError: the rows cannot be split evenly over the devices.
     """
-    rows = batch.tokens_BS.shape[0] * jax.process_count()
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    if rows % shards:
-        raise ValueError(
-            f"{rows} rows cannot be split over mesh.data x mesh.fsdp = {shards} devices: use a multiple of {shards} "
-            "for train.batch_size and eval.batch_size."
-        )
+    check_rows(batch.tokens_BS.shape[0] * jax.process_count(), mesh, "the batch")
     sharding = batch_sharding(mesh)
     return Batch(*(jax.make_array_from_process_local_data(sharding, array) for array in batch))

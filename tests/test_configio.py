@@ -131,6 +131,11 @@ def test_missing_config_file_lists_its_neighbours(tmp_path: Path):
     [
         ("x = 1", ["defines no get_config()", "add one that returns a Config"]),
         ("def get_config(): return {}", ["returned dict", "must be a Config"]),
+        ("def get_config(: return", ["line 1", "invalid syntax"]),
+        (
+            "from jgpt.config import TrainConfig\ndef get_config(): return TrainConfig(stepps=3)",
+            ["'stepps'", "jgpt/config.py"],
+        ),
     ],
 )
 def test_config_file_without_a_config_is_refused(text: str, words: list[str], tmp_path: Path):

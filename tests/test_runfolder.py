@@ -158,3 +158,28 @@ def test_checking_changes_nothing(tmp_path, on_existing):
     runfolder.check(config(run, on_existing, steps=100))
     runfolder.check(config(tmp_path / "new", on_existing, steps=100))
     assert {path: path.read_bytes() for path in run.iterdir()} == before and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"model": 3}', '{"name": "x"}', '{"architectures": ["GPT2"]}'])
+@pytest.mark.parametrize("on_existing", ["resume", "overwrite", "extend"])
+def test_folder_with_a_foreign_or_broken_config_is_named_and_kept(run: Path, content: str, on_existing: str):
+    (run / "config.json").write_text(content)
+    before = files(run)
+    for use in (lambda: runfolder.prepare(config(run, on_existing, steps=100)), lambda: runfolder.open_existing(run)):
+        with pytest.raises(ValueError, match="is not a run folder .*name another folder"):
+            use()
+    assert files(run) == before
+
+
+def test_run_that_was_killed_while_it_made_its_folder_starts_again(tmp_path: Path):
+    folder = tmp_path / "one"
+    folder.mkdir()
+    (folder / "config.tmp").write_text('{"ru')
+    runfolder.prepare(config(folder))
+    assert list(files(folder)) == ["config.json"]
+
+
+def test_overwriting_leaves_nothing_behind(run: Path):
+    runfolder.prepare(config(run, "overwrite", steps=50))
+    assert [path.name for path in run.parent.iterdir()] == ["one"]
+    assert list(files(run)) == ["config.json"]

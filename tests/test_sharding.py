@@ -58,5 +58,7 @@ def test_axis_that_cannot_be_split_is_refused():
 @needs_eight
 def test_rows_that_cannot_be_split_are_refused():
     batch = Batch(*(np.zeros((6, 4), np.int32),) * 5)
-    with pytest.raises(ValueError, match="6 rows cannot be split over mesh.data x mesh.fsdp = 8.*multiple of 8"):
+    with pytest.raises(
+        ValueError, match="gives 6 rows, which cannot be split over mesh.data x mesh.fsdp = 8.*multiple of 8"
+    ):
         sharding.shard_batch(batch, sharding.make_mesh(MeshConfig()))

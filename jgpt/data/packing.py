@@ -36,7 +36,9 @@ class PackedRows(Sequence[Batch], ABC):
         """Return [pieces, 3] of (document, first pair, pair after the last), in order."""
 
     def __getitem__(self, row: int) -> Batch:  # type: ignore[override]  # slices of rows are never asked for
-        """Return one row as the documents lie; every array is [S]."""
+        """Return one row as the documents lie; every array is [S]. Raises IndexError past the last, which ends a loop."""
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
         return self.at(row, 0)
 
     def at(self, row: int, shift: int) -> Batch:

@@ -179,8 +179,15 @@ def _to_picture(mode: str, names: tuple[str, ...], example: dict[str, Any]) -> P
     """Decode one picture: uint8 [height, width] where it is grey, else [height, width, channel]."""
     from PIL import Image
 
-    with Image.open(io.BytesIO(example["image"])) as image:
-        pixels = np.array(image if image.mode == mode else image.convert(mode))
+    try:
+        with Image.open(io.BytesIO(example["image"])) as image:
+            pixels = np.array(image if image.mode == mode else image.convert(mode))
+    except OSError as error:  # pillow's errors name neither the data set nor what to do
+        reason = str(error).split(" <")[0]
+        raise ValueError(
+            f"a picture of the prepared data set cannot be decoded ({reason}; caption {example.get('label')}, "
+            f"{len(example['image'])} bytes): prepare the data set again."
+        ) from None
     if names:
         return Picture(pixels, names[int(example["label"])])
     return Picture(pixels, str(example.get("label", "")))

@@ -194,8 +194,11 @@ ATTENTION: Final = {
 }
 
 
-def choose_attention(name: str, *, backend: str, softcap: float | None, dtype: str) -> str:
+def choose_attention(name: str, *, backend: str, softcap: float | None, dtype: str, length: int, width: int) -> str:
     """Return the registered name that `auto` stands for on this device; other names are returned as they are.
+
+    cuDNN is chosen where jax passes a mask to it in training: an even `length` of the context, and a `width` of the heads
+    that is a multiple of 8 up to 128 (jax 0.10, fused_attention_stablehlo.py).
 
     Raises:
         ValueError: cuDNN is asked for where there is no GPU, or in f32, which it does not compute.
@@ -210,4 +213,5 @@ def choose_attention(name: str, *, backend: str, softcap: float | None, dtype: s
         return "blocked"
     if softcap is not None:
         return "einsum"
-    return "cudnn" if backend == "gpu" and dtype == "bfloat16" else "xla"
+    fits = length % 2 == 0 and width % 8 == 0 and width <= 128
+    return "cudnn" if backend == "gpu" and dtype == "bfloat16" and fits else "xla"

@@ -34,13 +34,22 @@ def resolve(cfg: ModelConfig, *, vocab_size: int, backend: str, text_end: int | 
         text_end: the id after the last that stands for text; None = all do.
 
     Raises:
-        ValueError: the backend cannot compute the attention asked for.
+        ValueError: the backend cannot compute the attention asked for, or `cfg` gives another vocabulary.
     """
     dtype = cfg.compute_dtype
     if dtype == "auto":
         dtype = "float32" if backend == "cpu" else "bfloat16"
-    attention = choose_attention(cfg.attention, backend=backend, softcap=cfg.attention_softcap, dtype=dtype)
+    attention = choose_attention(
+        cfg.attention,
+        backend=backend,
+        softcap=cfg.attention_softcap,
+        dtype=dtype,
+        length=cfg.context_length,
+        width=cfg.width_of_head,
+    )
     padded = -(-vocab_size // cfg.vocab_multiple) * cfg.vocab_multiple
+    if cfg.vocab_size not in (None, padded):
+        raise ValueError(f"model.vocab_size is {cfg.vocab_size}, the tokenizer needs {padded}: leave it out.")
     ngram_ids = text_end if cfg.ngram_ids is None else cfg.ngram_ids
     return dataclasses.replace(cfg, vocab_size=padded, compute_dtype=dtype, attention=attention, ngram_ids=ngram_ids)
 

@@ -4,6 +4,7 @@ Owns `TASKS` and what is saved of vocabulary and tasks with a run, so that sampl
 """
 
 import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +109,10 @@ def make_vocabulary(config: TokenizerConfig, splits: Sequence[Splits], seed: int
         path = Path(config.path)
         if not path.is_file():
             raise FileNotFoundError(f"tokenizer.path {config.path!r} is not a file: give a tokenizer.json.")
-        text = tokenizer_class("bpe").from_json(path.read_text())
+        try:
+            text = tokenizer_class("bpe").from_json(path.read_text())
+        except Exception as error:  # the library raises nothing narrower
+            raise ValueError(f"tokenizer.path {config.path!r} is not a tokenizer.json of a BPE: {error}.") from None
     else:
         text = tokenizer_class(config.text).train(_texts(train), config.bpe_vocab_size)
     image = None
@@ -138,6 +142,25 @@ def save(mixture: Mixture, folder: Path) -> None:
     mixture.vocabulary.save(folder)
     state = {name: {"kind": data.task.kind, "state": data.task.to_json()} for name, data in mixture.tasks.items()}
     (folder / "tasks.json").write_text(json.dumps(state, indent=1))
+
+
+def check_saved(mixture: Mixture, folder: Path) -> None:
+    """Refuse to go on with a run whose data now give another vocabulary: its ids would mean something else.
+
+    Raises:
+        ValueError: what `save` would write differs from what lies in `folder`.
+    """
+    if not (folder / "tasks.json").is_file():
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        save(mixture, Path(temporary))
+        for new in sorted(Path(temporary).iterdir()):
+            old = folder / new.name
+            require(
+                old.is_file() and old.read_bytes() == new.read_bytes(),
+                f"{old} differs from what the data give now: the data have changed since the run began, and its ids would "
+                "stand for other texts or pictures. Bring the data back, or use another --run.dir.",
+            )
 
 
 def load(folder: Path) -> tuple[Vocabulary, dict[str, Task]]:

@@ -118,14 +118,24 @@ def test_blocks_are_few_cover_every_query_and_hold_every_key_in_reach(length, wi
         assert first == (0 if window is None else max(0, start - window + 1))
 
 
+def choose(name: str, backend: str, dtype: str = "bfloat16", softcap=None, length=256, width=64):
+    return choose_attention(name, backend=backend, softcap=softcap, dtype=dtype, length=length, width=width)
+
+
 def test_auto_follows_the_device():
-    assert choose_attention("auto", backend="cpu", softcap=3.0, dtype="float32") == "blocked"
-    assert choose_attention("auto", backend="gpu", softcap=None, dtype="bfloat16") == "cudnn"
-    assert choose_attention("auto", backend="gpu", softcap=None, dtype="float32") == "xla"
-    assert choose_attention("auto", backend="tpu", softcap=3.0, dtype="bfloat16") == "einsum"
-    assert choose_attention("xla", backend="cpu", softcap=None, dtype="float32") == "xla"
+    assert choose("auto", "cpu", "float32", softcap=3.0) == "blocked"
+    assert choose("auto", "gpu") == "cudnn"
+    assert (
+        choose("auto", "gpu", length=201)
+        == choose("auto", "gpu", width=20)
+        == choose("auto", "gpu", width=256)
+        == "xla"
+    )
+    assert choose("auto", "gpu", "float32") == "xla"
+    assert choose("auto", "tpu", softcap=3.0) == "einsum"
+    assert choose("xla", "cpu", "float32") == "xla"
 
 
 def test_cudnn_is_refused_where_it_cannot_run():
     with pytest.raises(ValueError, match="'cudnn' needs a GPU.*'cpu'.*use auto"):
-        choose_attention("cudnn", backend="cpu", softcap=None, dtype="float32")
+        choose("cudnn", "cpu", "float32")

@@ -201,3 +201,24 @@ def test_two_builds_are_alike():
         for a, b in itertools.zip_longest(first.tasks[name].train, second.tasks[name].train):
             for x, y in zip(a, b, strict=True):
                 np.testing.assert_array_equal(x, y)
+
+
+def test_a_run_whose_data_now_give_other_ids_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    wanted = config("text", text="characters")
+    built = mixture.build(wanted)
+    mixture.check_saved(built, tmp_path)  # a new run has nothing to compare
+    mixture.save(built, tmp_path)
+    mixture.check_saved(mixture.build(wanted), tmp_path)
+    changed = Splits([DATA["text"].train[0] + "Z", "short"], DATA["text"].validation)
+    monkeypatch.setitem(sources.SOURCES, "text", lambda seed, fraction: changed)
+    with pytest.raises(ValueError, match="the data have changed since the run began.*another --run.dir"):
+        mixture.check_saved(mixture.build(wanted), tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1"])
+def test_broken_tokenizer_file_is_named(tmp_path: Path, content: str):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(content)
+    wanted = dataclasses.replace(config("text"), tokenizer=TokenizerConfig(text="bpe", path=str(path)))
+    with pytest.raises(ValueError, match="tokenizer.json' is not a tokenizer.json of a BPE"):
+        mixture.build(wanted)
