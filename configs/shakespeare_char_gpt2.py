@@ -3,6 +3,7 @@
 What: 4 layers, 4 heads, width 128, context 64, 12 sequences a step, 2,000 steps, no biases, no dropout (nanoGPT's README,
 "I only have a macbook").
 Command: python train.py configs/shakespeare_char_gpt2.py --data.path shakespeare.txt, or without a path through TFDS.
+Time: about two minutes on two CPU cores.
 Score: 1.886 nats over the last 10 % of the text is nanoGPT's own.
 """
 

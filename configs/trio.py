@@ -3,6 +3,7 @@
 What: the English of Python's own documentation (bytes), two-digit addition, stories with a question, handwritten digits.
 Command: python train.py
 Time: about five minutes on two CPU cores.
+Score: addition and stories above 95 %, digits below 1.70 bits per dim, text 1.87 bits per byte; see the README's table.
 """
 
 from jgpt import presets
