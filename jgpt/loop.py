@@ -164,8 +164,7 @@ def _run_steps(
             stop = interrupt.signum  # read once: it may change at any moment
             validates = at % config.eval.every_steps == 0 or at == last
             saves = at % config.checkpoint.every_steps == 0 or at == last or stop
-            # before a save as well: a loss that is not finite raises here, and never gets into a checkpoint
-            if at % config.train.log_every_steps == 0 or at in (first + 1, last) or saves:
+            if at % config.train.log_every_steps == 0 or at in (first + 1, last):
                 values = meter.read(at)
                 writer.write(at, values)
                 progress.update(at, values["loss"], values["tokens_per_second"], values.get("mfu"))
@@ -175,6 +174,7 @@ def _run_steps(
                 validation_loss = evaluate.mean_loss(scores)
                 meter.restart()
             if saves:
+                meter.check(at)  # a state that has diverged never gets into a checkpoint
                 checkpoints.save(
                     at,
                     train_state,
@@ -215,15 +215,9 @@ class _Meter:
         Raises:
             FloatingPointError: the loss is not finite.
         """
-        values = jax.device_get(self._pending)
+        losses = self.check(at)
         now = time.monotonic()
-        losses = [float(v["loss"]) for v in values]
-        for back, loss in enumerate(reversed(losses)):
-            if not math.isfinite(loss):
-                raise FloatingPointError(
-                    f"the loss of step {at - back} is {loss}: training has diverged. Lower optim.peak_lr (and optim.adam_lr), "
-                    "lengthen optim.warmup_steps, or set optim.clip_norm; the last checkpoint is kept."
-                )
+        values = self._pending
         rate = len(values) * self._tokens / max(now - self._since, 1e-9)
         out = {
             "loss": sum(losses) / len(losses),
@@ -235,6 +229,22 @@ class _Meter:
             out["mfu"] = rate * self._flops / self._peak
         self._pending, self._since = [], now
         return out
+
+    def check(self, at: int) -> list[float]:
+        """Return the losses since the last `read`; waits for the device.
+
+        Raises:
+            FloatingPointError: one of them is not finite.
+        """
+        self._pending = jax.device_get(self._pending)
+        losses = [float(v["loss"]) for v in self._pending]
+        for back, loss in enumerate(reversed(losses)):
+            if not math.isfinite(loss):
+                raise FloatingPointError(
+                    f"the loss of step {at - back} is {loss}: training has diverged. Lower optim.peak_lr (and optim.adam_lr), "
+                    "lengthen optim.warmup_steps, or set optim.clip_norm; the last checkpoint is kept."
+                )
+        return losses
 
 
 def _validate(parts: Parts, train_state: state.TrainState, writer: metrics.MetricsWriter, at: int) -> dict[str, float]:

@@ -114,10 +114,17 @@ def test_errors_a_user_can_mend_become_one_line(error: type[Exception], capsys: 
     assert capsys.readouterr().err == "error: the loss is nan: lower optim.peak_lr.\n"
 
 
-@pytest.mark.parametrize("error", [TypeError, KeyError, ZeroDivisionError, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [TypeError, KeyError, ZeroDivisionError])
 def test_our_own_bugs_keep_their_traceback(error: type[BaseException]):
     with pytest.raises(error), user_errors():
         raise error("a bug")
+
+
+def test_interrupting_where_nothing_is_in_progress_is_one_line(capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as caught, user_errors():
+        raise KeyboardInterrupt
+    assert caught.value.code == 130
+    assert capsys.readouterr().err.startswith("interrupted; what was saved before stays")
 
 
 def test_traceback_can_be_asked_for(monkeypatch: pytest.MonkeyPatch):
