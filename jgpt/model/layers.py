@@ -118,7 +118,7 @@ def rotary(cfg: ModelConfig, positions_BS: Int[Array, "B S"]) -> Rotary | None:
     turned = round(half * cfg.rotary_fraction)
     frequency_k = jnp.where(jnp.arange(half) < turned, cfg.rope_base ** (-jnp.arange(half) / max(turned, 1)), 0.0)
     angle_BS1k = positions_BS[:, :, None, None].astype(jnp.float32) * frequency_k[None, None, None, :]
-    # kept from being fused into every layer: XLA:CPU would compute them again for each, a twentieth of a small step
+    # kept from being fused into every layer: XLA:CPU would compute them again for each
     return Rotary(*jax.lax.optimization_barrier((jnp.cos(angle_BS1k), jnp.sin(angle_BS1k))))
 
 
