@@ -11,8 +11,11 @@ DEVICES = 8
 
 os.environ["JAX_PLATFORMS"] = PLATFORM
 if PLATFORM == "cpu":
-    flags = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={DEVICES}".strip()
+    # unoptimised code: the suite compiles far longer than it computes
+    flags = f"--xla_force_host_platform_device_count={DEVICES} --xla_backend_optimization_level=0"
+    os.environ["XLA_FLAGS"] = f"{flags} {os.environ.get('XLA_FLAGS', '')}".strip()
+else:
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the workers share the device
 
 import jax  # noqa: E402 - reads the environment when it is imported
 import pytest  # noqa: E402

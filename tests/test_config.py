@@ -102,7 +102,9 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize(("owner", "fields", "words"), BROKEN, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    ("owner", "fields", "words"), BROKEN, ids=lambda value: getattr(value, "__name__", str(value)[:40])
+)
 def test_broken_rules_name_field_value_and_fix(owner: typing.Any, fields: dict, words: list[str]):
     with pytest.raises(ValueError) as caught:
         owner(**fields)

@@ -24,6 +24,8 @@ VARIANTS = {
 }
 LOGIT_TOLERANCE = 2e-5  # f32, two layers of width 32, logits of order 1
 VOCAB = 21
+init_params = jax.jit(gpt.init, static_argnums=0)  # compiled: op by op, most of a test's time would be dispatch
+apply = jax.jit(gpt.apply, static_argnums=0)
 
 
 def resolved(cfg: ModelConfig) -> ModelConfig:
@@ -32,7 +34,7 @@ def resolved(cfg: ModelConfig) -> ModelConfig:
 
 def random_params(cfg, key):
     """Return parameters without the zeros of the zero init, so that nothing is hidden by them."""
-    params = gpt.init(cfg, key)
+    params = init_params(cfg, key)
     leaves, treedef = jax.tree.flatten(params)
     keys = jax.random.split(key, len(leaves))
     noisy = [leaf + 0.1 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=True)]
@@ -56,15 +58,15 @@ def test_no_logit_depends_on_a_later_token(model):
 
     def logit_sum_at(embedded, at):
         changed = {**params, "embedding": {**params["embedding"], "tokens": embedded}}
-        return gpt.apply(cfg, changed, jnp.arange(12, dtype=jnp.int32)[None], positions[:, :12])[0][0, at].sum()
+        return apply(cfg, changed, jnp.arange(12, dtype=jnp.int32)[None], positions[:, :12])[0][0, at].sum()
 
     for at in (0, 5, 11):  # row i of the table is token i here, so its gradient is that of position i
-        gradient = jax.grad(logit_sum_at)(params["embedding"]["tokens"], at)
+        gradient = jax.jit(jax.grad(logit_sum_at))(params["embedding"]["tokens"], at)
         reached = np.abs(np.asarray(gradient)).sum(-1) > 0
         if not cfg.tie_embeddings and not cfg.ngrams:
             assert not reached[at + 1 :].any() and reached[at]
     later = tokens.at[0, 10:].set((tokens[0, 10:] + 1) % VOCAB)
-    before, after = (gpt.apply(cfg, params, t, positions)[0] for t in (tokens, later))
+    before, after = (apply(cfg, params, t, positions)[0] for t in (tokens, later))
     np.testing.assert_array_equal(before[0, :10], after[0, :10])
     assert np.abs(np.asarray(before[0, 10:] - after[0, 10:])).max() > 1e-3
 
@@ -75,11 +77,11 @@ def test_packed_documents_equal_each_alone(model):
     sizes = (10, 3, 11)
     positions = jnp.concatenate([jnp.arange(n) for n in sizes])[None].astype(jnp.int32)
     segments = jnp.asarray(np.repeat([1, 2, 3], sizes)[None], jnp.int32)
-    packed = gpt.apply(cfg, params, tokens, positions, segments)[0]
+    packed = apply(cfg, params, tokens, positions, segments)[0]
     start = 0
     for n in sizes:
         cut = slice(start, start + n)
-        alone = gpt.apply(cfg, params, tokens[:, cut], positions[:, cut])[0]
+        alone = apply(cfg, params, tokens[:, cut], positions[:, cut])[0]
         np.testing.assert_allclose(packed[:, cut], alone, atol=LOGIT_TOLERANCE, rtol=0)
         start += n
 
@@ -87,10 +89,10 @@ def test_packed_documents_equal_each_alone(model):
 def test_cached_equals_uncached(model):
     cfg, params = model
     tokens, positions = batch(3)
-    whole = gpt.apply(cfg, params, tokens, positions)[0]
+    whole = apply(cfg, params, tokens, positions)[0]
     cache = init_cache(cfg, 3, 24, "float32")
     for cut in (slice(0, 7), slice(7, 8), slice(8, 20), slice(20, 24)):  # prefill, one token, prefill in chunks
-        part, cache = gpt.apply(cfg, gpt.unstack(params), tokens[:, cut], positions[:, cut], cache=cache)
+        part, cache = apply(cfg, gpt.unstack(params), tokens[:, cut], positions[:, cut], cache=cache)
         np.testing.assert_allclose(part, whole[:, cut], atol=LOGIT_TOLERANCE, rtol=0)
 
 
@@ -100,10 +102,11 @@ def test_how_it_is_compiled_changes_nothing(model, options):
     tokens, positions = batch()
 
     def loss(cfg, params):
-        return jnp.sum(jnp.sin(gpt.apply(cfg, params, tokens, positions)[0]))
+        return jnp.sum(jnp.sin(apply(cfg, params, tokens, positions)[0]))
 
-    plain, gradient = jax.value_and_grad(loss, 1)(cfg, params)
-    other, other_gradient = jax.value_and_grad(loss, 1)(dataclasses.replace(cfg, **options), params)
+    loss_and_gradient = jax.jit(jax.value_and_grad(loss, 1), static_argnums=0)
+    plain, gradient = loss_and_gradient(cfg, params)
+    other, other_gradient = loss_and_gradient(dataclasses.replace(cfg, **options), params)
     np.testing.assert_allclose(plain, other, rtol=1e-4)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3, rtol=1e-3), gradient, other_gradient)
 
@@ -112,8 +115,8 @@ def test_scan_keeps_the_window_of_each_layer():
     cfg = resolved(presets.modern(**{**SIZES, "num_layers": 3}, windows=(3, None)))  # not a whole number of periods
     params = random_params(cfg, jax.random.key(0))
     tokens, positions = batch()
-    plain = gpt.apply(cfg, params, tokens, positions)[0]
-    scanned = gpt.apply(dataclasses.replace(cfg, scan_layers=True), params, tokens, positions)[0]
+    plain = apply(cfg, params, tokens, positions)[0]
+    scanned = apply(dataclasses.replace(cfg, scan_layers=True), params, tokens, positions)[0]
     np.testing.assert_allclose(plain, scanned, atol=LOGIT_TOLERANCE, rtol=0)
 
 
@@ -122,7 +125,7 @@ def test_window_limits_what_is_seen():
     params = random_params(cfg, jax.random.key(0))
     tokens, positions = batch(1)
     early = tokens.at[0, 0].set((tokens[0, 0] + 1) % VOCAB)
-    before, after = (gpt.apply(cfg, params, t, positions)[0] for t in (tokens, early))
+    before, after = (apply(cfg, params, t, positions)[0] for t in (tokens, early))
     np.testing.assert_array_equal(before[0, 4:], after[0, 4:])
     assert np.abs(np.asarray(before[0, 3] - after[0, 3])).max() > 0
 
@@ -131,7 +134,7 @@ def test_rotary_attention_sees_distances_alone():
     cfg = resolved(presets.modern(**SIZES))
     params = random_params(cfg, jax.random.key(0))
     tokens, positions = batch()
-    here, there = (gpt.apply(cfg, params, tokens, positions + shift)[0] for shift in (0, 100))
+    here, there = (apply(cfg, params, tokens, positions + shift)[0] for shift in (0, 100))
     np.testing.assert_allclose(here, there, atol=10 * LOGIT_TOLERANCE, rtol=0)  # angles of 100 rad round more
 
 
@@ -163,8 +166,8 @@ def test_every_parameter_has_axes_with_a_rule(model):
 def test_bfloat16_stays_near_float32(model):
     cfg, params = model
     tokens, positions = batch()
-    exact = np.asarray(gpt.apply(cfg, params, tokens, positions)[0])
-    rough = gpt.apply(dataclasses.replace(cfg, compute_dtype="bfloat16"), params, tokens, positions)[0]
+    exact = np.asarray(apply(cfg, params, tokens, positions)[0])
+    rough = apply(dataclasses.replace(cfg, compute_dtype="bfloat16"), params, tokens, positions)[0]
     assert rough.dtype == jnp.float32
     error = np.abs(np.asarray(rough) - exact).mean() / np.abs(exact).mean()
     assert 0 < error < 0.05  # bf16 keeps 8 bits; a few roundings a layer
@@ -203,8 +206,8 @@ def test_ngrams_stop_at_the_start_of_their_document():
 @pytest.mark.parametrize(("init", "gets_one"), [("zero", False), ("half", True), ("gpt2", True)])
 def test_which_init_gives_attention_a_gradient_at_once(init, gets_one):
     cfg = resolved(presets.modern(**SIZES, init=init, tie_embeddings=True))
-    params = gpt.init(cfg, jax.random.key(0))
+    params = init_params(cfg, jax.random.key(0))
     tokens, positions = batch()
-    gradient = jax.grad(lambda p: jnp.sum(jnp.sin(gpt.apply(cfg, p, tokens, positions)[0])))(params)
+    gradient = jax.grad(lambda p: jnp.sum(jnp.sin(apply(cfg, p, tokens, positions)[0])))(params)
     size = np.abs(np.asarray(gradient["blocks"]["attention"]["query"]["kernel"])).max()
     assert (size > 0) == gets_one
