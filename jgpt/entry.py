@@ -3,6 +3,7 @@
 Owns the exit codes (2: a mistake or a missing thing, with what to do). Imports no jax: `--help` must be instant.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,8 @@ def user_errors() -> Iterator[None]:
     except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
         if os.environ.get("JGPT_TRACEBACK") == "1":
             raise
-        print(f"error: {error}", file=sys.stderr)
+        hint = ": free some space; what was saved before stays" if getattr(error, "errno", 0) == errno.ENOSPC else ""
+        print(f"error: {error}{hint}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         if os.environ.get("JGPT_TRACEBACK") == "1":

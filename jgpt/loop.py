@@ -128,7 +128,7 @@ def train(config: Config, config_path: str) -> None:
             batches.set_state(restored.position)
             say(f"continuing from step {restored.step}")
         runfolder.truncate_metrics(folder.metrics, int(train_state.step))
-        with metrics.MetricsWriter(folder.metrics, folder.tensorboard) as writer:
+        with metrics.MetricsWriter(folder.metrics, folder.tensorboard, int(train_state.step) + 1) as writer:
             train_state, likelihoods = _run_steps(parts, train_state, batches, checkpoints, writer, config_path)
             say("scoring the held-out data")
             scores, answered = evaluate.final_scores(

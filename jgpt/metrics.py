@@ -56,13 +56,14 @@ class MetricsWriter:
     Args:
         jsonl: file to append to.
         tensorboard: folder of event files.
+        first_step: step of the first record to come; what an interrupted run showed from there on is hidden.
     """
 
-    def __init__(self, jsonl: Path, tensorboard: Path) -> None:
+    def __init__(self, jsonl: Path, tensorboard: Path, first_step: int = 0) -> None:
         from tensorboardX import SummaryWriter
 
         self._file = jsonl.open("a", buffering=1)  # by line: a killed run leaves whole lines
-        self._board = SummaryWriter(str(tensorboard))
+        self._board = SummaryWriter(str(tensorboard), purge_step=first_step)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Append one record."""

@@ -129,8 +129,9 @@ def test_samples_have_their_form_and_their_seed(unbroken):
     assert pictures.shape == (3, 8, 8) and set(np.unique(pictures)) <= set(np.rint(np.arange(17) * 255 / 16))
 
 
-def train(path, *extra):
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+def train(path, *extra, devices=1):
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, str(ROOT / "train.py"), str(path), *extra]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
@@ -158,6 +159,39 @@ def test_killed_at_any_moment_equals_unbroken(tmp_path, text):
     assert process.wait() == 0, process.stdout.read()
     assert kills
     assert_same_parameters(tmp_path / "a" / "run", tmp_path / "b" / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, text, unbroken):
+    path = card(tmp_path, text)
+    process = train(path)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while not (metrics.is_file() and any("loss" in r for r in runfolder.read_metrics(metrics))):
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    out = process.communicate()[0]
+    assert process.returncode == 128 + signal.SIGTERM and f"of {STEPS}. To continue: " in out, out
+    process = train(path)
+    out = process.communicate()[0]
+    assert process.returncode == 0 and "continuing from step" in out, out
+    assert jgpt.load(tmp_path / "run").step == STEPS
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_whole_run_on_a_mesh_equals_one_device(tmp_path, text):
+    losses = []
+    for name, options, devices in (("one", [], 1), ("mesh", ["--mesh.fsdp", "4", "--mesh.tensor", "2"], 8)):
+        (tmp_path / name).mkdir()
+        process = train(card(tmp_path / name, text), *options, devices=devices)
+        out = process.communicate()[0]
+        assert process.returncode == 0, out
+        records = runfolder.read_metrics(tmp_path / name / "run" / "metrics.jsonl")
+        losses.append([r["loss"] for r in records if "loss" in r])
+    assert len(losses[0]) == 7
+    np.testing.assert_allclose(losses[0], losses[1], atol=2e-4)  # f32 in another order, amplified over 12 steps of Muon
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Entry points: help is instant and opens no accelerator; a user's mistake is one line, what to do, and exit code 2."""
 
+import errno
 import os
 import re
 import resource
@@ -131,3 +132,10 @@ def test_traceback_can_be_asked_for(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("JGPT_TRACEBACK", "1")
     with pytest.raises(ValueError, match="where did it arise"), user_errors():
         raise ValueError("where did it arise?")
+
+
+def test_a_full_disk_says_what_to_do(capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit), user_errors():
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/trio/metrics.jsonl")
+    said = capsys.readouterr().err
+    assert "runs/trio/metrics.jsonl" in said and "free some space" in said

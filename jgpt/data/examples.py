@@ -17,13 +17,11 @@ class QuestionAnswer:
     Attributes:
         question: with everything that is needed to answer it.
         answer: expected.
-        kind: what it is scored under.
         more: further questions with their answers, in the same conversation; trained, not scored.
     """
 
     question: str
     answer: str
-    kind: str = "qa"
     more: tuple[tuple[str, str], ...] = ()
 
 

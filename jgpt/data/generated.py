@@ -32,7 +32,7 @@ def make_addition(seed: int, validation_fraction: float) -> Splits:
         a, b = pairs[i]
         hold = held < target
         for x, y in dict.fromkeys(((a, b), (b, a))):
-            split[hold].append(QuestionAnswer(f"{x}+{y}=", str(x + y), "addition"))
+            split[hold].append(QuestionAnswer(f"{x}+{y}=", str(x + y)))
             held += hold
     return Splits(train=split[False], validation=split[True])
 
@@ -58,6 +58,6 @@ def make_stories(seed: int, validation_fraction: float) -> Splits:
     examples = []
     for story, where in stories.values():
         asked = [(f"Where is {name}?", where[name]) for name in rng.permutation(sorted(where))[:MAX_QUESTIONS]]
-        examples.append(QuestionAnswer(f"{story} {asked[0][0]}", asked[0][1], "stories", tuple(asked[1:])))
+        examples.append(QuestionAnswer(f"{story} {asked[0][0]}", asked[0][1], tuple(asked[1:])))
     held = round(len(examples) * validation_fraction)
     return Splits(train=examples[held:], validation=[replace(example, more=()) for example in examples[:held]])
