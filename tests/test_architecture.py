@@ -16,7 +16,7 @@ PACKAGE = Path(jgpt.__file__).parent
 ORDER = (
     "axes check batch entry runtime interrupt manifest progress pictures muon loss",
     "config tokenizers sampling filters checkpoint",
-    "presets configio data metrics",
+    "presets configio data metrics interop",
     "runfolder tasks model",
     "sharding optim sampler",
     "state",

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jgpt import presets
+from jgpt.interop import from_gpt2
 from jgpt.loss import cross_entropy
 from jgpt.model import gpt
 
@@ -38,54 +39,11 @@ def both():
             parameter.normal_(0, 0.2)
     cfg = presets.gpt2(num_layers=LAYERS, embed_dim=WIDTH, num_heads=HEADS, context_length=CONTEXT)
     cfg = gpt.resolve(cfg, vocab_size=VOCAB, backend="cpu")
-    return theirs, cfg, ours_from({n: p.detach().numpy() for n, p in theirs.named_parameters()})
-
-
-def ours_from(flat):
-    """Return jgpt's parameters from GPT-2's by name; works on gradients as well, whose shapes are the same."""
-    K = WIDTH // HEADS
-
-    def stack(name, convert=lambda a: a):
-        return jnp.asarray(np.stack([convert(flat[f"transformer.h.{i}.{name}"]) for i in range(LAYERS)]))
-
-    def projection(part):
-        def weight(a):
-            return a[:, part * WIDTH : (part + 1) * WIDTH].reshape(WIDTH, HEADS, K)
-
-        def bias(a):
-            return a[part * WIDTH : (part + 1) * WIDTH].reshape(HEADS, K)
-
-        return {"kernel": stack("attn.c_attn.weight", weight), "bias": stack("attn.c_attn.bias", bias)}
-
-    def norm(name):
-        return {"scale": stack(f"{name}.weight"), "bias": stack(f"{name}.bias")}
-
-    def dense(name, convert=lambda a: a):
-        return {"kernel": stack(f"{name}.weight", convert), "bias": stack(f"{name}.bias")}
-
-    return {
-        "embedding": {
-            "tokens": jnp.asarray(flat["transformer.wte.weight"]),
-            "positions": jnp.asarray(flat["transformer.wpe.weight"]),
-        },
-        "blocks": {
-            "attention": {
-                "query": projection(0),
-                "key": projection(1),
-                "value": projection(2),
-                "out": dense("attn.c_proj", lambda a: a.reshape(HEADS, K, WIDTH)),
-            },
-            "attention_norm": norm("ln_1"),
-            "mlp": {"up": dense("mlp.c_fc"), "down": dense("mlp.c_proj")},
-            "mlp_norm": norm("ln_2"),
-        },
-        "head": {
-            "norm": {
-                "scale": jnp.asarray(flat["transformer.ln_f.weight"]),
-                "bias": jnp.asarray(flat["transformer.ln_f.bias"]),
-            }
-        },
-    }
+    return (
+        theirs,
+        cfg,
+        jax.tree.map(jnp.asarray, from_gpt2(cfg, {n: p.detach().numpy() for n, p in theirs.named_parameters()})),
+    )
 
 
 def tokens():
@@ -118,7 +76,7 @@ def test_loss_and_gradients(both):
 
     ours, gradient = jax.value_and_grad(loss)(params)
     np.testing.assert_allclose(ours, expected.item(), rtol=PARITY)
-    witness = ours_from({name: p.grad.numpy() for name, p in theirs.named_parameters()})
+    witness = from_gpt2(cfg, {name: p.grad.numpy() for name, p in theirs.named_parameters()})
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=PARITY * np.abs(b).max() + ZERO, rtol=PARITY),
         gradient,

@@ -1,0 +1,35 @@
+"""Exchange with GPT-2: names, shapes, and the way there and back."""
+
+import jax
+import numpy as np
+import pytest
+
+from jgpt import presets
+from jgpt.interop import from_gpt2, to_gpt2
+from jgpt.model import gpt
+
+SIZES = dict(num_layers=2, embed_dim=12, num_heads=3, context_length=8)
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_there_and_back(use_bias):
+    cfg = gpt.resolve(presets.gpt2(**SIZES, use_bias=use_bias), vocab_size=16, backend="cpu")
+    shapes = jax.eval_shape(lambda: gpt.init(cfg, jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), shapes)
+    tensors = to_gpt2(cfg, params)
+    assert tensors["transformer.h.1.attn.c_attn.weight"].shape == (12, 36)
+    assert ("transformer.h.0.ln_1.bias" in tensors) == use_bias
+    jax.tree.map(np.testing.assert_array_equal, from_gpt2(cfg, tensors), params)
+    bare = {name.removeprefix("transformer."): value for name, value in tensors.items()}
+    jax.tree.map(np.testing.assert_array_equal, from_gpt2(cfg, bare), params)
+
+
+@pytest.mark.parametrize("name", ["transformer.wte.weight", "transformer.h.1.ln_2.bias"])
+def test_a_missing_tensor_is_named(name):
+    cfg = gpt.resolve(presets.gpt2(**SIZES), vocab_size=16, backend="cpu")
+    shapes = jax.eval_shape(lambda: gpt.init(cfg, jax.random.key(0)))
+    tensors = to_gpt2(cfg, jax.tree.map(lambda s: np.zeros(s.shape), shapes))
+    del tensors[name]
+    with pytest.raises(ValueError, match=name.removeprefix("transformer.")):
+        from_gpt2(cfg, tensors)
