@@ -26,7 +26,7 @@ def evaluate_run(arguments: argparse.Namespace) -> None:
     model = jgpt.load(arguments.run, step=arguments.step)
     data = mixture.build(model.config)
     mesh = sharding.make_mesh(MeshConfig(data=1))
-    eval_step = step.compile_eval_step(model.model, model.config.train.loss_chunk_tokens, mesh)
+    eval_step = step.compile_eval_step(model.model, model.config.train, mesh)
     rows = model.config.eval.batch_size or model.config.train.batch_size
     scores, _ = evaluate.final_scores(model, data, eval_step, mesh, rows)
     table = Console(file=sys.stderr if arguments.json else sys.stdout, highlight=False)

@@ -102,7 +102,7 @@ def train(config: Config, config_path: str) -> None:
         model=model,
         mesh=mesh,
         train_step=step.compile_train_step(config, model, tx, abstract, mesh),
-        eval_step=step.compile_eval_step(model, config.train.loss_chunk_tokens, mesh),
+        eval_step=step.compile_eval_step(model, config.train, mesh),
     )
     batches = train_batches(
         {name: task.train for name, task in data.tasks.items()},

@@ -1,20 +1,28 @@
 """Weighted token cross-entropy as sums, so that micro-batches, devices and whole splits add up exactly.
 
-Owns the loss and how much of the logits stands in memory; refuses means, which depend on what is summed.
+Owns the loss, its gradient and how much of the logits stands in memory; refuses means, which depend on what is summed.
 """
 
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-WHOLE_LOGITS: Final = 2**24  # logits up to this many stand in memory at once by default: 64 MiB in f32
+# Logits that stand in memory at once by default: 64 MiB in f32 on a CPU, 1 GiB on accelerators, where each piece reads and
+# writes the whole gradient of the output matrix once more.
+LOGITS_AT_ONCE: Final = {"cpu": 2**24}
+LOGITS_ON_ACCELERATORS: Final = 2**28
+VOCAB_SLICES: Final = 32  # at most; their gradients then stay in a processor's cache
+
+ToLogits = Callable[[Float[Array, "N D"], Float[Array, "D V"]], Float[Array, "N V"]]
 
 
 class LossSums(NamedTuple):
-    """Sums over tokens; divide by `weight` for means.
+    """Sums over tokens; divide by `weight` for means. They carry no gradient: the objective beside them does.
 
     Attributes:
         nats: weighted negative log-likelihood [nats].
@@ -34,54 +42,165 @@ def chunks_for(batch: int, seq: int, vocab: int, chunk_tokens: int | None) -> in
         batch: rows.
         seq: positions a row.
         vocab: padded vocabulary.
-        chunk_tokens: tokens whose logits may stand in memory at once; None = `WHOLE_LOGITS` over the vocabulary.
+        chunk_tokens: tokens whose logits may stand in memory at once; None = `LOGITS_AT_ONCE` over the vocabulary.
     """
-    budget = chunk_tokens if chunk_tokens is not None else max(WHOLE_LOGITS // vocab, 1)
+    default = LOGITS_AT_ONCE.get(jax.default_backend(), LOGITS_ON_ACCELERATORS)
+    budget = chunk_tokens if chunk_tokens is not None else max(default // vocab, 1)
     return next((c for c in range(1, seq + 1) if seq % c == 0 and batch * seq // c <= budget), seq)
 
 
+@dataclass(frozen=True)
+class LossPlan:
+    """What the loss is, and how it is computed.
+
+    Attributes:
+        chunk_tokens: see `chunks_for`.
+        z_loss: weight of the squared log-normaliser (PaLM, Chowdhery et al. 2022, section 5).
+        split_vocab: compute gradients of large logits a stretch of ids at a time, where one device holds all ids: the
+            gradient of the output matrix is then added up in place.
+    """
+
+    chunk_tokens: int | None = None
+    z_loss: float = 0.0
+    split_vocab: bool = False
+
+
 def cross_entropy(
-    to_logits: Callable[[Float[Array, "N D"], Float[Array, "D V"]], Float[Array, "N V"]],
+    to_logits: ToLogits,
     x_BSD: Float[Array, "B S D"],
     output_DV: Float[Array, "D V"],
     targets_BS: Int[Array, "B S"],
     weights_BS: Float[Array, "B S"],
-    chunk_tokens: int | None = None,
-) -> LossSums:
-    """Return the weighted sums of -log softmax(logits)[target], with logits made piece by piece where they are large.
+    plan: LossPlan = LossPlan(),
+) -> tuple[Float[Array, ""], LossSums]:
+    """Return (sum of -log softmax(logits)[target] + z_loss log_z^2, weighted; the sums behind it), logits made in pieces.
 
-    The pieces run along the sequence axis, so that a batch sharded over devices stays where it is; each piece's logits
-    are computed again in the backward pass instead of being kept.
+    The gradient with respect to features and output matrix is computed in the forward pass, while a piece's logits are there
+    (Hsu et al. 2024, Liger Kernel, section 3.2): logits are never kept and never computed twice. Pieces run along the
+    sequence axis, so that a batch sharded over devices stays where it is.
 
     Args:
-        to_logits: maps features and the output matrix to f32 logits.
+        to_logits: maps features and the output matrix to f32 logits, each id's from its own column.
         x_BSD: features after the final norm.
         output_DV: output matrix.
         targets_BS: id to predict at each position.
-        weights_BS: weight of each target.
-        chunk_tokens: see `chunks_for`.
+        weights_BS: weight of each target; a constant, no gradient flows to it.
+        plan: what the loss is, and how it is computed.
     """
-    B, S, D = x_BSD.shape
-    C = chunks_for(B, S, output_DV.shape[1], chunk_tokens)
+    objective, sums = _sums(to_logits, plan, x_BSD, output_DV, targets_BS, weights_BS)
+    return objective, LossSums(*(jax.lax.stop_gradient(value) for value in sums))
 
-    def piece(x_BsD: Array, targets_Bs: Array, weights_Bs: Array) -> LossSums:
-        n = x_BsD.shape[0] * x_BsD.shape[1]
-        logits_NV = to_logits(x_BsD.reshape(n, D), output_DV)
-        log_z_N = jax.nn.logsumexp(logits_NV, axis=-1)
-        target_N = jnp.take_along_axis(logits_NV, targets_Bs.reshape(n, 1), axis=-1)[:, 0]
-        weights_N = weights_Bs.reshape(n)
-        return LossSums(
-            nats=jnp.sum(weights_N * (log_z_N - target_N)),
-            squared_log_z=jnp.sum(weights_N * jnp.square(log_z_N)),
-            weight=jnp.sum(weights_N),
-        )
 
-    if C == 1:
-        return piece(x_BSD, targets_BS, weights_BS)
+def _slices_for(vocab: int, pieces: int, plan: LossPlan) -> int:
+    """Return into how many equal stretches the ids are cut."""
+    if pieces == 1 or not plan.split_vocab:
+        return 1
+    return next(n for n in range(VOCAB_SLICES, 0, -1) if vocab % n == 0)
 
-    def body(sums: LossSums, xs: tuple) -> tuple[LossSums, None]:
-        return jax.tree.map(jnp.add, sums, jax.checkpoint(piece)(*xs)), None
 
-    pieces = tuple(a.reshape(B, C, S // C, *a.shape[2:]).swapaxes(0, 1) for a in (x_BSD, targets_BS, weights_BS))
+class _Piece(NamedTuple):
+    """A stretch of every row: features and targets."""
+
+    x_BsD: Float[Array, "B s D"]
+    targets_Bs: Int[Array, "B s"]
+    weights_Bs: Float[Array, "B s"]
+
+
+def _cut(plan: LossPlan, x_BSD: Array, output_DV: Array, targets_BS: Array, weights_BS: Array) -> _Piece:
+    """Return the pieces along a new first axis."""
+    B, S = targets_BS.shape
+    C = chunks_for(B, S, output_DV.shape[1], plan.chunk_tokens)
+    return _Piece(*(a.reshape(B, C, S // C, *a.shape[2:]).swapaxes(0, 1) for a in (x_BSD, targets_BS, weights_BS)))
+
+
+def _of_logits(logits_NV: Array, piece: _Piece, z_loss: float) -> tuple[tuple[Array, LossSums], Array]:
+    """Return a piece's objective and sums, and its log-normalisers."""
+    weights_N = piece.weights_Bs.reshape(-1)
+    log_z_N = jax.nn.logsumexp(logits_NV, axis=-1)
+    target_N = jnp.take_along_axis(logits_NV, piece.targets_Bs.reshape(-1, 1), axis=-1)[:, 0]
+    nats, squared = jnp.sum(weights_N * (log_z_N - target_N)), jnp.sum(weights_N * jnp.square(log_z_N))
+    return (nats + z_loss * squared, LossSums(nats, squared, jnp.sum(weights_N))), log_z_N
+
+
+def _slope(logits_NV: Array, log_z_N: Array, piece: _Piece, z_loss: float, first: int | Array = 0) -> Array:
+    """Return the gradient of the objective with respect to logits, those of the ids from `first` on."""
+    targets_N, weights_N = piece.targets_Bs.reshape(-1), piece.weights_Bs.reshape(-1)
+    ids_1V = first + jnp.arange(logits_NV.shape[1])[None, :]
+    pull_N = weights_N * (1 + 2 * z_loss * log_z_N)  # along log_z
+    softmax_NV = jnp.exp(logits_NV - log_z_N[:, None])
+    return softmax_NV * pull_N[:, None] - jnp.where(ids_1V == targets_N[:, None], weights_N[:, None], 0.0)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _sums(
+    to_logits: ToLogits, plan: LossPlan, x_BSD: Array, output_DV: Array, targets_BS: Array, weights_BS: Array
+) -> tuple[Array, LossSums]:
+    pieces = _cut(plan, x_BSD, output_DV, targets_BS, weights_BS)
+
+    def body(sums: tuple, piece: _Piece) -> tuple[tuple, None]:
+        logits_NV = to_logits(_flat(piece.x_BsD), output_DV)
+        return jax.tree.map(jnp.add, sums, _of_logits(logits_NV, piece, plan.z_loss)[0]), None
+
+    return _scan(body, _no_sums(), pieces)[0]
+
+
+def _forward(
+    to_logits: ToLogits, plan: LossPlan, x_BSD: Array, output_DV: Array, targets_BS: Array, weights_BS: Array
+) -> tuple[tuple[Array, LossSums], tuple[Array, Array]]:
+    pieces = _cut(plan, x_BSD, output_DV, targets_BS, weights_BS)
+    n = _slices_for(output_DV.shape[1], len(pieces.x_BsD), plan)
+    width = output_DV.shape[1] // n
+
+    def body(carry: tuple, piece: _Piece) -> tuple[tuple, Array]:
+        sums, doutput_DV = carry
+        x_ND = _flat(piece.x_BsD)
+        if n == 1:
+            logits_NV, pull = jax.vjp(to_logits, x_ND, output_DV)
+            new, log_z_N = _of_logits(logits_NV, piece, plan.z_loss)
+            dx_ND, dpiece_DV = pull(_slope(logits_NV, log_z_N, piece, plan.z_loss))
+            doutput_DV = doutput_DV + dpiece_DV
+        else:
+            logits_NV = to_logits(x_ND, output_DV)
+            new, log_z_N = _of_logits(logits_NV, piece, plan.z_loss)
+
+            def stretch(i: Array, sofar: tuple[Array, Array]) -> tuple[Array, Array]:
+                dx_ND, doutput_DV = sofar
+                some_DV, logits_Nv, old_DV = (
+                    jax.lax.dynamic_slice_in_dim(a, i * width, width, 1) for a in (output_DV, logits_NV, doutput_DV)
+                )
+                pull = jax.vjp(to_logits, x_ND, some_DV)[1]
+                dpart_ND, dpart_DV = pull(_slope(logits_Nv, log_z_N, piece, plan.z_loss, i * width))
+                doutput_DV = jax.lax.dynamic_update_slice_in_dim(doutput_DV, old_DV + dpart_DV, i * width, 1)
+                return dx_ND + dpart_ND, doutput_DV
+
+            dx_ND, doutput_DV = jax.lax.fori_loop(0, n, stretch, (jnp.zeros_like(x_ND), doutput_DV))
+        return (jax.tree.map(jnp.add, sums, new), doutput_DV), dx_ND.reshape(piece.x_BsD.shape)
+
+    (sums, doutput_DV), dx_CBsD = _scan(body, (_no_sums(), jnp.zeros_like(output_DV)), pieces)
+    return sums, (dx_CBsD.swapaxes(0, 1).reshape(x_BSD.shape), doutput_DV)
+
+
+def _backward(to_logits: ToLogits, plan: LossPlan, saved: tuple[Array, Array], slope: tuple[Array, LossSums]) -> tuple:
+    del to_logits, plan
+    dx_BSD, doutput_DV = saved
+    return (slope[0] * dx_BSD).astype(dx_BSD.dtype), slope[0] * doutput_DV, None, None
+
+
+_sums.defvjp(_forward, _backward)
+
+
+def _flat(x_BsD: Array) -> Array:
+    return x_BsD.reshape(-1, x_BsD.shape[-1])
+
+
+def _no_sums() -> tuple[Array, LossSums]:
     zero = jnp.zeros((), jnp.float32)
-    return jax.lax.scan(body, LossSums(zero, zero, zero), pieces)[0]
+    return zero, LossSums(zero, zero, zero)
+
+
+def _scan(body: Callable[[Any, _Piece], tuple[Any, Any]], start: Any, pieces: _Piece) -> tuple[Any, Any]:
+    """Return `jax.lax.scan`; a single piece is not wrapped in a loop, so that it is fused with what surrounds it."""
+    if len(pieces.x_BsD) > 1:
+        return jax.lax.scan(body, start, pieces)
+    carry, out = body(start, jax.tree.map(lambda a: a[0], pieces))
+    return carry, None if out is None else out[None]

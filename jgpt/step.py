@@ -15,8 +15,8 @@ from jaxtyping import Array, PRNGKeyArray
 
 from jgpt import sharding
 from jgpt.batch import Batch
-from jgpt.config import Config, ModelConfig
-from jgpt.loss import LossSums, cross_entropy
+from jgpt.config import Config, ModelConfig, TrainConfig
+from jgpt.loss import LossPlan, LossSums, cross_entropy
 from jgpt.model import gpt
 from jgpt.state import TrainState, shardings_of
 
@@ -27,19 +27,20 @@ def loss_sums(
     cfg: ModelConfig,
     params: gpt.Params,
     batch: Batch,
-    chunk_tokens: int | None,
+    plan: LossPlan,
     dropout_key: PRNGKeyArray | None = None,
-) -> LossSums:
-    """Return the loss sums of a batch; `dropout_key` None switches dropout off."""
+) -> tuple[Array, LossSums]:
+    """Return the objective of a batch and the loss sums behind it; `dropout_key` None switches dropout off."""
     x_BSD, _ = gpt.features(
         cfg, params, batch.tokens_BS, batch.positions_BS, batch.segments_BS, dropout_key=dropout_key
     )
     output_DV = gpt.output_matrix(cfg, params)
-    return cross_entropy(partial(gpt.logits, cfg), x_BSD, output_DV, batch.targets_BS, batch.weights_BS, chunk_tokens)
+    to_logits = partial(gpt.logits, cfg)
+    return cross_entropy(to_logits, x_BSD, output_DV, batch.targets_BS, batch.weights_BS, plan)
 
 
 def gradients(
-    cfg: Config, model: ModelConfig, params: gpt.Params, batch: Batch, key: PRNGKeyArray
+    cfg: Config, model: ModelConfig, params: gpt.Params, batch: Batch, key: PRNGKeyArray, plan: LossPlan
 ) -> tuple[gpt.Params, LossSums]:
     """Return the gradient of the mean loss over the batch's targets, and the loss sums.
 
@@ -49,8 +50,8 @@ def gradients(
     M = cfg.train.accumulation_steps
 
     def total(params: gpt.Params, part: Batch, key: PRNGKeyArray) -> tuple[Array, LossSums]:
-        sums = loss_sums(model, params, part, cfg.train.loss_chunk_tokens, key if model.dropout > 0 else None)
-        return sums.nats + cfg.train.z_loss * sums.squared_log_z, sums
+        dropout_key = key if model.dropout > 0 else None
+        return loss_sums(model, params, part, plan, dropout_key)
 
     gradient = jax.grad(total, has_aux=True)
     if M == 1:
@@ -69,12 +70,23 @@ def gradients(
     return jax.tree.map(lambda g: g / jnp.maximum(sums.weight, 1e-9), grads), sums
 
 
+def loss_plan(train: TrainConfig, mesh: Mesh) -> LossPlan:
+    """Return how the loss is computed on this mesh."""
+    alone_on_cpu = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
+    return LossPlan(train.loss_chunk_tokens, train.z_loss, split_vocab=alone_on_cpu)
+
+
 def train_step(
-    cfg: Config, model: ModelConfig, tx: optax.GradientTransformation, state: TrainState, batch: Batch
+    cfg: Config,
+    model: ModelConfig,
+    tx: optax.GradientTransformation,
+    plan: LossPlan,
+    state: TrainState,
+    batch: Batch,
 ) -> tuple[TrainState, Metrics]:
     """Return the state after one optimizer step, and {"loss" [nats], "grad_norm", "weight"} before it."""
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
-    grads, sums = gradients(cfg, model, state.params, batch, key)
+    grads, sums = gradients(cfg, model, state.params, batch, key, plan)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
@@ -96,15 +108,16 @@ def compile_train_step(
     """Return `train_step` jitted for the shardings of `state`, which may be abstract; the state given is consumed."""
     where = shardings_of(state)
     return jax.jit(
-        partial(train_step, cfg, model, tx),
+        partial(train_step, cfg, model, tx, loss_plan(cfg.train, mesh)),
         in_shardings=(where, sharding.batch_sharding(mesh)),
         out_shardings=(where, sharding.replicated(mesh)),
         donate_argnums=0,
     )
 
 
-def compile_eval_step(model: ModelConfig, chunk_tokens: int | None, mesh: Mesh) -> Callable[[Any, Batch], LossSums]:
+def compile_eval_step(model: ModelConfig, train: TrainConfig, mesh: Mesh) -> Callable[[Any, Batch], LossSums]:
     """Return the jitted loss sums of a batch without dropout, replicated on every device."""
+    plan = loss_plan(train, mesh)
     return jax.jit(
-        lambda params, batch: loss_sums(model, params, batch, chunk_tokens), out_shardings=sharding.replicated(mesh)
+        lambda params, batch: loss_sums(model, params, batch, plan)[1], out_shardings=sharding.replicated(mesh)
     )

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jgpt.loss import WHOLE_LOGITS, chunks_for, cross_entropy
+from jgpt.loss import LOGITS_AT_ONCE, LossPlan, chunks_for, cross_entropy
 
 
 def arrays(B=3, S=12, D=8, V=19):
@@ -21,7 +21,7 @@ def to_logits(x, w):
 
 def test_equals_numpy():
     x, w, targets, weights = arrays()
-    sums = cross_entropy(to_logits, x, w, targets, weights)
+    objective, sums = cross_entropy(to_logits, x, w, targets, weights, LossPlan(z_loss=0.1))
     x, w, targets, weights = (np.asarray(a) for a in (x, w, targets, weights))
     logits = x.astype(np.float64) @ w
     log_z = np.log(np.exp(logits).sum(-1))
@@ -29,35 +29,60 @@ def test_equals_numpy():
     np.testing.assert_allclose(sums.nats, (weights * nats).sum(), rtol=1e-5)
     np.testing.assert_allclose(sums.squared_log_z, (weights * log_z**2).sum(), rtol=1e-5)
     np.testing.assert_allclose(sums.weight, weights.sum(), rtol=1e-6)
+    np.testing.assert_allclose(objective, (weights * (nats + 0.1 * log_z**2)).sum(), rtol=1e-5)
 
 
-@pytest.mark.parametrize("chunk_tokens", [1, 9, 18, 36])
-def test_pieces_change_nothing(chunk_tokens):
-    x, w, targets, weights = arrays()
+def capped(x, w):
+    return 5 * jnp.tanh(x @ w / 5)
+
+
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("chunk_tokens", [1, 9, 18, 36, None])
+def test_pieces_change_nothing(chunk_tokens, split):
+    x, w, targets, weights = arrays(V=24)  # 24 stretches of one id where they are split
 
     def total(x, w, chunk):
-        sums = cross_entropy(to_logits, x, w, targets, weights, chunk)
-        return sums.nats + 0.1 * sums.squared_log_z
+        return 0.7 * cross_entropy(capped, x, w, targets, weights, LossPlan(chunk, 0.1, split))[0]
 
-    whole = jax.value_and_grad(total, (0, 1))(x, w, 10**9)
+    def plain(x, w):
+        log_z = jax.nn.logsumexp(capped(x, w), axis=-1)
+        chosen = jnp.take_along_axis(capped(x, w), targets[..., None], -1)[..., 0]
+        return 0.7 * jnp.sum(weights * (log_z - chosen + 0.1 * log_z**2))
+
+    whole = jax.value_and_grad(plain, (0, 1))(x, w)  # by automatic differentiation
     cut = jax.value_and_grad(total, (0, 1))(x, w, chunk_tokens)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-5), whole, cut)
 
 
 def test_large_logits_never_stand_in_memory_whole():
-    B, S, D, V = 2, 1024, 16, 50_304
+    B, S, D, V = 2, 1024, 768, 50_304
 
-    def total(x, w, targets, chunk):
-        return cross_entropy(to_logits, x, w, targets, jnp.ones((B, S)), chunk).nats
+    def total(x, w, targets, chunk, split):
+        return cross_entropy(to_logits, x, w, targets, jnp.ones((B, S)), LossPlan(chunk, split_vocab=split))[0]
 
     shapes = [jax.ShapeDtypeStruct(s, t) for s, t in (((B, S, D), "float32"), ((D, V), "float32"), ((B, S), "int32"))]
-    step = jax.jit(jax.grad(total, (0, 1)), static_argnums=3)
-    temporaries = [step.lower(*shapes, chunk).compile().memory_analysis().temp_size_in_bytes for chunk in (10**9, None)]
-    assert temporaries[1] < temporaries[0] / 4
+    step = jax.jit(jax.grad(total, (0, 1)), static_argnums=(3, 4))
+    whole, pieces, stretches = (
+        step.lower(*shapes, *plan).compile().memory_analysis().temp_size_in_bytes
+        for plan in ((10**9, False), (None, False), (None, True))
+    )
+    logits = 4 * B * S * V  # automatic differentiation keeps twice this
+    assert whole < 1.1 * logits and pieces < 0.6 * logits and stretches < 0.2 * logits
 
 
 def test_fewest_pieces_that_fit():
     assert chunks_for(16, 256, 282, None) == 1
     assert chunks_for(2, 1024, 50_304, None) == 8
-    assert 2 * 1024 // 8 * 50_304 <= WHOLE_LOGITS
+    assert 2 * 1024 // 8 * 50_304 <= LOGITS_AT_ONCE["cpu"]
     assert chunks_for(1, 7, 100, 3) == 7  # only whole divisors of the sequence are pieces
+
+
+def test_the_sums_carry_no_gradient_and_the_value_alone_costs_one_product():
+    x, w, targets, weights = arrays()
+
+    def objective(x, w):
+        return cross_entropy(to_logits, x, w, targets, weights)[0]
+
+    assert not np.any(jax.grad(lambda x: cross_entropy(to_logits, x, w, targets, weights)[1].nats)(x))
+    products = [jax.jit(f).lower(x, w).as_text().count("dot_general") for f in (objective, jax.grad(objective, (0, 1)))]
+    assert products == [1, 3]

@@ -10,6 +10,7 @@ import pytest
 from jgpt import optim, presets, sharding, state, step
 from jgpt.batch import Batch
 from jgpt.config import Config, MeshConfig, OptimConfig, TrainConfig
+from jgpt.loss import LossPlan
 from jgpt.model import gpt
 
 STEPS = 5
@@ -89,7 +90,7 @@ def test_all_weights_zero_do_not_poison_the_parameters():
     model = gpt.resolve(CONFIG.model, vocab_size=32, backend="cpu")
     batch = next(batches())._replace(weights_BS=jnp.zeros((8, 16)))
     params = jax.jit(gpt.init, static_argnums=0)(model, jax.random.key(0))
-    grads, sums = jax.jit(lambda p: step.gradients(CONFIG, model, p, batch, jax.random.key(0)))(params)
+    grads, sums = jax.jit(lambda p: step.gradients(CONFIG, model, p, batch, jax.random.key(0), LossPlan()))(params)
     assert float(sums.weight) == 0
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
@@ -116,7 +117,7 @@ def test_z_loss_pulls_the_normaliser_to_zero():
     def log_z(config):
         _, final = run(config)
         model = gpt.resolve(config.model, vocab_size=32, backend="cpu")
-        sums = jax.jit(lambda p: step.loss_sums(model, p, next(batches(1)), None))(final.params)
+        sums = jax.jit(lambda p: step.loss_sums(model, p, next(batches(1)), LossPlan())[1])(final.params)
         return float(sums.squared_log_z / sums.weight)
 
     assert log_z(dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, z_loss=1.0))) < log_z(CONFIG)

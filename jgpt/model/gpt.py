@@ -195,10 +195,30 @@ def output_matrix(cfg: ModelConfig, params: Params) -> Float[Array, "D V"]:
     return params["embedding"]["tokens"].T if cfg.tie_embeddings else params["head"]["kernel"]
 
 
+@jax.custom_vjp
+def _f32_product(x_ND: Array, w_DV: Array) -> Array:
+    """Return the product, computed in the type of x and summed in f32; so are its gradients, and that of w stays in f32."""
+    return jnp.matmul(x_ND, w_DV.astype(x_ND.dtype), preferred_element_type=jnp.float32)
+
+
+def _f32_product_forward(x_ND: Array, w_DV: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _f32_product(x_ND, w_DV), (x_ND, w_DV)
+
+
+def _f32_product_backward(saved: tuple[Array, Array], slope_NV: Array) -> tuple[Array, Array]:
+    x_ND, w_DV = saved
+    slope_NV = slope_NV.astype(x_ND.dtype)  # automatic differentiation would multiply f32 by bf16, in f32
+    dx_ND = jnp.matmul(slope_NV, w_DV.astype(x_ND.dtype).T, preferred_element_type=jnp.float32)
+    dw_DV = jnp.matmul(x_ND.T, slope_NV, preferred_element_type=jnp.float32)
+    return dx_ND.astype(x_ND.dtype), dw_DV.astype(w_DV.dtype)
+
+
+_f32_product.defvjp(_f32_product_forward, _f32_product_backward)
+
+
 def logits(cfg: ModelConfig, x_ND: Float[Array, "N D"], output_DV: Float[Array, "D V"]) -> Float[Array, "N V"]:
     """Return f32 logits of N tokens from their features, soft-capped where the config says so."""
-    dtype = cfg.compute_dtype
-    out_NV = jnp.matmul(x_ND.astype(dtype), output_DV.astype(dtype), preferred_element_type=jnp.float32)
+    out_NV = _f32_product(x_ND.astype(cfg.compute_dtype), output_DV)
     if cfg.logit_softcap is not None:
         out_NV = cfg.logit_softcap * jnp.tanh(out_NV / cfg.logit_softcap)
     return out_NV
