@@ -1,4 +1,4 @@
-"""What the process must set before jax loads: the allocator, and which lines the libraries may print.
+"""What the process must set before jax loads: the allocator, the cache of compiled programs, what libraries may print.
 
 Owns these settings for the entry points (`train.py`, `sample.py`, `jgpt`); notebooks call `configure()` themselves,
 first thing. Refuses to import jax.
@@ -7,7 +7,9 @@ first thing. Refuses to import jax.
 import ctypes
 import mmap
 import os
+import platform
 import sys
+import zlib
 from typing import Final
 
 # glibc mallopt parameters (malloc.h); XLA:CPU takes and frees its temporaries at every execution, and by default glibc
@@ -23,12 +25,18 @@ _HUGE_BYTES: Final = 2**32  # of the heap; address space alone, no memory until 
 
 
 def configure() -> bool:
-    """Keep freed pages in the process, in huge pages, and quieten the libraries; return whether the allocator took it.
+    """Keep freed pages in the process, in huge pages, keep compiled programs on disk, and quieten the libraries.
 
-    Must run before jax is imported: it allocates from the first line on. On systems without glibc nothing is changed.
+    Must run before jax is imported: it allocates from the first line on. On systems without glibc the allocator is left as it
+    is. What stands in the environment already is respected: JAX_COMPILATION_CACHE_DIR moves the compiled programs,
+    JAX_ENABLE_COMPILATION_CACHE=false does without.
+
+    Returns:
+        Whether the allocator took its settings.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("ABSL_MIN_LOG_LEVEL", "2")
+    _keep_compiled()
     if not sys.platform.startswith("linux"):
         return False
     try:
@@ -38,6 +46,26 @@ def configure() -> bool:
         return False
     settings = ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _NEVER), (_M_TOP_PAD, 2**26))
     return all(mallopt(parameter, value) == 1 for parameter, value in settings) and _huge_pages(libc)
+
+
+def _keep_compiled() -> None:
+    """Have jax keep what takes long to compile, in the user's cache folder; where none can be made, it compiles anew.
+
+    The folder bears the processor's features: homes are shared between machines, machine code is not.
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as info:
+            features = next((line for line in info if line.startswith(("flags", "Features"))), "")
+    except OSError:
+        features = platform.processor()
+    folder = os.path.join(home, "jgpt", f"compiled-{zlib.crc32(features.encode()):08x}")
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError:
+        return
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", folder)
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 
 def _huge_pages(libc: ctypes.CDLL) -> bool:

@@ -4,7 +4,10 @@ JGPT_TEST_PLATFORM=cuda (or tpu) runs the same tests on that platform's own devi
 jaxtyping hook must stand before the package loads.
 """
 
+import atexit
 import os
+import shutil
+import tempfile
 
 PLATFORM = os.environ.get("JGPT_TEST_PLATFORM", "cpu")
 DEVICES = 8
@@ -16,6 +19,10 @@ if PLATFORM == "cpu":
     os.environ["XLA_FLAGS"] = f"{flags} {os.environ.get('XLA_FLAGS', '')}".strip()
 else:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the workers share the device
+
+# what train.py compiles in a test is kept for that test session alone
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="jgpt-tests-")
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 import jax  # noqa: E402 - reads the environment when it is imported
 import pytest  # noqa: E402

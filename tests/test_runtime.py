@@ -1,7 +1,9 @@
 """The settings before jax: the allocator takes them, and a process that cannot have them runs all the same."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -25,3 +27,35 @@ def test_heap_is_advised_to_use_huge_pages_and_jax_is_not_loaded():
     out = subprocess.run([sys.executable, "-c", HUGE], capture_output=True, text=True, check=True).stdout.split()
     assert out[2] == "False"
     assert out[0] == out[1]  # what is returned is what the kernel says of the heap
+
+
+COMPILE = """
+import jgpt.runtime
+jgpt.runtime.configure()
+import jax, jax.numpy as jnp
+print(jax.jit(lambda x: jnp.sin(x) + 1)(jnp.zeros(3))[0])
+"""
+
+
+def compiled(home: Path, **settings: str) -> list[Path]:
+    """Compile something with this cache folder; return what was kept."""
+    settings = {"XDG_CACHE_HOME": str(home), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"} | settings
+    out = subprocess.run(
+        [sys.executable, "-c", COMPILE], capture_output=True, text=True, check=True, env={**os.environ, **settings}
+    )
+    assert out.stdout.split() == ["1.0"]
+    return sorted(path for path in home.rglob("*") if path.is_file()) if home.is_dir() else []
+
+
+def test_compiled_programs_are_kept_for_the_next_process(tmp_path: Path):
+    kept = compiled(tmp_path)
+    assert kept and kept[0].relative_to(tmp_path).parts[0] == "jgpt"
+    damaged = next(path for path in kept if path.name.endswith("-cache"))
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    assert compiled(tmp_path) == kept  # a damaged one is compiled anew
+
+
+def test_without_a_place_for_compiled_programs_they_are_compiled_anew(tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+    assert compiled(tmp_path / "file") == []
+    assert compiled(tmp_path, JAX_ENABLE_COMPILATION_CACHE="false") == [tmp_path / "file"]
