@@ -12,12 +12,16 @@ from torch import nn
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, bias: bool) -> None:
         super().__init__()
         self.heads = heads
-        self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attn = nn.ModuleDict({"c_attn": nn.Linear(width, 3 * width), "c_proj": nn.Linear(width, width)})
-        self.mlp = nn.ModuleDict({"c_fc": nn.Linear(width, 4 * width), "c_proj": nn.Linear(4 * width, width)})
+        self.ln_1, self.ln_2 = nn.LayerNorm(width, bias=bias), nn.LayerNorm(width, bias=bias)
+        self.attn = nn.ModuleDict(
+            {"c_attn": nn.Linear(width, 3 * width, bias), "c_proj": nn.Linear(width, width, bias)}
+        )
+        self.mlp = nn.ModuleDict(
+            {"c_fc": nn.Linear(width, 4 * width, bias), "c_proj": nn.Linear(4 * width, width, bias)}
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the residual stream after the block."""
@@ -32,15 +36,15 @@ class Block(nn.Module):
 class GPT2(nn.Module):
     """Returns the mean loss of next tokens, the head tied to the embedding."""
 
-    def __init__(self, vocab: int, context: int, width: int, heads: int, layers: int) -> None:
+    def __init__(self, vocab: int, context: int, width: int, heads: int, layers: int, bias: bool = True) -> None:
         super().__init__()
-        blocks = nn.ModuleList([Block(width, heads) for _ in range(layers)])
+        blocks = nn.ModuleList([Block(width, heads, bias) for _ in range(layers)])
         self.transformer = nn.ModuleDict(
             {
                 "wte": nn.Embedding(vocab, width),
                 "wpe": nn.Embedding(context, width),
                 "h": blocks,
-                "ln_f": nn.LayerNorm(width),
+                "ln_f": nn.LayerNorm(width, bias=bias),
             }
         )
 
@@ -52,6 +56,14 @@ class GPT2(nn.Module):
             x = block(x)
         logits = F.linear(t["ln_f"](x), t["wte"].weight)
         return F.cross_entropy(logits.view(-1, logits.shape[-1]).float(), targets.reshape(-1))
+
+    def start(self) -> None:
+        """Draw GPT-2's start: N(0, 0.02), what writes to the residual stream scaled by 1/sqrt(2 layers)."""
+        layers = len(self.transformer["h"])
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if parameter.ndim >= 2:
+                    parameter.normal_(0, 0.02 * ((2 * layers) ** -0.5 if "c_proj" in name else 1))
 
     def load_gpt2(self, tensors: dict[str, torch.Tensor]) -> None:
         """Copy Hugging Face's tensors, whose `Conv1D` weights lie [inputs, outputs]."""

@@ -1,0 +1,56 @@
+"""What a step of the real loop costs beyond the step itself: data, logging, checkpoints, evaluation.
+
+    python bench/input.py --data shakespeare.txt
+
+train.py's own loop runs; after every stretch of it, with one asynchronous checkpoint each, the same compiled step is taken
+bare, on one batch. The difference is all that the loop adds, work of its background threads included; the main thread's time in
+each activity is listed beside it (while the device computes, it waits for nothing).
+"""
+
+from harness import Worker, arguments, publish, summary
+
+
+def main() -> None:
+    """Measure and write the table."""
+    options = arguments(
+        __doc__ or "",
+        data={"required": True, "help": "a text file"},
+        width={"type": int, "default": 160, "help": "of the model: sets the length of a step"},
+        stretch={"type": int, "default": 250, "help": "steps of the loop between checkpoints"},
+    )
+    spec = {
+        "data": options.data,
+        "rounds": options.rounds,
+        "stretch": options.stretch,
+        "bare": 100,
+        "width": options.width,
+    }
+    with Worker("loop_side.py", spec) as side:
+        about, r = side.call("about"), side.call("run")
+    # a stretch stands between two bare ones
+    bare = [(a + b) / 2 for a, b in zip(r["bare"], r["bare"][1:], strict=False)]
+    added = [1 - b / a for a, b in zip(r["loop"], bare, strict=True)]
+    step = summary(r["loop"])["median"]
+    rows = [("what", "ms a step", "share of the step")]
+    rows.append(("a step in the loop", f"{step * 1e3:.2f}", "100 %"))
+    rows.append(("a bare step", f"{summary(bare)['median'] * 1e3:.2f}", ""))
+    low, median, high = (summary(added)[key] for key in ("low", "median", "high"))
+    rows.append(("all that the loop adds", f"{step * median * 1e3:.2f}", f"{median:.1%} ({low:.1%} to {high:.1%})"))
+    for what, seconds in sorted(r["spent_per_step"].items(), key=lambda item: -item[1]):
+        rows.append((f"  main thread: {what}", f"{seconds * 1e3:.3f}", f"{seconds / step:.2%}"))
+    rows.append(("one evaluation of the held-out text", f"{r['evaluation_seconds'] * 1e3:.0f}", ""))
+    results = {
+        "headline": {"loop adds": median, "step": step},
+        "loop": summary(r["loop"]),
+        "bare": summary(bare),
+        "added_share": summary(added),
+        "main_thread_seconds_per_step": r["spent_per_step"],
+        "evaluation_seconds": r["evaluation_seconds"],
+        "stretch": options.stretch,
+        "width": options.width,
+    }
+    publish("input", results, rows, None if about["platform"] == "cpu" else about["device"])
+
+
+if __name__ == "__main__":
+    main()

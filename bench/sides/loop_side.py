@@ -1,0 +1,108 @@
+"""Worker: the real training loop, timed from outside, with bare steps between its stretches. See bench/input.py."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from harness import BENCH, serve, spec
+
+SPEC = spec()
+from jgpt.runtime import configure  # noqa: E402
+
+configure()
+import dataclasses  # noqa: E402
+
+import jax  # noqa: E402
+
+from jgpt import checkpoint, configio, evaluate, loop, metrics, sharding, step  # noqa: E402
+
+SPENT: dict[str, float] = {}
+STRETCHES: dict[str, list[float]] = {"loop": [], "bare": []}
+
+
+def timed(what: str, call: Callable) -> Callable:
+    """Return `call`, whose time on the main thread is added to SPENT."""
+
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        begun = time.perf_counter()
+        try:
+            return call(*arguments, **options)
+        finally:
+            SPENT[what] = SPENT.get(what, 0.0) + time.perf_counter() - begun
+
+    return wrapped
+
+
+class Batches:
+    """The loader, timed."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self.get_state, self.set_state = inner.get_state, inner.set_state
+        self._next = timed("data", inner.__next__)
+
+    def __iter__(self) -> "Batches":
+        return self
+
+    def __next__(self) -> Any:
+        return self._next()
+
+
+def bare_between(compiled: Callable) -> Callable:
+    """Return the step; after every stretch of the loop it takes bare steps on the batch at hand, and times both."""
+    begun, taken = time.perf_counter(), 0
+
+    def one(state: Any, batch: Any) -> tuple:
+        nonlocal begun, taken
+        if taken == SPEC["stretch"]:
+            jax.block_until_ready(state)
+            now = time.perf_counter()
+            if STRETCHES["bare"]:  # the first stretch compiles
+                STRETCHES["loop"].append((now - begun) / taken)
+            else:
+                SPENT.clear()
+            for _ in range(SPEC["bare"]):
+                state, _ = compiled(state, batch)
+            jax.block_until_ready(state)
+            begun = time.perf_counter()
+            STRETCHES["bare"].append((begun - now) / SPEC["bare"])
+            taken = 0
+        taken += 1
+        return compiled(state, batch)
+
+    return one
+
+
+def run() -> dict:
+    """Train; return seconds a step in the loop and bare, and the seconds of the main thread in each activity."""
+    steps = SPEC["stretch"] * (SPEC["rounds"] + 1) + 1
+    config = configio.load_config_file(BENCH.parent / "configs" / "shakespeare_char.py")
+    with tempfile.TemporaryDirectory() as folder:
+        config = dataclasses.replace(
+            config,
+            run=dataclasses.replace(config.run, dir=str(Path(folder) / "run")),
+            data=dataclasses.replace(config.data, path=SPEC["data"]),
+            train=dataclasses.replace(config.train, steps=steps),
+            model=dataclasses.replace(config.model, embed_dim=SPEC["width"]),
+            eval=dataclasses.replace(config.eval, every_steps=steps),
+            checkpoint=dataclasses.replace(config.checkpoint, every_steps=SPEC["stretch"]),
+        )
+        make_step, make_batches = step.compile_train_step, loop.train_batches
+        loop.step.compile_train_step = lambda *arguments: bare_between(make_step(*arguments))
+        loop.train_batches = lambda *arguments, **options: Batches(make_batches(*arguments, **options))
+        checkpoint.Checkpoints.save = timed("checkpoints", checkpoint.Checkpoints.save)
+        loop.Checkpoints.save = checkpoint.Checkpoints.save
+        metrics.MetricsWriter.write = timed("logging", metrics.MetricsWriter.write)
+        loop.TrainProgress.update = timed("progress bar", loop.TrainProgress.update)
+        loop.sharding.shard_batch = timed("batches to the device", sharding.shard_batch)
+        loop.evaluate.likelihoods = timed("evaluation", evaluate.likelihoods)
+        loop.report.finish = lambda *arguments: None
+        loop.train(config, "configs/shakespeare_char.py")
+    counted = SPEC["stretch"] * len(STRETCHES["loop"])
+    evaluation = SPENT.pop("evaluation", 0.0)
+    return {**STRETCHES, "spent_per_step": {k: v / counted for k, v in SPENT.items()}, "evaluation_seconds": evaluation}
+
+
+serve({"run": run, "about": lambda: {"device": jax.devices()[0].device_kind, "platform": jax.default_backend()}})
