@@ -113,12 +113,18 @@ def unstack(params: Params) -> Params:
     blocks = params["blocks"]
     if isinstance(blocks, tuple):
         return params
-    layers = jax.tree.leaves(blocks)[0].shape[0]
+    leaves, treedef = jax.tree.flatten(blocks)
+    layers = zip(*(_slices(leaf) for leaf in leaves), strict=True)
+    return {**params, "blocks": tuple(jax.tree.unflatten(treedef, layer) for layer in layers)}
 
-    def layer(i: int) -> Params:
-        return jax.tree.map(lambda a: a[i], blocks)
 
-    return {**params, "blocks": tuple(layer(i) for i in range(layers))}
+@jax.custom_vjp
+def _slices(stacked: Array) -> tuple[Array, ...]:
+    """Return the entries along the first axis; their gradients are stacked, where differentiation would add up L paddings."""
+    return tuple(stacked[i] for i in range(stacked.shape[0]))
+
+
+_slices.defvjp(lambda stacked: (_slices(stacked), None), lambda _, slopes: (jnp.stack(slopes),))
 
 
 def features(

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from jgpt.config import ModelConfig
 from jgpt.model.attention import ATTENTION, Visibility
 from jgpt.model.cache import LayerCache, update
+from jgpt.model.fused import gelu, normalise, squared_relu, swiglu
 
 GPT2_INIT_STD: Final = 0.02  # GPT-2's released code; the residual outputs are scaled further, GPT-2 paper, section 2.3
 
@@ -87,16 +88,10 @@ class Norm(nn.Module):
         """Return x normalised and scaled."""
         width = x.shape[-1]
         scale_N = self.param("scale", nn.with_partitioning(nn.initializers.ones_init(), ("norm",)), (width,))
-        x = x.astype(jnp.float32)
-        if self.kind == "layernorm":
-            x = x - x.mean(-1, keepdims=True)
-        x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
-        lead = (1,) * (x.ndim - 1)
-        x = x * scale_N.reshape(*lead, width)
+        bias_N = None
         if self.use_bias:
             bias_N = self.param("bias", nn.with_partitioning(nn.initializers.zeros_init(), ("norm",)), (width,))
-            x = x + bias_N.reshape(*lead, width)
-        return x.astype(self.dtype)
+        return normalise(self.kind == "layernorm", self.epsilon, x, scale_N, bias_N).astype(self.dtype)
 
 
 class Rotary(NamedTuple):
@@ -183,12 +178,12 @@ class MLP(nn.Module):
             axes = ("embed", "gate", "mlp")
             up = Dense((D, 2, F), axes, 1, hidden_init(cfg, D), cfg.use_bias, cfg.compute_dtype, name="up")
             h_BSCF = up(x_BSD)
-            h_BSF = jax.nn.silu(h_BSCF[:, :, 0]) * h_BSCF[:, :, 1]
+            h_BSF = swiglu(h_BSCF[:, :, 0], h_BSCF[:, :, 1])
         else:
             axes = ("embed", "mlp")
             up = Dense((D, F), axes, 1, hidden_init(cfg, D), cfg.use_bias, cfg.compute_dtype, name="up")
             h_BSF = up(x_BSD)
-            h_BSF = jax.nn.gelu(h_BSF, approximate=True) if cfg.mlp == "gelu" else jnp.square(jax.nn.relu(h_BSF))
+            h_BSF = gelu(h_BSF) if cfg.mlp == "gelu" else squared_relu(h_BSF)
         axes = ("mlp", "embed")
         down = Dense((F, D), axes, 1, residual_init(cfg), cfg.use_bias, cfg.compute_dtype, name="down")
         return down(h_BSF)

@@ -1,0 +1,111 @@
+"""Norms and activations with gradients written by hand, so that each saves its input alone and passes over it once.
+
+Automatic differentiation saves several arrays of the size of the activations for each, and the step then waits for memory.
+Owns the formulas; refuses parameters, which belong to `layers`.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+_GELU_SLOPE = (2 / jnp.pi) ** 0.5  # of GELU's tanh form, Hendrycks and Gimpel 2016, section 2
+_GELU_CUBE = 0.044715
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def normalise(
+    centred: bool,
+    epsilon: float,
+    x: Float[Array, "*A N"],
+    scale_N: Float[Array, "N"],
+    bias_N: Float[Array, "N"] | None,
+) -> Float[Array, "*A N"]:
+    """Return x over its root mean square along the last axis, times `scale_N` plus `bias_N`; computed in f32.
+
+    Args:
+        centred: subtract the mean first (LayerNorm, Ba et al. 2016); else RMSNorm (Zhang and Sennrich 2019).
+        epsilon: added to the mean square.
+        x: input; the result has its type.
+        scale_N: factor a channel.
+        bias_N: addend a channel, None for none.
+    """
+    return _normalise_forward(centred, epsilon, x, scale_N, bias_N)[0]
+
+
+def _normalise_forward(
+    centred: bool, epsilon: float, x: Array, scale_N: Array, bias_N: Array | None
+) -> tuple[Array, tuple]:
+    x32 = x.astype(jnp.float32)
+    mean = x32.mean(-1, keepdims=True) if centred else None
+    x32 = x32 if mean is None else x32 - mean
+    inverse = jax.lax.rsqrt(jnp.square(x32).mean(-1, keepdims=True) + epsilon)
+    y = x32 * inverse * _along(scale_N, x)
+    y = y if bias_N is None else y + _along(bias_N, x)
+    return y.astype(x.dtype), (x, mean, inverse, scale_N, bias_N)
+
+
+def _normalise_backward(centred: bool, epsilon: float, saved: tuple, slope: Array) -> tuple:
+    del epsilon
+    x, mean, inverse, scale_N, bias_N = saved
+    x32, slope = x.astype(jnp.float32), slope.astype(jnp.float32)
+    unit = (x32 if mean is None else x32 - mean) * inverse
+    lead = tuple(range(x.ndim - 1))
+    pull = slope * _along(scale_N, x)
+    dx = pull - unit * jnp.mean(pull * unit, axis=-1, keepdims=True)
+    if centred:
+        dx = dx - jnp.mean(pull, axis=-1, keepdims=True)
+    dscale_N = jnp.sum(slope * unit, axis=lead)
+    return (dx * inverse).astype(x.dtype), dscale_N, None if bias_N is None else jnp.sum(slope, axis=lead)
+
+
+normalise.defvjp(_normalise_forward, _normalise_backward)
+
+
+def _along(values_N: Array, x: Array) -> Array:
+    return values_N.reshape((1,) * (x.ndim - 1) + values_N.shape)
+
+
+def _gate(x: Array) -> Array:
+    """Return (1 + tanh u) / 2 for GELU's u, as the logistic function of 2u, which needs one exponential."""
+    return jax.nn.sigmoid(2 * _GELU_SLOPE * x * (1 + _GELU_CUBE * jnp.square(x)))
+
+
+@jax.custom_vjp
+def gelu(x: Float[Array, "*A"]) -> Float[Array, "*A"]:
+    """Return GELU in its tanh form, GPT-2's."""
+    return x * _gate(x)
+
+
+def _gelu_backward(x: Array, slope: Array) -> tuple[Array]:
+    gate = _gate(x)
+    inner = 2 * _GELU_SLOPE * (1 + 3 * _GELU_CUBE * jnp.square(x))
+    return (slope * (gate + x * gate * (1 - gate) * inner),)
+
+
+gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
+
+
+@jax.custom_vjp
+def squared_relu(x: Float[Array, "*A"]) -> Float[Array, "*A"]:
+    """Return max(x, 0)^2 (So et al. 2021)."""
+    return jnp.square(jnp.maximum(x, 0))
+
+
+squared_relu.defvjp(lambda x: (squared_relu(x), x), lambda x, slope: (2 * slope * jnp.maximum(x, 0),))
+
+
+@jax.custom_vjp
+def swiglu(gate: Float[Array, "*A"], up: Float[Array, "*A"]) -> Float[Array, "*A"]:
+    """Return silu(gate) * up (Shazeer 2020, equation 6)."""
+    return gate * jax.nn.sigmoid(gate) * up
+
+
+def _swiglu_backward(saved: tuple[Array, Array], slope: Array) -> tuple[Array, Array]:
+    gate, up = saved
+    share = jax.nn.sigmoid(gate)
+    return slope * up * share * (1 + gate * (1 - share)), slope * gate * share
+
+
+swiglu.defvjp(lambda gate, up: (swiglu(gate, up), (gate, up)), _swiglu_backward)
