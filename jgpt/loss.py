@@ -87,8 +87,9 @@ def cross_entropy(
         weights_BS: weight of each target; a constant, no gradient flows to it.
         plan: what the loss is, and how it is computed.
     """
-    objective, sums = _sums(to_logits, plan, x_BSD, output_DV, targets_BS, weights_BS)
-    return objective, LossSums(*(jax.lax.stop_gradient(value) for value in sums))
+    summed: Any = _sums(to_logits, plan, x_BSD, output_DV, targets_BS, weights_BS)  # custom_vjp hides the type
+    objective, sums = summed
+    return objective, jax.tree.map(jax.lax.stop_gradient, sums)
 
 
 def _slices_for(vocab: int, pieces: int, plan: LossPlan) -> int:
