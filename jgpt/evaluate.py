@@ -94,7 +94,7 @@ def answer_held_out(model: GPT, data: Mixture, max_questions: int | None) -> dic
         if not isinstance(task_data.task, QATask):
             continue
         examples = list(task_data.splits.validation)[:max_questions]
-        answers = model.complete(name, [e.question for e in examples], sampling=Sampling(temperature=0.0)).values
+        answers = model.complete(name, examples, sampling=Sampling(temperature=0.0)).values
         answered[name] = [
             Answered(example, answer, task_data.task.exact_match(answer, example))
             for example, answer in zip(examples, answers, strict=True)

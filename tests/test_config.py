@@ -98,7 +98,11 @@ BROKEN = [
         ["data.path 'x.txt'", "a, b", "--data.tasks.NAME.path"],
     ),
     (Config, dict(data=DataConfig(path="x.txt")), ["data.path 'x.txt'", "0"]),
-    (Config, dict(data=DataConfig(tasks={"a": IMAGE})), ["tokenizer.image", "'none'", "'grey'"]),
+    (
+        Config,
+        dict(data=DataConfig(tasks={"a": IMAGE}), tokenizer=TokenizerConfig(image="none")),
+        ["tokenizer.image", "'none'", "'grey'"],
+    ),
 ]
 
 

@@ -15,14 +15,37 @@ class QuestionAnswer:
     """A question, its answer, and what may be asked after it.
 
     Attributes:
-        question: with everything that is needed to answer it.
-        answer: expected.
-        more: further questions with their answers, in the same conversation; trained, not scored.
+        question: the question itself.
+        answer: expected, and trained.
+        more: further questions of the same conversation; trained, not scored. Each sees all that came before it.
+        context: what the answer is to be found in; empty where there is none (closed book).
+        references: every answer that counts as right; empty = `answer` alone.
+        choices: of a multiple-choice question, `answer` among them; empty where the answer is free.
+        category: the row of the score table it belongs to; empty for none.
     """
 
     question: str
     answer: str
-    more: tuple[tuple[str, str], ...] = ()
+    more: tuple["QuestionAnswer", ...] = ()
+    context: str = ""
+    references: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    category: str = ""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation: who speaks ("system", "user" or "assistant"), and what is said."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A dialogue; the assistant's turns are trained."""
+
+    messages: tuple[Message, ...]
 
 
 @dataclass(frozen=True)
@@ -54,8 +77,14 @@ class Splits:
         train: examples to learn from.
         validation: examples to score on.
         baselines: figures to print beside the scores, such as the bits per byte of zlib.
+        kind: of the task these examples are for ("text", "qa", "chat", "image"); None where the source serves one alone.
+        recognised: what the source took its input for, in words, such as "SQuAD JSON".
+        notes: what a user should know of the reading, such as what was skipped and why.
     """
 
     train: Sequence[Any]
     validation: Sequence[Any]
     baselines: dict[str, float] = field(default_factory=dict)
+    kind: str | None = None
+    recognised: str = ""
+    notes: tuple[str, ...] = ()

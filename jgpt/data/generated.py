@@ -57,7 +57,9 @@ def make_stories(seed: int, validation_fraction: float) -> Splits:
         stories[story] = (story, where)
     examples = []
     for story, where in stories.values():
-        asked = [(f"Where is {name}?", where[name]) for name in rng.permutation(sorted(where))[:MAX_QUESTIONS]]
-        examples.append(QuestionAnswer(f"{story} {asked[0][0]}", asked[0][1], tuple(asked[1:])))
+        asked = [
+            QuestionAnswer(f"Where is {name}?", where[name]) for name in rng.permutation(sorted(where))[:MAX_QUESTIONS]
+        ]
+        examples.append(QuestionAnswer(f"{story} {asked[0].question}", asked[0].answer, tuple(asked[1:])))
     held = round(len(examples) * validation_fraction)
     return Splits(train=examples[held:], validation=[replace(example, more=()) for example in examples[:held]])

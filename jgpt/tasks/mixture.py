@@ -64,15 +64,16 @@ def build(config: Config) -> Mixture:
     vocabulary = make_vocabulary(config.tokenizer, list(splits.values()), config.train.seed)
     tasks = {}
     for name, task_config in configs.items():
-        if task_config.kind not in TASKS:
-            raise ValueError(unknown_name(f"data.tasks.{name}.kind", task_config.kind, TASKS))
+        kind = splits[name].kind if task_config.kind == "auto" else task_config.kind
+        if kind not in TASKS:
+            raise ValueError(unknown_name(f"data.tasks.{name}.kind", str(kind), TASKS))
         for part in ("train", "validation"):
             require(
                 len(getattr(splits[name], part)) > 0,
                 f"data.tasks.{name}: the {part} split of {task_config.path or task_config.source!r} is empty: give more "
                 "data, or change validation_fraction.",
             )
-        task = TASKS[task_config.kind].fit(vocabulary, splits[name].train)
+        task = TASKS[kind].fit(vocabulary, splits[name].train)
         length = config.model.context_length
         train = _rows(name, "train", task, splits[name].train, length, task_config.loss_weight)
         validation = _rows(name, "validation", task, splits[name].validation, length)
@@ -116,10 +117,13 @@ def make_vocabulary(config: TokenizerConfig, splits: Sequence[Splits], seed: int
     else:
         text = tokenizer_class(config.text).train(_texts(train), config.bpe_vocab_size)
     image = None
-    if config.image == "grey":
+    pictures = [example.pixels for example in train if isinstance(example, Picture)]
+    code = config.image
+    if code == "auto":
+        code = "none" if not pictures else "grey" if all(pixels.ndim == 2 for pixels in pictures) else "palette"
+    if code == "grey":
         image = Palette.grey(config.image_levels)
-    elif config.image == "palette":
-        pictures = [example.pixels for example in train if isinstance(example, Picture)]
+    elif code == "palette":
         require(bool(pictures), "tokenizer.image is 'palette', but no task of the config has pictures to fit it to.")
         image = Palette.fit(pictures, config.image_levels, seed)
     return Vocabulary(config.text, text, image)
@@ -131,7 +135,8 @@ def _texts(examples: Sequence[Any]) -> list[str]:
         if isinstance(example, str):
             texts.append(example)
         elif isinstance(example, QuestionAnswer):
-            texts += [example.question, example.answer, *(text for turn in example.more for text in turn)]
+            for turn in (example, *example.more):
+                texts += [turn.context, turn.question, turn.answer, *turn.choices]
         elif isinstance(example, Picture):
             texts.append(example.caption)
     return texts

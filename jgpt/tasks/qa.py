@@ -37,7 +37,7 @@ class QATask:
     @classmethod
     def fit(cls, vocabulary: Vocabulary, examples: Sequence[QuestionAnswer]) -> "QATask":
         """Return the task; its answers may become as long as the longest of `examples`."""
-        answers = [answer for e in examples for answer in (e.answer, *(later for _, later in e.more))]
+        answers = [turn.answer for example in examples for turn in (example, *example.more)]
         return cls(vocabulary, max(len(vocabulary.encode_text(answer)) for answer in answers) + 1)
 
     @classmethod
@@ -56,21 +56,22 @@ class QATask:
             ValueError: question or answer is empty.
         """
         tokens, weights = [], []
-        for question, answer in ((example.question, example.answer), *example.more):
+        for turn in (example, *example.more):
             require(
-                bool(answer.strip()),
-                f"the question {question!r} has an empty answer: nothing could be trained or scored; leave it out.",
+                bool(turn.answer.strip()),
+                f"the question {turn.question!r} has an empty answer: nothing could be trained or scored; leave it out.",
             )
-            given = self._given(question)
-            trained = np.concatenate([self.vocabulary.encode_text(answer), [self.end]])
+            given = self._given(turn)
+            trained = np.concatenate([self.vocabulary.encode_text(turn.answer), [self.end]])
             tokens += [given, trained]
             weights += [np.zeros(len(given), np.float32), np.ones(len(trained), np.float32)]
         return Document(np.concatenate(tokens).astype(np.int32), np.concatenate(weights))
 
-    def prompt(self, request: str) -> Prompt:
-        """Return the prompt that answers the question `request`. Raises ValueError where it is empty."""
+    def prompt(self, request: str | QuestionAnswer) -> Prompt:
+        """Return the prompt that answers a question, with its context where it has one. Raises ValueError where it is empty."""
         phases = (Phase((*self.vocabulary.text_ids, self.end)),)
-        return Prompt(self._given(request), (self.end,), phases, self.max_new_tokens)
+        example = QuestionAnswer(request, "") if isinstance(request, str) else request
+        return Prompt(self._given(example), (self.end,), phases, self.max_new_tokens)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the answer that generated ids stand for."""
@@ -85,7 +86,9 @@ class QATask:
         """Return whether `answer` is the expected one, white space at its ends aside."""
         return answer.strip() == example.answer.strip()
 
-    def _given(self, question: str) -> np.ndarray:
-        require(bool(question.strip()), f"the question is {question!r}: it must hold something to answer.")
-        ids = self.vocabulary.encode_text(question)
-        return np.concatenate([[self.question], ids, [self.answer]]).astype(np.int32)
+    def _given(self, turn: QuestionAnswer) -> np.ndarray:
+        require(bool(turn.question.strip()), f"the question is {turn.question!r}: it must hold something to answer.")
+        ids = [[self.question], self.vocabulary.encode_text(turn.question), [self.answer]]
+        if turn.context:
+            ids = [[self.vocabulary.special("<|context|>")], self.vocabulary.encode_text(turn.context), *ids]
+        return np.concatenate(ids).astype(np.int32)

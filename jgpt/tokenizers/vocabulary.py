@@ -3,6 +3,7 @@
 Owns where each kind of id begins and how the vocabulary is saved with a run; refuses to know any task.
 """
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,14 @@ SPECIALS: Final = (
     "<|caption|>",
     "<|image|>",
     "<|endofimage|>",
+    "<|context|>",
+    "<|choice|>",
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|endofturn|>",
 )
+OLDEST_SPECIALS: Final = SPECIALS[:9]  # of runs that were saved before the list was saved with them
 
 
 @dataclass(frozen=True)
@@ -37,16 +45,18 @@ class Vocabulary:
         text_name: registered name of the text tokenizer.
         text: the text tokenizer.
         image: the palette, None where the run has no pictures.
+        specials: special tokens, first in the vocabulary.
     """
 
     text_name: str
     text: TextTokenizer
     image: Palette | None = None
+    specials: tuple[str, ...] = SPECIALS
 
     @property
     def text_ids(self) -> range:
         """Ids that stand for text."""
-        return range(len(SPECIALS), len(SPECIALS) + self.text.size)
+        return range(len(self.specials), len(self.specials) + self.text.size)
 
     @property
     def image_ids(self) -> range:
@@ -65,9 +75,9 @@ class Vocabulary:
         Raises:
             ValueError: there is no such special token.
         """
-        if name not in SPECIALS:
-            raise ValueError(unknown_name("special token", name, SPECIALS))
-        return SPECIALS.index(name)
+        if name not in self.specials:
+            raise ValueError(unknown_name("special token", name, self.specials))
+        return self.specials.index(name)
 
     def encode_text(self, text: str) -> Int32[np.ndarray, " n"]:
         """Return the joint ids of `text`. Raises ValueError where no id can express a part of it."""
@@ -98,6 +108,7 @@ class Vocabulary:
         """Write the vocabulary into `folder`: one JSON file a part."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "text_type.txt").write_text(self.text_name + "\n", encoding="utf-8")
+        (folder / "specials.json").write_text(json.dumps(self.specials), encoding="utf-8")
         (folder / "tokenizer.json").write_text(self.text.to_json(), encoding="utf-8")
         if self.image is None:
             (folder / "image.json").unlink(missing_ok=True)
@@ -114,11 +125,12 @@ class Vocabulary:
         if not (folder / "text_type.txt").is_file():
             raise FileNotFoundError(f"{folder} holds no tokenizer: train the run with `python train.py` first.")
         name = (folder / "text_type.txt").read_text(encoding="utf-8").strip()
-        image = folder / "image.json"
+        image, specials = folder / "image.json", folder / "specials.json"
         return cls(
             text_name=name,
             text=tokenizer_class(name).from_json((folder / "tokenizer.json").read_text(encoding="utf-8")),
             image=Palette.from_json(image.read_text(encoding="utf-8")) if image.is_file() else None,
+            specials=tuple(json.loads(specials.read_text(encoding="utf-8"))) if specials.is_file() else OLDEST_SPECIALS,
         )
 
     def _palette(self) -> Palette:

@@ -61,14 +61,14 @@ def story_of(example: QuestionAnswer) -> str:
 
 def test_stories_are_answered_by_reading_them(stories: Splits):
     for example in [*stories.train, *stories.validation]:
-        for question, answer in ((example.question, example.answer), *example.more):
+        for question, answer in ((turn.question, turn.answer) for turn in (example, *example.more)):
             asked = question if question == example.question else f"{story_of(example)} {question}"
             assert read(asked) == answer
 
 
 def test_follow_up_questions_ask_for_other_people_and_in_training_alone(stories: Splits):
     for example in stories.train:
-        asked = re.findall(r"Where is (\w+)", " ".join((example.question, *(question for question, _ in example.more))))
+        asked = re.findall(r"Where is (\w+)", " ".join((example.question, *(turn.question for turn in example.more))))
         people = set(re.findall(r"(\w+) \w+ to the", example.question))
         assert len(set(asked)) == len(asked) >= min(2, len(people)) and set(asked) <= people
     assert not any(example.more for example in stories.validation)

@@ -160,7 +160,7 @@ def test_characters_of_follow_up_questions_are_learned(monkeypatch: pytest.Monke
     serve(
         monkeypatch,
         "qa",
-        train=[QuestionAnswer("a?", "no", more=(("x?", "yz"),))],
+        train=[QuestionAnswer("a?", "no", more=(QuestionAnswer("x?", "yz"),))],
         validation=[QuestionAnswer("a?", "no")],
     )
     text = mixture.build(config("qa", text="characters")).vocabulary.text

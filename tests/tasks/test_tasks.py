@@ -148,7 +148,7 @@ def test_text_prompt_begins_the_document():
 def test_every_answer_of_a_conversation_is_trained_and_its_questions_are_not():
     words = vocabulary("bytes")
     turns = [("a?", "1"), ("and b?", "22"), ("c?", "3")]
-    talk = QuestionAnswer(*turns[0], more=tuple(turns[1:]))
+    talk = QuestionAnswer(*turns[0], more=tuple(QuestionAnswer(*turn) for turn in turns[1:]))
     task = TASKS["qa"].fit(words, [talk])
     document = task.encode(talk)
     single = [task.encode(QuestionAnswer(question, answer)) for question, answer in turns]
@@ -156,7 +156,7 @@ def test_every_answer_of_a_conversation_is_trained_and_its_questions_are_not():
     np.testing.assert_array_equal(document.weights, np.concatenate([turn.weights for turn in single]))
     assert task.prompt("a?").max_new_tokens == 3  # any of the answers may be asked for
     with pytest.raises(ValueError, match="the question 'b\\?' has an empty answer"):
-        task.encode(dataclasses.replace(talk, more=(("b?", " "),)))
+        task.encode(dataclasses.replace(talk, more=(QuestionAnswer("b?", " "),)))
 
 
 def test_answers_may_become_as_long_as_the_longest_of_training():

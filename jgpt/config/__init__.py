@@ -1,0 +1,72 @@
+"""Run configuration: frozen dataclasses that hold every default, checked by the class that owns the fields.
+
+Owns names, defaults and rules. Holds only data: imports no jax, no model and no tokenizer, so that `--help` is
+instant and a config can be read anywhere. `None` means off or "derived"; names carry units.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+from jgpt.check import require
+from jgpt.config.data import AugmentConfig, DataConfig, TaskConfig, TokenizerConfig
+from jgpt.config.model import ModelConfig
+from jgpt.config.training import CheckpointConfig, EvalConfig, MeshConfig, OptimConfig, RunConfig, TrainConfig
+
+__all__ = [
+    "AugmentConfig",
+    "CheckpointConfig",
+    "Config",
+    "DataConfig",
+    "EvalConfig",
+    "MeshConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "RunConfig",
+    "TaskConfig",
+    "TokenizerConfig",
+    "TrainConfig",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole run. `configs/*.py` each hold one, as `get_config()`."""
+
+    run: RunConfig = RunConfig()
+    model: ModelConfig = ModelConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    data: DataConfig = DataConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    mesh: MeshConfig = MeshConfig()
+
+    def __post_init__(self) -> None:
+        require(
+            self.optim.warmup_steps <= self.train.steps,
+            f"optim.warmup_steps {self.optim.warmup_steps} exceeds train.steps {self.train.steps}: the peak rate would "
+            "never be reached; lower optim.warmup_steps.",
+        )
+        rows = self.train.batch_size // self.train.accumulation_steps
+        shards = (self.mesh.data or 1) * self.mesh.fsdp
+        require(
+            rows % shards == 0,
+            f"train.batch_size / accumulation_steps = {rows} rows cannot be split over mesh.data x mesh.fsdp = {shards} "
+            "devices: use a multiple.",
+        )
+        require(
+            self.data.path is None or len(self.data.tasks) == 1,
+            f"data.path {self.data.path!r} replaces the source of a single task, and this config has "
+            f"{len(self.data.tasks)} ({', '.join(self.data.tasks)}): use --data.tasks.NAME.path.",
+        )
+        require(
+            self.tokenizer.image != "none" or all(task.kind != "image" for task in self.data.tasks.values()),
+            "data.tasks holds an image task but tokenizer.image is 'none': use 'grey' or 'palette'.",
+        )
+
+    def task_configs(self) -> dict[str, TaskConfig]:
+        """The tasks with `data.path` applied to the single one it replaces."""
+        if self.data.path is None:
+            return dict(self.data.tasks)
+        return {name: dataclasses.replace(task, path=self.data.path) for name, task in self.data.tasks.items()}

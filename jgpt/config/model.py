@@ -1,0 +1,125 @@
+"""The architecture: one decoder-only transformer, and the rules its numbers obey.
+
+Presets that name the papers stand in `jgpt.presets`.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jgpt.check import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """One decoder-only transformer (pre-norm). Presets that name the papers stand in `jgpt.presets`."""
+
+    num_layers: int = 4
+    embed_dim: int = 128
+    num_heads: int = 4
+    num_kv_heads: int | None = None
+    """Key-value heads: None = num_heads (multi-head), 1 = multi-query, between = grouped-query."""
+    head_dim: int | None = None
+    """Width of one head; None = embed_dim / num_heads."""
+    mlp_dim: int | None = None
+    """Hidden width of the MLP; None = 4 embed_dim (swiglu: 8/3 embed_dim, rounded up to a multiple of 8)."""
+    context_length: int = 256
+    """Longest row in training and longest prompt plus answer in sampling [tokens]."""
+    norm: Literal["layernorm", "rmsnorm"] = "rmsnorm"
+    norm_epsilon: float = 1e-5
+    positions: Literal["learned", "rotary", "none"] = "rotary"
+    rope_base: float = 10_000.0
+    rotary_fraction: float = 1.0
+    """Share of each head's channels that rotary positions turn; the rest match by content at any distance."""
+    ngrams: tuple[int, ...] = ()
+    """Lengths of the n-grams whose hashed embeddings are added to the token's, e.g. (2, 3) for bytes; () is off."""
+    ngram_rows: int = 8192
+    """Rows of each n-gram table."""
+    ngram_ids: int | None = None
+    """Ids below this have n-grams; None = those that stand for text: n-grams of pixels invite learning by heart."""
+    mlp: Literal["gelu", "swiglu", "relu2"] = "relu2"
+    use_bias: bool = False
+    qk_norm: bool = True
+    windows: tuple[int | None, ...] = (None,)
+    """Sliding windows [tokens], repeated over the layers: (None,) full attention, (64, None) every other layer local."""
+    attention_softcap: float | None = None
+    logit_softcap: float | None = None
+    tie_embeddings: bool = False
+    dropout: float = 0.0
+    init: Literal["gpt2", "zero", "half"] = "zero"
+    """gpt2: N(0, 0.02), residual outputs scaled by 1/sqrt(2 L). zero, half: 1/sqrt(fan_in), residual outputs at zero, or
+    at half of that, so that layers which must work together have a gradient from the first step."""
+    attention: Literal["auto", "einsum", "blocked", "xla", "cudnn"] = "auto"
+    """Backend of attention; auto chooses by device and shape."""
+    scan_layers: bool = False
+    """Compile one block and loop over it: quick to compile when deep, slower per step on CPU."""
+    remat: Literal["none", "full", "dots"] = "none"
+    """What the backward pass recomputes: nothing, whole blocks, or all but matrix products."""
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of activations; auto = float32 on CPU (bf16 is slower there), bfloat16 on accelerators."""
+    vocab_multiple: int = 8
+    """The vocabulary is padded up to a multiple of this, so that it can be sharded."""
+    vocab_size: int | None = None
+    """Rows of the embedding; None = derived from the tokenizer when the run starts."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_layers", "embed_dim", "num_heads", "context_length", "vocab_multiple"):
+            require(getattr(self, name) >= 1, f"model.{name} is {getattr(self, name)}: must be at least 1.")
+        for name in ("head_dim", "mlp_dim", "rope_base", "norm_epsilon"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"model.{name} is {value}: must be positive.")
+        require(
+            self.head_dim is not None or self.embed_dim % self.num_heads == 0,
+            f"model.embed_dim {self.embed_dim} is not divisible by model.num_heads {self.num_heads}: "
+            "choose a multiple, or set model.head_dim.",
+        )
+        groups = self.kv_heads
+        require(
+            groups >= 1 and self.num_heads % groups == 0,
+            f"model.num_kv_heads {groups} must divide model.num_heads {self.num_heads}: each key-value head serves "
+            "a whole group of query heads.",
+        )
+        require(
+            self.positions != "rotary" or self.width_of_head % 2 == 0,
+            f"model.head_dim {self.width_of_head} is odd: rotary positions turn pairs of channels; use an even one.",
+        )
+        require(0 <= self.rotary_fraction <= 1, f"model.rotary_fraction is {self.rotary_fraction}: must lie in [0, 1].")
+        require(len(self.windows) >= 1, "model.windows is empty: use (None,) for full attention.")
+        for window in self.windows:
+            require(
+                window is None or 1 <= window <= self.context_length,
+                f"model.windows holds {window}: a window must lie between 1 and model.context_length "
+                f"{self.context_length}, or be None for full attention.",
+            )
+        for n in self.ngrams:
+            require(2 <= n <= 16, f"model.ngrams holds {n}: an n-gram has 2 to 16 tokens.")
+        require(self.ngram_rows >= 2, f"model.ngram_rows is {self.ngram_rows}: must be at least 2.")
+        require(0.0 <= self.dropout < 1.0, f"model.dropout is {self.dropout}: must lie in [0, 1).")
+        for name in ("attention_softcap", "logit_softcap"):
+            cap = getattr(self, name)
+            require(cap is None or cap > 0, f"model.{name} is {cap}: must be positive, or None for off.")
+        require(
+            self.attention_softcap is None or self.attention not in ("xla", "cudnn"),
+            f"model.attention_softcap {self.attention_softcap} is not supported by model.attention {self.attention!r}: "
+            "use auto, einsum or blocked.",
+        )
+
+    @property
+    def kv_heads(self) -> int:
+        """Number of key-value heads G."""
+        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+    @property
+    def width_of_head(self) -> int:
+        """Width of one head K."""
+        return self.embed_dim // self.num_heads if self.head_dim is None else self.head_dim
+
+    @property
+    def hidden_dim(self) -> int:
+        """Hidden width of the MLP F."""
+        if self.mlp_dim is not None:
+            return self.mlp_dim
+        return 4 * self.embed_dim if self.mlp != "swiglu" else -(-8 * self.embed_dim // 3 // 8) * 8
+
+    def window_of(self, layer: int) -> int | None:
+        """Sliding window of a layer [tokens], None for full attention."""
+        return self.windows[layer % len(self.windows)]

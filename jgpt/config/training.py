@@ -1,0 +1,153 @@
+"""How a run is trained, scored, saved and laid over devices."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jgpt.check import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Where a run lives and what to do if it is already there."""
+
+    dir: str = "runs/unnamed"
+    """Folder of the run: config, metrics, tokenizer, checkpoints, plots."""
+    on_existing: Literal["resume", "overwrite", "extend"] = "resume"
+    """resume: go on, refuse a changed config; overwrite: delete and start over; extend: go on with more train.steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Optimizer and schedule."""
+
+    name: Literal["adamw", "muon"] = "muon"
+    peak_lr: float = 0.02
+    """Learning rate at the end of warmup: of every parameter (adamw), of the hidden matrices (muon)."""
+    adam_lr: float = 0.005
+    """muon only: peak learning rate of what Adam updates (embeddings, head, norms, biases)."""
+    b1: float = 0.9
+    b2: float = 0.95
+    epsilon: float = 1e-8
+    momentum: float = 0.95
+    """muon only: Nesterov momentum of the hidden matrices."""
+    newton_schulz_steps: int = 5
+    """muon only: iterations of the orthogonalisation."""
+    weight_decay: float = 0.0
+    """Decoupled decay of matrices; norms and biases are never decayed."""
+    schedule: Literal["constant", "linear", "cosine", "wsd"] = "linear"
+    warmup_steps: int = 20
+    final_lr_fraction: float = 0.0
+    """Learning rate at the last step as a share of the peak."""
+    decay_fraction: float = 0.2
+    """wsd only: share of the steps, at the end, over which the rate falls."""
+    clip_norm: float | None = 1.0
+    """Largest global norm of the gradient."""
+    ema_decay: float | None = None
+    """Decay of an exponential moving average of the parameters, used for evaluation and sampling."""
+
+    def __post_init__(self) -> None:
+        for name in ("peak_lr", "adam_lr", "epsilon"):
+            require(getattr(self, name) > 0, f"optim.{name} is {getattr(self, name)}: must be positive.")
+        for name in ("b1", "b2", "momentum"):
+            require(0 <= getattr(self, name) < 1, f"optim.{name} is {getattr(self, name)}: must lie in [0, 1).")
+        require(self.weight_decay >= 0, f"optim.weight_decay is {self.weight_decay}: must not be negative.")
+        require(self.warmup_steps >= 0, f"optim.warmup_steps is {self.warmup_steps}: must not be negative.")
+        require(self.newton_schulz_steps >= 1, f"optim.newton_schulz_steps is {self.newton_schulz_steps}: at least 1.")
+        require(0 <= self.final_lr_fraction <= 1, f"optim.final_lr_fraction is {self.final_lr_fraction}: in [0, 1].")
+        require(0 < self.decay_fraction <= 1, f"optim.decay_fraction is {self.decay_fraction}: must lie in (0, 1].")
+        require(
+            self.clip_norm is None or self.clip_norm > 0,
+            f"optim.clip_norm is {self.clip_norm}: must be positive, or None for off.",
+        )
+        require(
+            self.ema_decay is None or 0 < self.ema_decay < 1,
+            f"optim.ema_decay is {self.ema_decay}: must lie in (0, 1), or be None for off.",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Length and size of training."""
+
+    steps: int = 1000
+    """Optimizer steps."""
+    batch_size: int = 16
+    """Rows per optimizer step, over all devices and accumulation steps."""
+    accumulation_steps: int = 1
+    """Micro-batches a step; gradients are token-weighted sums, so the result does not depend on this."""
+    seed: int = 0
+    z_loss: float = 0.0
+    """Weight of the squared log-normaliser (PaLM, section 5); 0 is off."""
+    loss_chunk_tokens: int | None = None
+    """Tokens whose logits stand in memory at once; None = all where they are small, else chosen by the vocabulary."""
+    log_every_steps: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulation_steps", "log_every_steps"):
+            require(getattr(self, name) >= 1, f"train.{name} is {getattr(self, name)}: must be at least 1.")
+        require(
+            self.batch_size % self.accumulation_steps == 0,
+            f"train.batch_size {self.batch_size} is not divisible by train.accumulation_steps {self.accumulation_steps}.",
+        )
+        require(self.seed >= 0, f"train.seed is {self.seed}: must not be negative.")
+        require(self.z_loss >= 0, f"train.z_loss is {self.z_loss}: must not be negative.")
+        require(
+            self.loss_chunk_tokens is None or self.loss_chunk_tokens >= 1,
+            f"train.loss_chunk_tokens is {self.loss_chunk_tokens}: must be at least 1, or None for automatic.",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Validation while training and at its end."""
+
+    every_steps: int = 250
+    """Steps between exact losses over the whole held-out splits, each with a sample."""
+    batch_size: int | None = None
+    """Rows per evaluation batch; None = train.batch_size."""
+    stride: int | None = None
+    """Text is scored in windows of the whole context that move on by this many tokens, so that no token is predicted
+    from less than context_length - stride others; None = in rows that each begin without a past."""
+    max_questions: int | None = None
+    """Held-out questions answered for the final scores; None = all."""
+
+    def __post_init__(self) -> None:
+        require(self.every_steps >= 1, f"eval.every_steps is {self.every_steps}: must be at least 1.")
+        for name in ("batch_size", "stride", "max_questions"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"eval.{name} is {value}: must be at least 1, or None.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When checkpoints are written and which are kept."""
+
+    every_steps: int = 250
+    keep_latest: int = 2
+    """Newest checkpoints kept; the best by validation loss is kept as well."""
+    keep_best: int = 1
+
+    def __post_init__(self) -> None:
+        require(self.every_steps >= 1, f"checkpoint.every_steps is {self.every_steps}: must be at least 1.")
+        require(
+            self.keep_latest >= 1,
+            f"checkpoint.keep_latest is {self.keep_latest}: at least 1, else a run cannot resume.",
+        )
+        require(self.keep_best >= 0, f"checkpoint.keep_best is {self.keep_best}: must not be negative.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """How devices are laid out; the product of the axes must equal the number of devices used."""
+
+    data: int | None = None
+    """Copies of the model, each with its own rows; None = all devices that fsdp and tensor leave."""
+    fsdp: int = 1
+    """Devices over which parameters, optimizer state and rows are sharded."""
+    tensor: int = 1
+    """Devices over which heads, MLP and vocabulary are sharded."""
+
+    def __post_init__(self) -> None:
+        for name in ("data", "fsdp", "tensor"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"mesh.{name} is {value}: must be at least 1.")
