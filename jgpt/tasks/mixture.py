@@ -35,12 +35,14 @@ class TaskData:
         splits: the examples.
         train: packed training rows.
         validation: packed held-out rows; every held-out target appears once.
+        too_long: examples of (train, validation) that do not fit the context and were left out.
     """
 
     task: Task
     splits: Splits
     train: PackedRows
     validation: PackedRows
+    too_long: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -75,28 +77,42 @@ def build(config: Config) -> Mixture:
             )
         task = TASKS[kind].fit(vocabulary, splits[name].train)
         length = config.model.context_length
-        train = _rows(name, "train", task, splits[name].train, length, task_config.loss_weight)
-        validation = _rows(name, "validation", task, splits[name].validation, length)
+        where, on_long = f"data.tasks.{name}", task_config.on_long
+        train, long_train = _rows(
+            f"{where}, train split", task, splits[name].train, length, task_config.loss_weight, on_long
+        )
+        validation, long_held = _rows(f"{where}, validation split", task, splits[name].validation, length, 1.0, on_long)
         pairs = sum(len(document.tokens) - 1 for document in train.documents)
         require(
             task.packing != "stream" or pairs >= length,
             f"data.tasks.{name}: {task_config.path or task_config.source!r} holds {pairs} training tokens, fewer than one "
             f"window of model.context_length {length}: lower --model.context-length or give more text.",
         )
-        tasks[name] = TaskData(task, splits[name], train, validation)
+        tasks[name] = TaskData(task, splits[name], train, validation, (long_train, long_held))
     return Mixture(vocabulary, tasks)
 
 
 def _rows(
-    name: str, part: str, task: Task, examples: Sequence[Any], length: int, loss_weight: float = 1.0
-) -> PackedRows:
-    """Encode and pack one split; what is wrong with an example is said with the name of its task."""
+    where: str, task: Task, examples: Sequence[Any], length: int, loss_weight: float, on_long: str
+) -> tuple[PackedRows, int]:
+    """Encode and pack one split; return its rows and how many examples were left out as too long.
+
+    What is wrong with an example is said with the name of its task.
+    """
     try:
-        rows = pack([task.encode(example) for example in examples], task.packing, length, loss_weight)
+        documents = [task.encode(example) for example in examples]
+        if on_long == "skip" and task.packing == "whole":
+            documents = [document for document in documents if len(document.tokens) <= length + 1]
+        rows = pack(documents, task.packing, length, loss_weight)
     except ValueError as error:
-        raise ValueError(f"data.tasks.{name}, {part} split: {error}") from None
-    require(len(rows) > 0, f"data.tasks.{name}: the {part} split holds no target to predict: give it more data.")
-    return rows
+        raise ValueError(f"{where}: {error}") from None
+    skipped = len(examples) - len(documents)
+    require(
+        len(rows) > 0,
+        f"{where} holds no target to predict ({skipped} of {len(examples)} examples are longer than "
+        f"model.context_length {length}): give it more data, or raise model.context_length.",
+    )
+    return rows, skipped
 
 
 def make_vocabulary(config: TokenizerConfig, splits: Sequence[Splits], seed: int) -> Vocabulary:
@@ -115,7 +131,7 @@ def make_vocabulary(config: TokenizerConfig, splits: Sequence[Splits], seed: int
         except Exception as error:  # the library raises nothing narrower
             raise ValueError(f"tokenizer.path {config.path!r} is not a tokenizer.json of a BPE: {error}.") from None
     else:
-        text = tokenizer_class(config.text).train(_texts(train), config.bpe_vocab_size)
+        text = tokenizer_class(config.text).train(_texts(train), config.bpe_vocab_size, config.bpe_across_words)
     image = None
     pictures = [example.pixels for example in train if isinstance(example, Picture)]
     code = config.image
