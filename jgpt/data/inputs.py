@@ -21,7 +21,7 @@ from typing import IO, Final
 from jgpt.check import require
 
 EXPANDED_BYTES: Final = 1 << 30  # of one compressed file or archive; they are read into memory
-OPENERS: Final[dict[str, Callable[[IO[bytes]], IO[bytes]]]] = {
+OPENERS: Final[dict[str, Callable[[IO[bytes]], io.BufferedIOBase]]] = {
     ".gz": lambda file: gzip.GzipFile(fileobj=file),
     ".xz": lambda file: lzma.LZMAFile(file),
     ".bz2": lambda file: bz2.BZ2File(file),
@@ -135,7 +135,7 @@ def _expand(file: Path, name: str, *, alone: bool) -> list[InputFile]:
     return [InputFile(name[: -len(file.suffix)], str(file), lambda: _decompress(file, opener))]
 
 
-def _decompress(file: Path, opener: Callable[[IO[bytes]], IO[bytes]]) -> bytes:
+def _decompress(file: Path, opener: Callable[[IO[bytes]], io.BufferedIOBase]) -> bytes:
     try:
         with open(file, "rb") as raw, opener(raw) as expanded:
             content = expanded.read(EXPANDED_BYTES + 1)

@@ -35,7 +35,12 @@ def read(task: TaskConfig, data: DataConfig, seed: int) -> Splits:
     if task.source.startswith("tfds:"):
         name = task.source.removeprefix("tfds:")
         return read_tfds(
-            name, kind=task.kind, data_dir=data.tfds_dir, seed=seed, validation_fraction=task.validation_fraction
+            name,
+            kind=task.kind,
+            data_dir=data.tfds_dir,
+            seed=seed,
+            validation_fraction=task.validation_fraction,
+            data=data,
         )
     if task.source == "path":
         raise ValueError("this task reads the user's own data: say where it is, with --data.path FILE_OR_FOLDER.")

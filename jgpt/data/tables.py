@@ -21,7 +21,6 @@ from jgpt.data.read_log import BadRecord, ReadLog
 LINES: Final = (".jsonl", ".ndjson")
 SEPARATED: Final = {".csv": ",", ".tsv": "\t"}
 TABLES: Final = (*LINES, *SEPARATED)
-KEYS_FROM: Final = 100  # records whose fields decide what the columns of a file without a header are
 
 Row = tuple[int, Any]  # line in the file, from 1, and the record or the BadRecord that stands there
 
@@ -47,7 +46,7 @@ def read_table(
         names, rows = _separated(text, SEPARATED[file.suffix], file.where)
     else:
         parsed = list(_lines(text, encoding) if file.suffix in LINES else _json_list(text, file.where))
-        records = [record for _, record in parsed if isinstance(record, dict)][:KEYS_FROM]
+        records = [record for _, record in parsed if isinstance(record, dict)]
         names, rows = list(dict.fromkeys(key for record in records for key in record)), iter(parsed)
         for line, record in parsed if not records else ():
             log.bad(f"{file.where}, line {line}", str(record))
