@@ -18,8 +18,8 @@ from jgpt.data.splitting import kind_of
 
 
 def from_lists(
-    questions: Sequence[str],
-    answers: Sequence[str],
+    questions: Sequence[Any],
+    answers: Sequence[Any],
     *,
     contexts: Sequence[str] | None = None,
     choices: Sequence[Sequence[str]] | None = None,
@@ -29,8 +29,8 @@ def from_lists(
     """Return the questions of parallel lists: the i-th answer answers the i-th question.
 
     Args:
-        questions: what is asked.
-        answers: what is expected.
+        questions: what is asked; texts, which is checked, since columns of a data frame may hold NaN.
+        answers: what is expected; texts.
         contexts: of each question what its answer is to be found in, "" for nothing.
         choices: of each question what may be answered, the answer among them, () where it is free.
         references: of each question every answer that counts as right, () where it is the answer alone.

@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from jgpt.data.columns import check_question
-from jgpt.data.decoding import check_characters, decode_text
+from jgpt.data.decoding import check_characters, decode_records
 from jgpt.data.examples import QuestionAnswer
 from jgpt.data.inputs import InputFile
 from jgpt.data.read_log import BadRecord, ReadLog
@@ -57,7 +57,7 @@ def read_quiz(file: InputFile, encoding: str, index: Mapping[str, list[str]], lo
         index: from `read_index`; a file that is not in it is asked for its second field alone.
         log: gets records that cannot be used.
     """
-    lines = decode_text(file.load(), file.where, encoding).split("\n")
+    lines = decode_records(file.load(), file.where, encoding).replace("\r\n", "\n").split("\n")
     names = index.get(file.name.rpartition("/")[2], [])
     record = ""
     start = 1
@@ -70,6 +70,7 @@ def read_quiz(file: InputFile, encoding: str, index: Mapping[str, list[str]], lo
         record += line
         if record.strip():
             try:
+                check_characters(record, encoding)
                 yield from _questions(record, names, file.stem, log)
             except BadRecord as error:
                 log.bad(f"{file.where}, line {start}", str(error))
@@ -80,7 +81,6 @@ def read_quiz(file: InputFile, encoding: str, index: Mapping[str, list[str]], lo
 
 def _questions(record: str, names: list[str], category: str, log: ReadLog) -> list[QuestionAnswer]:
     """Return the questions of a record: one of two fields, else one for each further field that is not empty."""
-    check_characters(record, "utf-8")
     fields = split_fields(record)
     if len(fields) < 2:
         raise BadRecord("has no colon: write question:answer")

@@ -101,9 +101,9 @@ def read_path(path: str, *, kind: str, data: DataConfig, validation_fraction: fl
     data_files = [file for file in files if not _is_about_data(file)]
     babi = [file for file in data_files if BABI.fullmatch(PurePosixPath(file.name).name)]
     if babi and len(babi) == len(data_files):
+        _check_kind(path, "qa", kind, "bAbI")
         from jgpt.data.babi import read_babi
 
-        _check_kind(path, "qa", kind, "bAbI")
         texts = {PurePosixPath(file.name).name: decode_text(file.load(), file.where, data.encoding) for file in babi}
         splits = read_babi(texts)
         return replace(splits, kind="qa", recognised=splits.recognised or f"bAbI, {len(babi)} files")
