@@ -12,6 +12,7 @@ import numpy as np
 from jgpt.batch import Document
 from jgpt.check import require
 from jgpt.data.examples import QuestionAnswer
+from jgpt.data.lists import from_lists as from_lists
 from jgpt.tasks.task import Phase, Prompt
 from jgpt.tokenizers.vocabulary import Vocabulary
 
