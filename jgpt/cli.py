@@ -9,9 +9,13 @@ from types import ModuleType
 from typing import Final
 
 from jgpt.entry import user_errors
-from jgpt.verbs import evaluate
+from jgpt.verbs import compress, decompress, evaluate
 
-VERBS: Final[dict[str, ModuleType]] = {"evaluate": evaluate}
+VERBS: Final[dict[str, ModuleType]] = {
+    "compress": compress,
+    "decompress": decompress,
+    "evaluate": evaluate,
+}
 
 
 def parser() -> argparse.ArgumentParser:

@@ -22,6 +22,7 @@ ORDER = (
     "state",
     "step",
     "loaded",
+    "compression",
     "evaluate",
     "report",
     "loop",
