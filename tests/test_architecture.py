@@ -16,11 +16,12 @@ PACKAGE = Path(jgpt.__file__).parent
 ORDER = (
     "axes check batch entry runtime interrupt manifest progress pictures muon loss",
     "config tokenizers sampling filters checkpoint",
-    "presets configio data metrics interop",
+    "presets configio data metrics interop render",
     "runfolder tasks model",
     "sharding optim sampler",
     "state",
     "step",
+    "show",
     "loaded",
     "compression",
     "evaluate",

@@ -3,9 +3,13 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from jgpt.runtime import configure
+
+if TYPE_CHECKING:
+    from jgpt.compression.codec import Measured
+    from jgpt.compression.originals import Original
 
 HELP: Final = "compress a text or a picture with a run, and prove its likelihood"
 DESCRIPTION: Final = """\
@@ -88,19 +92,15 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{path} exists: name another file with --out, or give --overwrite.")
 
 
-def _report(name: str, size: int, original: "object", content: bytes, out: str, measured: "object") -> None:
+def _report(name: str, size: int, original: "Original", content: bytes, out: str, measured: "Measured") -> None:
     """Print the table."""
     import lzma
     import zlib
 
     from rich.table import Table
 
-    from jgpt.compression.codec import Measured
-    from jgpt.compression.originals import Original
     from jgpt.progress import console
 
-    if not isinstance(original, Original) or not isinstance(measured, Measured):
-        raise TypeError("an Original and what was measured of it are needed")
     raw = original.raw
     per = "byte" if original.kind == "text" else "dim"
     table = Table("", "bytes", f"bits per {per}", box=None, pad_edge=False)
@@ -114,7 +114,7 @@ def _report(name: str, size: int, original: "object", content: bytes, out: str, 
     row("forward pass claims", measured.forward_bits)
     row("steps of the coder claim", measured.stepped_bits)
     row("code", measured.code_bits)
-    row(f"{out} (code and {len(content) - measured.code_bits // 8} bytes of header)", 8 * len(content))
+    row(f"code and {len(content) - measured.code_bits // 8} bytes of header", 8 * len(content))
     row("zlib -9" if per == "byte" else "zlib -9 of the pixels", 8 * len(zlib.compress(raw, 9)))
     row("xz" if per == "byte" else "xz of the pixels", 8 * len(lzma.compress(raw, preset=9 | lzma.PRESET_EXTREME)))
     if per == "dim":
@@ -124,6 +124,6 @@ def _report(name: str, size: int, original: "object", content: bytes, out: str, 
     console.print(
         f"code / forward pass: {measured.ratio:.4f} "
         f"(of the code up to {measured.overhead_bits / 8:.0f} bytes are ends and starts of the stream)\n"
-        f"{measured.tokens / measured.seconds:,.0f} ids/s, {measured.seconds:.1f} s",
+        f"{measured.tokens / measured.seconds:,.0f} ids/s, {measured.seconds:.1f} s\n{out}",
         markup=False,
     )

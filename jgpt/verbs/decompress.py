@@ -9,8 +9,8 @@ from jgpt.verbs.compress import refuse_existing
 
 HELP: Final = "bring back a file that `jgpt compress` made"
 DESCRIPTION: Final = """\
-Needs the run and the checkpoint that compressed the file, on the same kind of device with the same version of jax: elsewhere the
-model may round otherwise, and the checksum refuses the result.
+Needs the run and the checkpoint that compressed the file, on the same kind of device with the same version of jax: elsewhere
+the model may round otherwise, and the checksum refuses the result.
 """
 
 
