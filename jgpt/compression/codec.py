@@ -205,7 +205,10 @@ def decompress(model: GPT, file: Container, tick: Callable[[int], None] = lambda
     return value
 
 
-_OTHER: Final = "another device or version of jax, and these may round otherwise: decompress where it was compressed"def _decode(model: GPT, file: Container, task: Any, reader: RangeReader, take: Callable) -> bytes | np.ndarray:
+_OTHER: Final = "another device or version of jax, and these may round otherwise: decompress where it was compressed"
+
+
+def _decode(model: GPT, file: Container, task: Any, reader: RangeReader, take: Callable) -> bytes | np.ndarray:
     length, ids = model.model.context_length, model.tokenizer.size
     if file.kind == "text":
         pairs = file.count - 1
