@@ -56,6 +56,36 @@ class TrainProgress:
             say(f"step {step}/{self._steps}  {numbers}  {left:.0f} s left")
 
 
+class Counter:
+    """A bar that counts up to a total; nothing where output goes to a file.
+
+    Args:
+        what: is counted.
+        total: None where it is not known.
+    """
+
+    def __init__(self, what: str, total: int | None) -> None:
+        columns = [TextColumn(what), BarColumn(), TextColumn("{task.completed:,}"), TimeRemainingColumn()]
+        self._bar = Progress(*columns, console=console, transient=True) if console.is_terminal else None
+        self._task = self._bar.add_task(what, total=total) if self._bar else None
+
+    def __enter__(self) -> "Counter":
+        """Show the bar."""
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take the bar down."""
+        if self._bar:
+            self._bar.stop()
+
+    def reach(self, count: int) -> None:
+        """Show how far it is."""
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, completed=count)
+
+
 def say(text: str) -> None:
     """Print a line above the bar."""
     console.print(text, markup=False)
