@@ -9,9 +9,9 @@ from types import ModuleType
 from typing import Final
 
 from jgpt.entry import user_errors
-from jgpt.verbs import evaluate
+from jgpt.verbs import draw, evaluate, surprise
 
-VERBS: Final[dict[str, ModuleType]] = {"evaluate": evaluate}
+VERBS: Final[dict[str, ModuleType]] = {"evaluate": evaluate, "draw": draw, "surprise": surprise}
 
 
 def parser() -> argparse.ArgumentParser:
