@@ -9,13 +9,15 @@ from types import ModuleType
 from typing import Final
 
 from jgpt.entry import user_errors
-from jgpt.verbs import compress, decompress, evaluate, show_batch
+from jgpt.verbs import compress, decompress, draw, evaluate, show_batch, surprise
 
 VERBS: Final[dict[str, ModuleType]] = {
     "compress": compress,
     "decompress": decompress,
+    "draw": draw,
     "evaluate": evaluate,
     "show-batch": show_batch,
+    "surprise": surprise,
 }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from jgpt import sharding
+from jgpt import picture_scores, sharding
 from jgpt.data.examples import QuestionAnswer
 from jgpt.data.loader import eval_batches
 from jgpt.loaded import GPT
@@ -121,5 +121,6 @@ def final_scores(
         ordered |= {key: value for key, value in scores.items() if key.startswith(f"{name}/")}
         if name in answered:
             ordered[f"{name}/exact_match"] = sum(a.correct for a in answered[name]) / len(answered[name])
+        ordered |= picture_scores.code_error(name, task_data)
         ordered |= {f"{name}/{baseline}": value for baseline, value in task_data.splits.baselines.items()}
     return ordered, answered

@@ -7,7 +7,6 @@ import json
 import shlex
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from rich.table import Table
 
-from jgpt import pictures, runfolder
+from jgpt import gallery, pictures, runfolder
 from jgpt.config import Config, ModelConfig
 from jgpt.evaluate import Answered
 from jgpt.loaded import GPT
@@ -28,7 +27,9 @@ from jgpt.tasks.text import TextTask
 
 TEXT_START = "The "  # what the text samples of reports go on from
 FINAL_TEXT_TOKENS = 300
+SHARES = ("exact_match", "classifier_accuracy", "class_consistency")  # scores that are printed in per cent
 GRID_COLUMNS = 8
+DRAWN_AT_MOST = 80  # pictures of the final report
 REPORT_SAMPLING = Sampling(temperature=0.8, top_p=0.95)
 PICTURE_SAMPLING = Sampling(temperature=1.0)  # the model's own distribution: no flattering
 
@@ -116,7 +117,7 @@ def samples_while_training(model: GPT, data: Mixture) -> dict[str, Any]:
             got = model.complete(name, [example.question], sampling=Sampling(temperature=0.0)).values[0]
             out[name] = f"{example.question} -> {got!r} (expected {example.answer!r})"
         elif isinstance(task, ImageTask):
-            wanted = [task.captions[i % len(task.captions)] for i in range(GRID_COLUMNS)]
+            wanted = gallery.captions_to_draw(task_data, GRID_COLUMNS)
             out[name] = pictures.grid([model.complete(name, wanted, sampling=PICTURE_SAMPLING).values])
         else:
             new = min(80, model.model.context_length - 8)
@@ -139,7 +140,7 @@ def score_table(scores: dict[str, float]) -> Table:
     table = Table("task", "score", "value", box=None, pad_edge=False)
     for name, value in scores.items():
         task, score = name.split("/", 1)
-        table.add_row(task, score, f"{value:.1%}" if score == "exact_match" else f"{value:.4f}")
+        table.add_row(task, score, f"{value:.1%}" if score in SHARES else f"{value:.4f}")
     return table
 
 
@@ -161,7 +162,7 @@ def finish(
             text = model.complete(name, [start], sampling=REPORT_SAMPLING, max_new_tokens=new).values[0]
             say(f"\n{name}, written from {start!r}:\n{start}{text}")
         elif isinstance(task, ImageTask):
-            say(f"\n{name}, drawn (left) beside real held-out ones (right): {_grid(model, data, name, folder)}")
+            say(f"\n{name}, drawn, nearest in training, held out: {_gallery(model, data, name, folder)}")
     shown = _five(answered)
     if shown:
         say("\nheld-out questions:")
@@ -187,18 +188,12 @@ def _five(answered: dict[str, list[Answered]]) -> list[Answered]:
     return shown[:5]
 
 
-def _grid(model: GPT, data: Mixture, name: str, folder: runfolder.RunFolder) -> Path:
-    """Write drawn pictures beside held-out ones of the same caption, one caption a row, and return the path."""
-    task_data = data.tasks[name]
-    task = task_data.task
-    captions = list(task.captions[:10]) if isinstance(task, ImageTask) else []
-    drawn = model.complete(
-        name, [caption for caption in captions for _ in range(GRID_COLUMNS)], sampling=PICTURE_SAMPLING
-    ).values
-    blank = np.zeros_like(drawn[0])
-    rows = []
-    for index, caption in enumerate(captions):
-        real = [e.pixels for e in task_data.splits.validation if e.caption == caption][:GRID_COLUMNS]
-        left = drawn[index * GRID_COLUMNS : (index + 1) * GRID_COLUMNS]
-        rows.append([*left, *real, *[blank] * (GRID_COLUMNS - len(real))])
-    return pictures.save_grid(folder.plots / f"{name}.png", rows, split=GRID_COLUMNS)
+def _gallery(model: GPT, data: Mixture, name: str, folder: runfolder.RunFolder) -> str:
+    """Write drawings beside their nearest training pictures and held-out ones; return the path and what distances say."""
+    captions = gallery.captions_to_draw(data.tasks[name], gallery.MAX_ROWS)
+    n = max(1, min(GRID_COLUMNS, DRAWN_AT_MOST // len(captions)))
+    drawn = gallery.draw(model, name, data.tasks[name], captions, n=n)
+    path = folder.plots / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn.sheet().save(path)
+    return f"{path}\n  {drawn.words()}"

@@ -14,7 +14,7 @@ PACKAGE = Path(jgpt.__file__).parent
 
 # Groups from left to right; a module imports from its left or from its own group. A folder stands for its modules.
 ORDER = (
-    "axes check batch entry runtime interrupt manifest progress pictures muon loss",
+    "axes check batch entry runtime interrupt manifest progress pictures sheet neighbours muon loss",
     "config tokenizers sampling filters checkpoint",
     "presets configio data metrics interop render",
     "runfolder tasks model",
@@ -23,7 +23,7 @@ ORDER = (
     "step",
     "show",
     "loaded",
-    "compression",
+    "compression gallery picture_scores surprise",
     "evaluate",
     "report",
     "loop",

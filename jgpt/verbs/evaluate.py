@@ -17,6 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--json", action="store_true", help="print one JSON object, last on stdout; the table goes to stderr"
     )
     parser.add_argument("--step", type=int, help="checkpoint to score (default: the newest)")
+    parser.add_argument(
+        "--draw",
+        type=int,
+        metavar="N",
+        help="draw N pictures of each class and count those that a small classifier takes for what they were drawn for",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -26,7 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
     import jgpt
-    from jgpt import evaluate, sharding, step
+    from jgpt import evaluate, picture_scores, sharding, step
     from jgpt.config import MeshConfig
     from jgpt.report import score_table
     from jgpt.tasks import mixture
@@ -37,6 +43,8 @@ def run(arguments: argparse.Namespace) -> None:
     eval_step = step.compile_eval_step(model.model, model.config.train, mesh)
     rows = model.config.eval.batch_size or model.config.train.batch_size
     scores, _ = evaluate.final_scores(model, data, eval_step, mesh, rows)
+    if arguments.draw is not None:
+        scores |= picture_scores.consistencies(model, data.tasks, per_class=arguments.draw)
     table = Console(file=sys.stderr if arguments.json else sys.stdout, highlight=False)
     table.print(f"{arguments.run}, step {model.step}, on {jax.devices()[0].device_kind}")
     table.print(score_table(scores))
