@@ -39,7 +39,9 @@ def get_config() -> Config:
         data=DataConfig(
             tasks={"trivia": TaskConfig(kind="qa", on_long="skip", validation_fraction=0.05)}, on_bad_record="skip"
         ),
-        optim=OptimConfig(name="muon", peak_lr=0.02, adam_lr=0.005, schedule="linear", warmup_steps=50, weight_decay=0.1),
+        optim=OptimConfig(
+            name="muon", peak_lr=0.02, adam_lr=0.005, schedule="linear", warmup_steps=50, weight_decay=0.1
+        ),
         train=TrainConfig(steps=2000, batch_size=16),
         eval=EvalConfig(every_steps=500, batch_size=64, max_questions=1000),
         checkpoint=CheckpointConfig(every_steps=500),

@@ -12,6 +12,7 @@ from jgpt.data.digits import read_digits
 from jgpt.data.embedded import read_english
 from jgpt.data.examples import Splits
 from jgpt.data.generated import make_addition, make_stories
+from jgpt.data.picture_decode import PictureRules, in_form
 from jgpt.data.recognise import read_path
 from jgpt.data.tfds_source import read_tfds
 
@@ -46,4 +47,4 @@ def read(task: TaskConfig, data: DataConfig, seed: int) -> Splits:
         raise ValueError("this task reads the user's own data: say where it is, with --data.path FILE_OR_FOLDER.")
     if task.source not in SOURCES:
         raise ValueError(unknown_name("data source", task.source, [*SOURCES, "path", "tfds:NAME"]))
-    return SOURCES[task.source](seed, task.validation_fraction)
+    return in_form(SOURCES[task.source](seed, task.validation_fraction), PictureRules.of(data))

@@ -4,6 +4,7 @@ Owns the choice of splits and features and how an example of TFDS becomes one of
 Refuses to import TensorFlow.
 """
 
+import dataclasses
 import functools
 import io
 import logging
@@ -20,6 +21,7 @@ from jgpt.check import require
 from jgpt.config import DataConfig
 from jgpt.data.examples import Picture, QuestionAnswer, Splits
 from jgpt.data.holdout import tail_start
+from jgpt.data.picture_decode import PictureRules, fit
 from jgpt.data.read_log import ReadLog
 from jgpt.data.splitting import splits_of
 from jgpt.data.tfds_folder import base_name, how_to_get, open_builder
@@ -60,7 +62,8 @@ def read_tfds(
         data_dir: folder of prepared data sets; None is $TFDS_DATA_DIR, then `~/tensorflow_datasets`.
         seed: of the draw of held-out questions.
         validation_fraction: share held out where there is no second split.
-        data: names of the features of a set (`columns`), and what is done about bad records.
+        data: names of the features of a set (`columns`), what is done about bad records, and the form of pictures; mode
+            auto keeps the channels of the data set, alpha is laid on colour.
 
     Raises:
         ValueError: the name is unknown, or the data set has no feature of this kind.
@@ -80,7 +83,11 @@ def read_tfds(
         try:
             if kind == "qa":
                 return _read_questions(builder, name, data, validation_fraction, seed)
-            splits, convert = _pictures(builder, name) if kind == "image" else _texts(builder, name, data.columns)
+            splits, convert = (
+                _pictures(builder, name, PictureRules.of(data))
+                if kind == "image"
+                else _texts(builder, name, data.columns)
+            )
         except NotImplementedError:
             raise FileNotFoundError(
                 f"tfds:{name} is prepared in {builder.data_path} as {builder.info.file_format.value}, which only "
@@ -211,7 +218,7 @@ def _texts(builder: Any, name: str, columns: Mapping[str, str]) -> tuple[dict[st
     return builder.as_data_source(), functools.partial(_to_text, wanted)
 
 
-def _pictures(builder: Any, name: str) -> tuple[dict[str, Any], Callable]:
+def _pictures(builder: Any, name: str, rules: PictureRules) -> tuple[dict[str, Any], Callable]:
     """Return the splits of an image data set and how an example becomes a `Picture`."""
     try:
         import PIL  # noqa: F401 - asked for here, so that it is missed before anything is read
@@ -233,7 +240,10 @@ def _pictures(builder: Any, name: str) -> tuple[dict[str, Any], Callable]:
     names = tuple(label.names) if isinstance(label, ClassLabel) and label.names else ()
     # TFDS's own decoding takes about twice as long as pillow alone.
     splits = builder.as_data_source(decoders={"image": decode.SkipDecoding()})
-    return splits, functools.partial(_to_picture, MODES.get(features["image"].shape[-1], "RGB"), names)
+    mode = MODES.get(features["image"].shape[-1], "RGB")
+    if rules.mode == "auto":  # decided once: a grey picture among coloured ones keeps three channels
+        rules = dataclasses.replace(rules, mode="grey" if mode == "L" else "rgb")
+    return splits, functools.partial(_to_picture, mode, names, rules)
 
 
 def _to_text(feature: str, example: dict[str, Any]) -> str:
@@ -242,7 +252,7 @@ def _to_text(feature: str, example: dict[str, Any]) -> str:
     return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value)
 
 
-def _to_picture(mode: str, names: tuple[str, ...], example: dict[str, Any]) -> Picture:
+def _to_picture(mode: str, names: tuple[str, ...], rules: PictureRules, example: dict[str, Any]) -> Picture:
     """Decode one picture: uint8 [height, width] where it is grey, else [height, width, channel]."""
     from PIL import Image
 
@@ -255,6 +265,7 @@ def _to_picture(mode: str, names: tuple[str, ...], example: dict[str, Any]) -> P
             f"a picture of the prepared data set cannot be decoded ({reason}; caption {example.get('label')}, "
             f"{len(example['image'])} bytes): prepare the data set again."
         ) from None
+    pixels = fit(pixels, rules)
     if names:
         return Picture(pixels, names[int(example["label"])])
     return Picture(pixels, str(example.get("label", "")))
