@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from jgpt.batch import Document
+from jgpt.config import TaskConfig
 from jgpt.data.examples import Picture
 from jgpt.tasks.task import Phase, Prompt
 from jgpt.tokenizers.vocabulary import Vocabulary
@@ -35,8 +36,9 @@ class ImageTask:
         self.caption, self.image, self.end = (vocabulary.special(name) for name in names)
 
     @classmethod
-    def fit(cls, vocabulary: Vocabulary, examples: Sequence[Picture]) -> "ImageTask":
+    def fit(cls, vocabulary: Vocabulary, examples: Sequence[Picture], options: TaskConfig | None = None) -> "ImageTask":
         """Return the task for pictures shaped like the first of `examples`."""
+        del options
         captions = sorted({example.caption for example in examples})[:1000]
         return cls(vocabulary, examples[0].pixels.shape, tuple(captions))
 

@@ -13,8 +13,9 @@ from typing import Any, Final
 from jgpt.check import require, unknown_name
 from jgpt.config import Config, TokenizerConfig
 from jgpt.data import sources
-from jgpt.data.examples import Picture, QuestionAnswer, Splits
+from jgpt.data.examples import Conversation, Picture, QuestionAnswer, Splits
 from jgpt.data.packing import PackedRows, pack
+from jgpt.tasks.chat import ChatTask
 from jgpt.tasks.image import ImageTask
 from jgpt.tasks.qa import QATask
 from jgpt.tasks.task import Task
@@ -23,7 +24,7 @@ from jgpt.tokenizers.image import Palette
 from jgpt.tokenizers.text import tokenizer_class
 from jgpt.tokenizers.vocabulary import Vocabulary
 
-TASKS: Final[dict[str, type[Task]]] = {"text": TextTask, "qa": QATask, "image": ImageTask}
+TASKS: Final[dict[str, type[Task]]] = {"text": TextTask, "qa": QATask, "chat": ChatTask, "image": ImageTask}
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def build(config: Config) -> Mixture:
                 f"data.tasks.{name}: the {part} split of {task_config.path or task_config.source!r} is empty: give more "
                 "data, or change validation_fraction.",
             )
-        task = TASKS[kind].fit(vocabulary, splits[name].train)
+        task = TASKS[kind].fit(vocabulary, splits[name].train, task_config)
         length = config.model.context_length
         train = _rows(name, "train", task, splits[name].train, length, task_config.loss_weight)
         validation = _rows(name, "validation", task, splits[name].validation, length)
@@ -137,6 +138,8 @@ def _texts(examples: Sequence[Any]) -> list[str]:
         elif isinstance(example, QuestionAnswer):
             for turn in (example, *example.more):
                 texts += [turn.context, turn.question, turn.answer, *turn.choices]
+        elif isinstance(example, Conversation):
+            texts += [message.content for message in example.messages]
         elif isinstance(example, Picture):
             texts.append(example.caption)
     return texts
