@@ -14,14 +14,15 @@ PACKAGE = Path(jgpt.__file__).parent
 
 # Groups from left to right; a module imports from its left or from its own group. A folder stands for its modules.
 ORDER = (
-    "axes check batch entry runtime interrupt manifest progress pictures muon loss scores",
+    "axes check batch entry runtime interrupt manifest progress pictures muon loss grading",
     "config tokenizers sampling filters checkpoint",
     "presets configio data metrics interop",
     "runfolder tasks model",
-    "sharding optim sampler",
+    "sharding optim sampler likelihood",
     "state",
-    "step",
+    "step choices",
     "loaded",
+    "questions",
     "evaluate",
     "report",
     "loop",

@@ -60,6 +60,10 @@ class PackedRows(Sequence[Batch], ABC):
             at += stop - first
         return Batch(tokens, targets, weights * np.float32(self.loss_weight), segments, positions)
 
+    def pieces(self, row: int) -> list[tuple[int, int, int]]:
+        """Return (document, first pair, pair after the last) of each document in an unshifted row, in order."""
+        return [(int(index), int(first), int(stop)) for index, first, stop in self._pieces(row, 0)]
+
     def fill(self) -> float:
         """Return the share of positions that hold a pair."""
         return float(self.sizes.sum()) / max(len(self) * self.length, 1)

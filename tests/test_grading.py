@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jgpt import scores
+from jgpt import grading
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from jgpt import scores
     ],
 )
 def test_answers_are_normalised(answer: str, normal: str):
-    assert scores.normalise(answer) == normal
+    assert grading.normalise(answer) == normal
 
 
 @pytest.mark.parametrize(
@@ -44,8 +44,8 @@ def test_answers_are_normalised(answer: str, normal: str):
     ],
 )
 def test_exact_match_and_f1_by_hand(answer: str, references: list[str], exact: float, f1: float):
-    assert scores.exact_match(answer, references) == exact
-    assert scores.f1(answer, references) == pytest.approx(f1)
+    assert grading.exact_match(answer, references) == exact
+    assert grading.f1(answer, references) == pytest.approx(f1)
 
 
 def squad_words(text: str) -> list[str]:
@@ -76,18 +76,18 @@ def test_equals_the_reference_wherever_words_are_left(answer: list[str], referen
     if not squad_words(said) or not all(squad_words(reference) for reference in expected):
         return
     matches = [squad_words(said) == squad_words(reference) for reference in expected]
-    assert scores.exact_match(said, expected) == max(matches)
-    assert scores.f1(said, expected) == pytest.approx(max(squad_f1(said, reference) for reference in expected))
+    assert grading.exact_match(said, expected) == max(matches)
+    assert grading.f1(said, expected) == pytest.approx(max(squad_f1(said, reference) for reference in expected))
 
 
 def test_means_are_over_the_values_that_have_a_score():
     values = [{"exact_match": 1.0, "accuracy": 0.0}, {"exact_match": 0.0}, {"exact_match": 0.5, "accuracy": 1.0}]
-    assert scores.means(values) == {"exact_match": 0.5, "accuracy": 0.5}
-    assert scores.means([]) == {}
+    assert grading.means(values) == {"exact_match": 0.5, "accuracy": 0.5}
+    assert grading.means([]) == {}
 
 
 def test_categories_stand_in_natural_order_and_count_their_questions():
     values = [("qa10", {"f1": 1.0}), ("qa2", {"f1": 0.0}), ("", {"f1": 0.0}), ("qa10", {"f1": 0.0}), ("b", {"f1": 1.0})]
-    table = scores.by_category(values)
+    table = grading.by_category(values)
     assert list(table) == ["b", "qa2", "qa10"]
     assert table["qa10"] == {"questions": 2, "f1": 0.5} and table["qa2"] == {"questions": 1, "f1": 0.0}
