@@ -15,8 +15,9 @@ from jgpt.check import require, unknown_name
 from jgpt.config import Config, TokenizerConfig
 from jgpt.data import sources
 from jgpt.data.augment import changes
-from jgpt.data.examples import Picture, QuestionAnswer, Splits
+from jgpt.data.examples import Conversation, Picture, QuestionAnswer, Splits
 from jgpt.data.packing import PackedRows, pack
+from jgpt.tasks.chat import ChatTask
 from jgpt.tasks.image import ImageTask
 from jgpt.tasks.qa import QATask
 from jgpt.tasks.task import Task
@@ -25,7 +26,7 @@ from jgpt.tokenizers.image import make_code
 from jgpt.tokenizers.text import tokenizer_class
 from jgpt.tokenizers.vocabulary import Vocabulary
 
-TASKS: Final[dict[str, type[Task]]] = {"text": TextTask, "qa": QATask, "image": ImageTask}
+TASKS: Final[dict[str, type[Task]]] = {"text": TextTask, "qa": QATask, "chat": ChatTask, "image": ImageTask}
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def build(config: Config) -> Mixture:
                 f"data.tasks.{name}: the {part} split of {task_config.path or task_config.source!r} is empty: give more "
                 "data, or change validation_fraction.",
             )
-        task, refresh = TASKS[kind].fit(vocabulary, splits[name].train), None
+        task, refresh = TASKS[kind].fit(vocabulary, splits[name].train, task_config), None
         dropout = task_config.condition_dropout
         require(
             dropout == 0 or isinstance(task, ImageTask),
@@ -172,6 +173,8 @@ def _texts(examples: Sequence[Any]) -> list[str]:
         elif isinstance(example, QuestionAnswer):
             for turn in (example, *example.more):
                 texts += [turn.context, turn.question, turn.answer, *turn.choices]
+        elif isinstance(example, Conversation):
+            texts += [message.content for message in example.messages]
         elif isinstance(example, Picture):
             texts.append(example.caption)
     return texts
