@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jgpt.config import DataConfig
@@ -67,6 +67,7 @@ def test_records_become_examples(record: dict, example: Any) -> None:
 
 
 @pytest.mark.parametrize(("name", "separator"), [("a.csv", ","), ("a.csv", ";"), ("a.tsv", "\t")])
+@settings(max_examples=50, deadline=None)  # a shared machine has slow moments
 @given(rows=st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=5), mark=st.sampled_from(["", "\ufeff"]))
 def test_csv_reads_back_what_was_written(name: str, separator: str, rows: list, mark: str) -> None:
     """Quotes, separators and line breaks in cells, with and without a byte order mark."""
