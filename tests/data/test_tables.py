@@ -93,6 +93,7 @@ def test_columns_name_the_users_own() -> None:
     ("columns", "options", "said"),
     [
         ({"question": "frege"}, {}, "no column 'frege'.*'frage', 'antwort'.*Did you mean 'frage'"),
+        ({"question": "frage", "answer": "antwort", "category": "fach"}, {"kind": "qa"}, "no column 'fach'"),
         ({}, {}, "'frage', 'antwort'.*question and answer.*--data.columns"),
         ({}, {"kind": "qa"}, "no column 'question'.*'frage'.*--data.columns"),
         ({"queston": "frage"}, {}, "unknown name of ours in data.columns 'queston'.*'question'"),
@@ -188,6 +189,10 @@ def test_utf_16_is_named_and_read() -> None:
     with pytest.raises(ValueError, match="--data.encoding utf-16"):
         table(raw)
     assert table(raw, encoding="utf-16")[0] == [A]
+
+
+def test_columns_of_another_task_of_the_mixture_may_be_missing() -> None:
+    assert table(lines({"inhalt": "x"}), kind="text", columns={"text": "inhalt", "question": "frage"})[0] == ["x"]
 
 
 def test_identical_records_of_one_id_count_once() -> None:
