@@ -71,8 +71,8 @@ def layout_of(names: Sequence[str], *, where: str, kind: str, columns: Mapping[s
             raise ValueError(unknown_name("name of ours in data.columns", ours, [*SYNONYMS, *OF_PICTURES]))
     found = {ours: theirs for ours, theirs in columns.items() if ours in SYNONYMS and theirs in names}
     kinds = [kind] if kind in NEEDED else list(NEEDED)
-    missing = [ours for ours in columns if ours in SYNONYMS and ours not in found]
-    if missing and (kind not in NEEDED or set(missing) & {*NEEDED[kind], "references", "context", "choices"}):
+    missing = [ours for ours in columns if ours in SYNONYMS and ours not in found and _serves(ours, kind)]
+    if missing:
         raise ValueError(f"{where}: {_no_column(columns[missing[0]], names)}")
     taken = set(found.values())
     lower = {name.strip().lower(): name for name in reversed(names)}
@@ -93,6 +93,14 @@ def layout_of(names: Sequence[str], *, where: str, kind: str, columns: Mapping[s
         "completion; messages; text. Say which is which, such as --data.columns question QUESTION answer ANSWER, with "
         "names of yours in capitals."
     )
+
+
+def _serves(ours: str, kind: str) -> bool:
+    """Return whether a column plays a part in examples of a kind; in a mixture, others' columns may be missing."""
+    if kind not in NEEDED or ours == "id":
+        return True
+    others = {name for other, needed in NEEDED.items() if other != kind for name in needed}
+    return ours in NEEDED[kind] or (kind == "qa" and ours not in others)
 
 
 def example_of(record: Mapping[str, Any], layout: Layout, encoding: str = "utf-8") -> Any:

@@ -128,6 +128,10 @@ def _undecodable(raw: bytes, where: str, encoding: str, error: UnicodeDecodeErro
 
 def _binary(where: str) -> str:
     """Return the message for a file that is no text."""
+    if where.lower().endswith((".parquet", ".arrow", ".feather", ".xlsx", ".xls", ".sqlite", ".db")):
+        return (
+            f"{where!r} is a binary table: write it as .csv or .jsonl first, as pandas does with to_json(lines=True)."
+        )
     return (
         f"{where!r} is a binary file, not text: export documents as plain text first, take it out of the folder, or "
         "save ids as .npy or .bin."

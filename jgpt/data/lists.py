@@ -58,16 +58,20 @@ def from_lists(
     examples = []
     for i in range(len(questions)):
         row: dict[str, Any] = {name: values[i] for name, values in given.items()}
-        example = QuestionAnswer(
-            row["questions"],
-            row["answers"],
-            context=row.get("contexts", ""),
-            references=_tuple(row.get("references", ()), "references", i),
-            choices=_tuple(row.get("choices", ()), "choices", i),
-            category=row.get("categories", ""),
-        )
+        for name in ("choices", "references"):
+            row[name] = _tuple(row.get(name, ()), name, i)
         try:
-            _check(example)
+            _check_texts(value for value in row.values() if not isinstance(value, tuple))
+            _check_texts([*row["choices"], *row["references"]])
+            example = QuestionAnswer(
+                row["questions"],
+                row["answers"],
+                context=row.get("contexts", ""),
+                references=row["references"],
+                choices=row["choices"],
+                category=row.get("categories", ""),
+            )
+            check_question(example)
         except BadRecord as error:
             raise ValueError(f"element {i} of the lists (question {row['questions']!r:.60}): {error}.") from None
         examples.append(example)
@@ -110,10 +114,7 @@ def _record(example: Any) -> dict[str, Any]:
 
 def _check(example: Any) -> None:
     """Raise BadRecord for an example that a reader would refuse."""
-    for text in _texts(example):
-        if not isinstance(text, str):
-            raise BadRecord(f"{text!r:.60} is {type(text).__name__}: must be text")
-        check_characters(text, "utf-8")
+    _check_texts(_texts(example))
     if isinstance(example, str):
         if not example.strip():
             raise BadRecord("the text is empty: leave it out")
@@ -121,6 +122,13 @@ def _check(example: Any) -> None:
         check_conversation(example)
     else:
         check_question(example)
+
+
+def _check_texts(values: Iterable[Any]) -> None:
+    for value in values:
+        if not isinstance(value, str):
+            raise BadRecord(f"{value!r:.60} is {type(value).__name__}: must be text")
+        check_characters(value, "utf-8")
 
 
 def _texts(example: Any) -> list[Any]:
@@ -133,7 +141,7 @@ def _texts(example: Any) -> list[Any]:
     return [example]
 
 
-def _tuple(values: Sequence[str], name: str, i: int) -> tuple[str, ...]:
+def _tuple(values: Sequence[Any], name: str, i: int) -> tuple[str, ...]:
     require(
         not isinstance(values, str),
         f"{name}[{i}] is the text {values!r:.60}: give a list of texts, even for a single one.",

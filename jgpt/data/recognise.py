@@ -326,10 +326,12 @@ def _names_pictures(file: Path) -> bool:
     """Return whether pictures lie beside a file, or in folders beside it, and most of them are named in it."""
     folders = [file.parent, *sorted(folder for folder in file.parent.iterdir() if folder.is_dir())]
     found = [entry for folder in folders for entry in sorted(folder.iterdir()) if entry.suffix.lower() in PICTURES][:20]
+    if not found:
+        return False
     text = file.read_bytes().decode("utf-8", "replace").lower()
     words = set(re.split(r"[\s\"',;:\[\]{}]+", text))
     named = sum(entry.name.lower() in text or entry.stem.lower() in words for entry in found)
-    return bool(found) and named > len(found) / 2
+    return named > len(found) / 2
 
 
 def _table_words(files: Sequence[InputFile], kind: str) -> str:

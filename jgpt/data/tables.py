@@ -22,6 +22,12 @@ LINES: Final = (".jsonl", ".ndjson")
 SEPARATED: Final = {".csv": ",", ".tsv": "\t"}
 TABLES: Final = (*LINES, *SEPARATED)
 
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON: write null or a number")
+
+
+DECODER: Final = json.JSONDecoder(parse_constant=_refuse)  # made once: json.loads makes one a call
 Row = tuple[int, Any]  # line in the file, from 1, and the record or the BadRecord that stands there
 
 
@@ -67,12 +73,8 @@ def read_table(
 
 def parse_json(text: str) -> Any:
     """Parse JSON, which knows no NaN. Raises ValueError."""
-
-    def refuse(name: str) -> NoReturn:
-        raise ValueError(f"{name} is no JSON: write null or a number")
-
     try:
-        return json.loads(text, parse_constant=refuse)
+        return DECODER.decode(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
@@ -113,11 +115,6 @@ def _lines(text: str, encoding: str) -> Iterator[Row]:
 
 def _json_list(text: str, where: str) -> Iterator[Row]:
     """Yield the records of a JSON list of objects; one that does not parse makes the file unreadable."""
-
-    def refuse(name: str) -> NoReturn:
-        raise ValueError(f"{name} is no JSON: write null or a number")
-
-    decoder = json.JSONDecoder(parse_constant=refuse)
     at, line = text.index("[") + 1, text.count("\n", 0, text.index("[")) + 1
     while True:
         start = at
@@ -128,7 +125,7 @@ def _json_list(text: str, where: str) -> Iterator[Row]:
             return
         start = at
         try:
-            record, at = decoder.raw_decode(text, at)
+            record, at = DECODER.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{where}, line {line}: is no JSON ({error}): correct the file.") from None
         yield line, record if isinstance(record, dict) else BadRecord("is no object: write {...} for every record")

@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jgpt.config import DataConfig
@@ -41,6 +41,7 @@ def archive(path: Path, files: dict[str, str] = FILES) -> Path:
 
 
 @pytest.mark.parametrize("suffix", COMPRESS)
+@settings(max_examples=50, deadline=None)  # a shared machine has slow moments
 @given(content=st.binary(max_size=200))
 def test_compressed_files_are_read_as_what_is_in_them(
     content: bytes, suffix: str, tmp_path_factory: pytest.TempPathFactory

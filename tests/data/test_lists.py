@@ -37,7 +37,7 @@ TALKS = MESSAGES.map(lambda before: Conversation((*before, Message("assistant", 
 
 
 @pytest.mark.parametrize("examples", [questions(), TALKS, TEXTS], ids=["questions", "conversations", "texts"])
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_what_is_written_reads_back_equal(
     data: st.DataObject, examples: Any, tmp_path_factory: pytest.TempPathFactory

@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jgpt.data.examples import QuestionAnswer
@@ -43,12 +43,14 @@ def test_either_bracket_closes() -> None:
         list(expand("a}b"))
 
 
+@settings(max_examples=50, deadline=None)  # a shared machine has slow moments
 @given(st.lists(st.lists(st.text("ab", max_size=2), min_size=1, max_size=3), max_size=4))
 def test_groups_multiply(groups: list[list[str]]) -> None:
     pattern = "".join("[" + "|".join(group) + "]" for group in groups)
     assert list(expand(pattern)) == ["".join(parts) for parts in itertools.product(*groups)]
 
 
+@settings(max_examples=50, deadline=None)  # a shared machine has slow moments
 @given(st.lists(st.text(r":\ab", max_size=4), min_size=1, max_size=4))
 def test_escaped_colons_do_not_split(fields: list[str]) -> None:
     escaped = [field.replace("\\", "\\\\").replace(":", "\\:") for field in fields]

@@ -132,6 +132,12 @@ def test_too_few_records_name_the_path(tmp_path: Path) -> None:
         read(tmp_path / "a.jsonl", data=DataConfig(on_bad_record="skip"))
 
 
+def test_a_binary_table_says_how_to_bring_it(tmp_path: Path) -> None:
+    write(tmp_path, {"a.parquet": b"PAR1\0\0"})
+    with pytest.raises(ValueError, match=r"a.parquet' is a binary table: write it as .csv or .jsonl"):
+        read(tmp_path / "a.parquet")
+
+
 def test_unknown_json_says_what_is_read(tmp_path: Path) -> None:
     write(tmp_path, {"a.json": '{"x": 1}', "b.json": '{\n"x": }'})
     with pytest.raises(ValueError, match="no known layout.*SQuAD"):

@@ -1,7 +1,7 @@
 """Splits never leak: whatever is asked, nothing that belongs together stands on both sides."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jgpt.data.examples import Conversation, Message, QuestionAnswer
@@ -17,6 +17,7 @@ QUESTIONS = st.lists(
 )
 
 
+@settings(max_examples=50, deadline=None)  # a shared machine has slow moments
 @given(st.lists(st.lists(st.integers(0, 12), max_size=3), max_size=25))
 def test_components_are_those_of_the_graph(keys: list[list[int]]) -> None:
     """Against a slow reference: spread numbers along shared keys until nothing changes."""
@@ -30,6 +31,7 @@ def test_components_are_those_of_the_graph(keys: list[list[int]]) -> None:
     assert connected(keys) == [names[number] for number in numbers]
 
 
+@settings(max_examples=50, deadline=None)  # a shared machine has slow moments
 @given(st.lists(st.integers(0, 9), min_size=2, max_size=60), st.floats(0.05, 0.95), st.integers(0, 3))
 def test_groups_stay_whole_and_the_share_is_met(groups: list[int], fraction: float, seed: int) -> None:
     components = connected([[group] for group in groups])
@@ -45,11 +47,13 @@ def test_groups_stay_whole_and_the_share_is_met(groups: list[int], fraction: flo
     assert (train, held) == hold_out_groups(components, fraction, seed, "questions")
 
 
+@settings(max_examples=50, deadline=None)  # a shared machine has slow moments
 @given(st.integers(2, 300), st.floats(0.01, 0.99), st.integers(0, 5))
 def test_elements_of_their_own_are_held_out_as_documents_are(count: int, fraction: float, seed: int) -> None:
     assert hold_out_groups(range(count), fraction, seed, "texts") == hold_out(count, fraction, seed)
 
 
+@settings(max_examples=50, deadline=None)  # a shared machine has slow moments
 @given(QUESTIONS, st.integers(0, 3))
 def test_equal_questions_stay_on_one_side(examples: list[QuestionAnswer], seed: int) -> None:
     asked = {example.question.strip().lower() for example in examples}
@@ -63,6 +67,7 @@ def test_equal_questions_stay_on_one_side(examples: list[QuestionAnswer], seed: 
     assert shared(splits.train, splits.validation) == 0
 
 
+@settings(max_examples=50, deadline=None)  # a shared machine has slow moments
 @given(st.lists(st.tuples(WORDS, SOMETIMES), min_size=2, max_size=40), st.integers(0, 3))
 def test_a_context_stays_on_one_side(pairs: list[tuple[str, str]], seed: int) -> None:
     examples = [QuestionAnswer(question, "x", context=context) for question, context in pairs]
@@ -89,6 +94,7 @@ def test_groups_of_a_file_stay_whole() -> None:
     assert len(splits.validation) == 6 and not sides[0] & sides[1]
 
 
+@settings(max_examples=50, deadline=None)  # a shared machine has slow moments
 @given(st.lists(WORDS, min_size=2, max_size=30), st.integers(0, 3))
 def test_equal_texts_count_once(texts: list[str], seed: int) -> None:
     distinct = list(dict.fromkeys(texts))
@@ -99,6 +105,7 @@ def test_equal_texts_count_once(texts: list[str], seed: int) -> None:
     assert bool(splits.notes) == (len(distinct) < len(texts))
 
 
+@settings(max_examples=50, deadline=None)  # a shared machine has slow moments
 @given(st.lists(st.tuples(WORDS, WORDS), min_size=2, max_size=30))
 def test_conversations_that_open_alike_stay_together(turns: list[tuple[str, str]]) -> None:
     talks = [

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jgpt.config import DataConfig
@@ -67,6 +67,7 @@ def test_records_become_examples(record: dict, example: Any) -> None:
 
 
 @pytest.mark.parametrize(("name", "separator"), [("a.csv", ","), ("a.csv", ";"), ("a.tsv", "\t")])
+@settings(max_examples=50, deadline=None)  # a shared machine has slow moments
 @given(rows=st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=5), mark=st.sampled_from(["", "\ufeff"]))
 def test_csv_reads_back_what_was_written(name: str, separator: str, rows: list, mark: str) -> None:
     """Quotes, separators and line breaks in cells, with and without a byte order mark."""
@@ -92,6 +93,7 @@ def test_columns_name_the_users_own() -> None:
     ("columns", "options", "said"),
     [
         ({"question": "frege"}, {}, "no column 'frege'.*'frage', 'antwort'.*Did you mean 'frage'"),
+        ({"question": "frage", "answer": "antwort", "category": "fach"}, {"kind": "qa"}, "no column 'fach'"),
         ({}, {}, "'frage', 'antwort'.*question and answer.*--data.columns"),
         ({}, {"kind": "qa"}, "no column 'question'.*'frage'.*--data.columns"),
         ({"queston": "frage"}, {}, "unknown name of ours in data.columns 'queston'.*'question'"),
@@ -187,6 +189,10 @@ def test_utf_16_is_named_and_read() -> None:
     with pytest.raises(ValueError, match="--data.encoding utf-16"):
         table(raw)
     assert table(raw, encoding="utf-16")[0] == [A]
+
+
+def test_columns_of_another_task_of_the_mixture_may_be_missing() -> None:
+    assert table(lines({"inhalt": "x"}), kind="text", columns={"text": "inhalt", "question": "frage"})[0] == ["x"]
 
 
 def test_identical_records_of_one_id_count_once() -> None:
