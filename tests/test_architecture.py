@@ -18,7 +18,7 @@ ORDER = (
     "config tokenizers sampling filters checkpoint",
     "presets configio data metrics interop",
     "runfolder tasks model",
-    "sharding optim sampler",
+    "sharding optim sampler sampler_batch",
     "state",
     "step",
     "loaded",
