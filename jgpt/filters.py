@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jgpt.sampling import Sampling
+from jgpt.sampling import GUIDANCE_SCHEDULES, Sampling
 
 OFF_TOP_K: Final = 2**31 - 1  # int32's largest: more ids than any vocabulary has
 
@@ -26,6 +26,8 @@ class Knobs(NamedTuple):
     top_p_B: Float[Array | np.ndarray, " B"]
     min_p_B: Float[Array | np.ndarray, " B"]
     penalty_B: Float[Array | np.ndarray, " B"]
+    guidance_B: Float[Array | np.ndarray, " B"]
+    schedule_B: Int[Array | np.ndarray, " B"]
 
 
 class Stages(NamedTuple):
@@ -35,11 +37,13 @@ class Stages(NamedTuple):
         penalty: remember the ids seen by each row.
         sort: sort the vocabulary, for top-k and top-p.
         noise: draw random numbers; false where all rows are greedy.
+        guidance: compute each sample without its condition as well.
     """
 
     penalty: bool
     sort: bool
     noise: bool
+    guidance: bool = False
 
 
 def knobs_of(samplings: Sequence[Sampling]) -> Knobs:
@@ -50,6 +54,8 @@ def knobs_of(samplings: Sequence[Sampling]) -> Knobs:
         top_p_B=np.array([1.0 if s.top_p is None else s.top_p for s in samplings], np.float32),
         min_p_B=np.array([s.min_p or 0.0 for s in samplings], np.float32),
         penalty_B=np.array([s.repetition_penalty for s in samplings], np.float32),
+        guidance_B=np.array([s.guidance for s in samplings], np.float32),
+        schedule_B=np.array([GUIDANCE_SCHEDULES.index(s.guidance_schedule) for s in samplings], np.int32),
     )
 
 
@@ -60,7 +66,37 @@ def stages_of(samplings: Sequence[Sampling]) -> Stages:
         penalty=any(s.repetition_penalty != 1.0 for s in samplings),
         sort=any(s.top_k is not None or (s.top_p is not None and s.top_p < 1) for s in drawn),
         noise=bool(drawn),
+        guidance=any(s.guidance != 1.0 for s in samplings),
     )
+
+
+def guidance_scale(knobs: Knobs, step: Int[Array, ""], steps: Int[Array, ""] | int) -> Float[Array, " B"]:
+    """Return the scale of guidance at a step: constant, or rising from 1 at the first to the row's scale at the last.
+
+    Rising along a line after Muse (Chang et al. 2023, section 2.7), so that the first tokens, which decide the most, keep
+    the model's own variety; along half a cosine it stays low for longer and is steepest midway.
+
+    Args:
+        knobs: scale and schedule of each row.
+        step: of the token to draw, from 0.
+        steps: tokens to be drawn.
+    """
+    share = step.astype(jnp.float32) / jnp.maximum(steps - 1, 1)
+    shares_C = jnp.stack([jnp.ones_like(share), share, (1 - jnp.cos(jnp.pi * share)) / 2])
+    return 1 + (knobs.guidance_B - 1) * shares_C[knobs.schedule_B]
+
+
+def guide(
+    logits_BV: Float[Array, "B V"], without_BV: Float[Array, "B V"], scale_B: Float[Array, " B"]
+) -> Float[Array, "B V"]:
+    """Return u + scale (c - u), c with and u without the condition (Ho and Salimans 2022, equation 6, scale = 1 + w).
+
+    The paper moves scores, the gradients of log-densities; for tokens the logits stand in their place (Sanchez et al.
+    2023, equation 7): the constants by which they differ from log-probabilities cancel in the softmax. A scale of 1 gives c
+    to the bit, 0 gives u.
+    """
+    scale_B1 = scale_B[:, None]
+    return jnp.where(scale_B1 == 1.0, logits_BV, without_BV + scale_B1 * (logits_BV - without_BV))
 
 
 def repetition_penalty(

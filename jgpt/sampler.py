@@ -1,10 +1,11 @@
 """Generation: prefill of ragged prompts, then one compiled loop over an explicit cache.
 
-Owns the order of decoding, the shapes that are compiled, and what ends a row. Refuses to know models and tasks: it
+Owns the order of decoding and what ends a row; `sampler_batch` lays the requests out. Refuses to know models and tasks: it
 takes functions and a cache (`Decoder`), ids and masks of ids (`Allowed`). Sizes are rounded up to buckets and
 everything else is data, so that another prompt, seed, temperature or length compiles nothing.
 
-Here T counts generated tokens, and G groups of allowed ids.
+Here T counts generated tokens, G groups of allowed ids, and R rows of the model: one a sample B, or two where samples are
+guided (Ho and Salimans 2022), one with and one without the condition.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,12 +21,12 @@ from jaxtyping import Array, Bool, Float, Int
 from jgpt import filters
 from jgpt.check import require
 from jgpt.config import ModelConfig
-from jgpt.filters import Knobs, Stages
+from jgpt.filters import Stages
 from jgpt.model import gpt
 from jgpt.model.cache import init_cache
+from jgpt.sampler_batch import Requests, Work, check, lay_out
 from jgpt.sampling import Allowed, Sampling
 
-SMALLEST_BUCKET: Final = 16  # tokens; shorter prompts and answers share one compiled shape
 MAX_ROWS: Final = 256  # rows decoded at once: the cache grows with rows x length
 
 
@@ -107,28 +108,13 @@ class Samples(NamedTuple):
     Attributes:
         tokens: ids of each row, without the prompt and without the stop id.
         finished: "stop" where a stop id ended the row, "length" where `max_new_tokens` did.
-        logprobs: log-probability [nats] of each of `tokens` among the allowed ids, at temperature 1 and before filters.
+        logprobs: log-probability [nats] of each of `tokens` among the allowed ids, at temperature 1 and before guidance
+            and filters: the conditional model's own.
     """
 
     tokens: list[np.ndarray]
     finished: list[str]
     logprobs: list[np.ndarray]
-
-
-class _Work(NamedTuple):
-    """One batch as the compiled functions take it; rows that only pad the batch are not live."""
-
-    tokens_BS: Array
-    lengths_B: Array
-    live_B: Array
-    seeds_B: Array
-    rows_B: Array
-    table_GV: Array
-    group_BT: Array
-    stop_V: Array
-    steps: Array
-    pad: Array
-    knobs: Knobs
 
 
 class _State(NamedTuple):
@@ -152,6 +138,7 @@ def sample(
     *,
     max_new_tokens: int,
     sampling: Sampling | Sequence[Sampling] = Sampling(),  # noqa: B008 - frozen
+    unconditional: Sequence[Sequence[int] | np.ndarray] | None = None,
     seeds: int | Sequence[int] = 0,
     stop_ids: Sequence[int] = (),
     allowed: Allowed | None = None,
@@ -169,45 +156,55 @@ def sample(
         prompts: ids of each row, of any lengths.
         max_new_tokens: longest answer [tokens], its stop id included.
         sampling: one for all rows, or one a row.
+        unconditional: each prompt without its condition, for `Sampling.guidance`; each sample then takes two rows of the
+            model. Needed where any row is guided, refused where none is.
         seeds: one seed a row; a single one for all draws row i with `fold_in(key(seed), i)`, and a row's own seed draws
             as if it were row 0.
         stop_ids: ids that end a row.
         allowed: ids that may be generated, and where; None = all.
         pad_id: id fed to the model where a row has none; it changes no result.
-        max_rows: rows decoded at once; more prompts are sorted by length and taken in turns.
+        max_rows: rows of the model decoded at once; more prompts are sorted by length and taken in turns.
 
     Raises:
         ValueError: a prompt, number or id is out of range; the message says which.
         FloatingPointError: the model's logits are not finite.
     """
-    rows = [np.asarray(prompt) for prompt in prompts]
-    _check(decoder, rows, max_new_tokens, stop_ids, allowed, pad_id, max_rows)
-    samplings = [sampling] * len(rows) if isinstance(sampling, Sampling) else list(sampling)
-    row_seeds = [(seeds, i) for i in range(len(rows))] if isinstance(seeds, int) else [(seed, 0) for seed in seeds]
-    for what, values in (("sampling", samplings), ("seeds", row_seeds)):
-        require(
-            len(values) == len(rows),
-            f"{what} has {len(values)} entries for {len(rows)} prompts: give one, or one a row.",
+    requests = Requests(
+        prompts=[np.asarray(prompt) for prompt in prompts],
+        unconditional=None if unconditional is None else [np.asarray(prompt) for prompt in unconditional],
+        seeds=[(seeds, i) for i in range(len(prompts))] if isinstance(seeds, int) else [(seed, 0) for seed in seeds],
+        samplings=[sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling),
+        max_new_tokens=max_new_tokens,
+        stop_ids=stop_ids,
+        allowed=allowed,
+        pad_id=pad_id,
+    )
+    check(requests, num_ids=decoder.ids, context_length=decoder.context_length, max_rows=max_rows)
+    params, stages = decoder.prepare(params), filters.stages_of(requests.samplings)
+    max_samples = max(max_rows // 2, 1) if stages.guidance else max_rows
+    out: list[Any] = [None] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda i: requests.prompts[i].size)
+    for start in range(0, len(order), max_samples):
+        chunk = order[start : start + max_samples]
+        work = lay_out(
+            requests,
+            chunk,
+            vocab_size=decoder.vocab_size,
+            num_ids=decoder.ids,
+            context_length=decoder.context_length,
+            max_samples=max_samples,
         )
-    for seed, _ in row_seeds:
-        require(0 <= seed < 2**32, f"seed is {seed}: must lie between 0 and 2**32 - 1; use another --seed.")
-    params, stages = decoder.prepare(params), filters.stages_of(samplings)
-    out: list[Any] = [None] * len(rows)
-    order = sorted(range(len(rows)), key=lambda i: rows[i].size)
-    for start in range(0, len(order), max_rows):
-        chunk = order[start : start + max_rows]
-        work = _work(decoder, rows, row_seeds, samplings, chunk, max_new_tokens, stop_ids, allowed, pad_id, max_rows)
         for i, result in zip(chunk, _generate(decoder, params, work, stages), strict=False):
             out[i] = result
     return Samples(*([row[field] for row in out] for field in range(3)))
 
 
-def _generate(decoder: Decoder, params: Any, work: _Work, stages: Stages) -> list[tuple[np.ndarray, str, np.ndarray]]:
+def _generate(decoder: Decoder, params: Any, work: Work, stages: Stages) -> list[tuple[np.ndarray, str, np.ndarray]]:
     """Return (tokens, finished, logprobs) of every row of one batch, the padding rows included."""
-    prompt, steps = work.tokens_BS.shape[1], work.group_BT.shape[1]
+    prompt, steps = work.tokens_RS.shape[1], work.group_BT.shape[1]
     device = jax.device_put(work)  # explicit: the loop may forbid implicit transfers
-    logits_BV, cache = _prefill(decoder, min(prompt + steps, decoder.context_length), params, device)
-    results, cache = _decode(decoder, stages, params, device, logits_BV, cache)
+    logits_RV, cache = _prefill(decoder, min(prompt + steps, decoder.context_length), params, device)
+    results, cache = _decode(decoder, stages, params, device, logits_RV, cache)
     del cache
     tokens_BT, logprobs_BT, counts_B, stopped_B, bad_B = jax.device_get(results)
     if bad_B.any():
@@ -220,31 +217,38 @@ def _generate(decoder: Decoder, params: Any, work: _Work, stages: Stages) -> lis
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _prefill(decoder: Decoder, length: int, params: Any, work: _Work) -> tuple[Float[Array, "B V"], Any]:
+def _prefill(decoder: Decoder, length: int, params: Any, work: Work) -> tuple[Float[Array, "R V"], Any]:
     """Return the logits after each prompt, and a cache of `length` tokens that holds the prompts."""
-    B, S = work.tokens_BS.shape
-    positions_BS = jnp.broadcast_to(jnp.arange(S, dtype=jnp.int32)[None, :], (B, S))
-    return decoder.apply(params, work.tokens_BS, positions_BS, decoder.init_cache(B, length), work.lengths_B - 1)
+    R, S = work.tokens_RS.shape
+    positions_RS = jnp.broadcast_to(jnp.arange(S, dtype=jnp.int32)[None, :], (R, S))
+    return decoder.apply(params, work.tokens_RS, positions_RS, decoder.init_cache(R, length), work.lengths_R - 1)
 
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=(5,))
 def _decode(
-    decoder: Decoder, stages: Stages, params: Any, work: _Work, logits_BV: Float[Array, "B V"], cache: Any
+    decoder: Decoder, stages: Stages, params: Any, work: Work, logits_RV: Float[Array, "R V"], cache: Any
 ) -> tuple[tuple[Array, ...], Any]:
     """Generate until every row is done; return (tokens_BT, logprobs_BT, counts_B, stopped_B, bad_B) and the cache.
 
     The cache comes back only so that its memory is reused in place.
     """
-    (B, V), T = logits_BV.shape, work.group_BT.shape[1]
+    V, (B, T) = logits_RV.shape[1], work.group_BT.shape
+    fed = 2 if stages.guidance else 1  # rows of the model a sample
     keys_B = jax.vmap(lambda seed, row: jax.random.fold_in(jax.random.key(seed), row))(work.seeds_B, work.rows_B)
 
-    def choose(state: _State, logits_BV: Float[Array, "B V"]) -> _State:
+    def choose(state: _State, logits_RV: Float[Array, "R V"]) -> _State:
         """Draw the token of `state.step` and record it."""
         mask_BV = work.table_GV[work.group_BT[:, state.step]]
-        logits_BV = jnp.where(mask_BV, logits_BV.astype(jnp.float32), -jnp.inf)
+        own_RV = logits_RV.astype(jnp.float32)
+        logits_BV = drawn_BV = jnp.where(mask_BV, own_RV[:B], -jnp.inf)
+        if stages.guidance:
+            scale_B = filters.guidance_scale(work.knobs, state.step, work.steps)
+            drawn_BV = jnp.where(mask_BV, filters.guide(own_RV[:B], own_RV[B:], scale_B), -jnp.inf)
         step_keys_B = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, state.step)
-        token_B = filters.draw(logits_BV, step_keys_B, work.knobs, state.seen_BV, stages).astype(jnp.int32)
+        token_B = filters.draw(drawn_BV, step_keys_B, work.knobs, state.seen_BV, stages).astype(jnp.int32)
         logprob_B = jnp.take_along_axis(jax.nn.log_softmax(logits_BV), token_B[:, None], axis=1)[:, 0]
+        if stages.guidance:  # a row without its condition may be the one that is not finite
+            logprob_B = jnp.where(jnp.isfinite(own_RV[B:]).all(-1), logprob_B, jnp.nan)
         token_B = jnp.where(state.done_B, work.pad, token_B)
         stops_B = work.stop_V[token_B] & ~state.done_B
         seen_BV = state.seen_BV
@@ -260,10 +264,11 @@ def _decode(
         )
 
     def generate(state: _State) -> _State:
-        positions_B1 = (work.lengths_B + state.step - 1)[:, None]
-        index_B = jnp.zeros(B, jnp.int32)
-        logits_BV, cache = decoder.apply(params, state.token_B[:, None], positions_B1, state.cache, index_B)
-        return choose(state._replace(cache=cache), logits_BV)
+        positions_R1 = (work.lengths_R + state.step - 1)[:, None]
+        index_R = jnp.zeros(fed * B, jnp.int32)
+        tokens_R1 = jnp.tile(state.token_B, fed)[:, None]
+        logits_RV, cache = decoder.apply(params, tokens_R1, positions_R1, state.cache, index_R)
+        return choose(state._replace(cache=cache), logits_RV)
 
     state = _State(
         step=jnp.int32(0),
@@ -276,117 +281,15 @@ def _decode(
         seen_BV=_seen(work, V) if stages.penalty else None,
         cache=cache,
     )
-    state = choose(state, logits_BV)
+    state = choose(state, logits_RV)
     state = jax.lax.while_loop(lambda s: (s.step < work.steps) & ~s.done_B.all(), generate, state)
     bad_B = jnp.isnan(state.logprobs_BT).any(-1)  # NaN and +inf logits both make log_softmax NaN
     return (state.tokens_BT, state.logprobs_BT, state.counts_B, state.stopped_B, bad_B), state.cache
 
 
-def _seen(work: _Work, vocab_size: int) -> Bool[Array, "B V"]:
+def _seen(work: Work, vocab_size: int) -> Bool[Array, "B V"]:
     """Return which ids stand in each prompt; padding is written past the end and dropped."""
-    B, S = work.tokens_BS.shape
-    real_BS = jnp.arange(S)[None, :] < work.lengths_B[:, None]
-    ids_BS = jnp.where(real_BS, work.tokens_BS, vocab_size)
+    B, S = work.live_B.shape[0], work.tokens_RS.shape[1]
+    real_BS = jnp.arange(S)[None, :] < work.lengths_R[:B, None]
+    ids_BS = jnp.where(real_BS, work.tokens_RS[:B], vocab_size)
     return jnp.zeros((B, vocab_size), bool).at[jnp.arange(B)[:, None], ids_BS].set(True, mode="drop")
-
-
-def _bucket(size: int, smallest: int, largest: int) -> int:
-    """Return the next power of two from `smallest` up, or `largest` where that is less."""
-    return min(max(smallest, 1 << (size - 1).bit_length()), largest)
-
-
-def _work(
-    decoder: Decoder,
-    rows: list[np.ndarray],
-    row_seeds: list[tuple[int, int]],
-    samplings: list[Sampling],
-    chunk: list[int],
-    max_new_tokens: int,
-    stop_ids: Sequence[int],
-    allowed: Allowed | None,
-    pad_id: int,
-    max_rows: int,
-) -> _Work:
-    """Return the rows named by `chunk`, padded to buckets, as NumPy arrays."""
-    B = _bucket(len(chunk), 1, max_rows)
-    S = _bucket(max(rows[i].size for i in chunk), SMALLEST_BUCKET, decoder.context_length)
-    T = _bucket(max_new_tokens, SMALLEST_BUCKET, decoder.context_length)
-    padded = chunk + [chunk[0]] * (B - len(chunk))  # a copy of a real row is always a valid one
-    tokens_BS = np.full((B, S), pad_id, np.int32)
-    for slot, i in enumerate(padded):
-        tokens_BS[slot, : rows[i].size] = rows[i]
-    if allowed is None:
-        allowed = Allowed(np.ones((1, decoder.ids), bool), np.zeros((1, 1), np.int32))
-    groups, known = allowed.table_GV.shape
-    table_GV = np.zeros((_bucket(groups, 1, 2**30), decoder.vocab_size), bool)
-    table_GV[:groups, :known] = allowed.table_GV
-    group_BT = allowed.group_BT[padded if allowed.group_BT.shape[0] > 1 else [0] * B, :T]
-    group_BT = np.pad(group_BT, ((0, 0), (0, T - group_BT.shape[1])), mode="edge")
-    stop_V = np.zeros(decoder.vocab_size, bool)
-    stop_V[list(stop_ids)] = True
-    return _Work(
-        tokens_BS=tokens_BS,
-        lengths_B=np.array([rows[i].size for i in padded], np.int32),
-        live_B=np.arange(B) < len(chunk),
-        seeds_B=np.array([row_seeds[i][0] for i in padded], np.uint32),
-        rows_B=np.array([row_seeds[i][1] for i in padded], np.uint32),
-        table_GV=table_GV,
-        group_BT=group_BT.astype(np.int32),
-        stop_V=stop_V,
-        steps=np.int32(max_new_tokens),
-        pad=np.int32(pad_id),
-        knobs=filters.knobs_of([samplings[i] for i in padded]),
-    )
-
-
-def _check(
-    decoder: Decoder,
-    rows: list[np.ndarray],
-    max_new_tokens: int,
-    stop_ids: Sequence[int],
-    allowed: Allowed | None,
-    pad_id: int,
-    max_rows: int,
-) -> None:
-    """Raise ValueError for the first argument of `sample` that breaks a rule."""
-    context, ids = decoder.context_length, decoder.ids
-    require(max_new_tokens >= 1, f"max_new_tokens is {max_new_tokens}: must be at least 1; raise --max-new-tokens.")
-    require(max_rows >= 1, f"max_rows is {max_rows}: must be at least 1.")
-    for name, value in (("pad_id", pad_id), *(("stop_ids", stop) for stop in stop_ids)):
-        require(0 <= value < ids, f"{name} holds {value}: the vocabulary has {ids} ids, use 0 to {ids - 1}.")
-    for i, row in enumerate(rows):
-        require(
-            row.ndim == 1,
-            f"prompt {i} has {row.ndim} dimensions: prompts is a list of lists of ids; put one prompt in [].",
-        )
-        n = row.size
-        require(n > 0, f"prompt {i} has 0 tokens: give at least one, such as the id that begins a document.")
-        require(
-            np.issubdtype(row.dtype, np.integer),
-            f"prompt {i} has type {row.dtype}: ids are whole numbers; encode it first.",
-        )
-        require(
-            bool(0 <= row.min() and row.max() < ids),
-            f"prompt {i} holds ids {row.min()} to {row.max()}: the vocabulary has {ids}, use ids 0 to {ids - 1}; "
-            "encode it with the run's own tokenizer.",
-        )
-        require(
-            n < context,
-            f"prompt {i} has {n} tokens, model.context_length is {context}: shorten the prompt by at least "
-            f"{n - context + 1} tokens, so that a new one fits behind it.",
-        )
-        require(
-            n + max_new_tokens <= context,
-            f"prompt {i} has {n} tokens and max_new_tokens is {max_new_tokens}, together {n + max_new_tokens}: "
-            f"model.context_length is {context}; use --max-new-tokens {context - n} at most, or shorten the prompt by "
-            f"{n + max_new_tokens - context} tokens.",
-        )
-    if allowed is not None:
-        width, groups = allowed.table_GV.shape[1], allowed.group_BT.shape[0]
-        require(
-            width == ids, f"allowed.table_GV is {width} ids wide, the vocabulary has {ids}: build it for {ids} ids."
-        )
-        require(
-            groups in (1, len(rows)),
-            f"allowed.group_BT has {groups} rows for {len(rows)} prompts: give one, or one a prompt.",
-        )

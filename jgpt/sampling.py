@@ -6,7 +6,7 @@ accelerator is opened; `filters` and `sampler` do what is asked.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -14,16 +14,22 @@ from jaxtyping import Bool, Int
 from jgpt.check import require
 
 LARGEST: Final = 1e6  # of temperature and penalty: far beyond any use, and far from where f32 overflows
+GuidanceSchedule = Literal["constant", "linear", "cosine"]
+GUIDANCE_SCHEDULES: Final[tuple[str, ...]] = get_args(GuidanceSchedule)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How one row is sampled; the defaults draw from the model's own distribution.
 
-    Filters act in the order of the fields: repetition penalty, temperature, top-k, top-p, min-p. Top-p and min-p see
-    the distribution that the filters before them left.
+    Filters act in the order of the fields: guidance, repetition penalty, temperature, top-k, top-p, min-p. Top-p and
+    min-p see the distribution that the filters before them left.
     """
 
+    guidance: float = 1.0
+    """Scale of classifier-free guidance: 0 = as if without the condition, 1 = off, above 1 = follow it more closely."""
+    guidance_schedule: GuidanceSchedule = "constant"
+    """How the scale runs over the generated tokens: constant, or rising from 1 at the first to `guidance` at the last."""
     repetition_penalty: float = 1.0
     """Make ids already in the row's prompt or output less likely; 1 = off, 1.2 is the paper's choice."""
     temperature: float = 1.0
@@ -36,6 +42,20 @@ class Sampling:
     """Drop ids less probable than this share of the most probable one."""
 
     def __post_init__(self) -> None:
+        require(
+            0 <= self.guidance <= LARGEST,
+            f"guidance is {self.guidance}: must lie between 0 and {LARGEST:g}; use --guidance 1 for none, 2 to 5 to follow "
+            "the caption more closely.",
+        )
+        require(
+            self.guidance_schedule in GUIDANCE_SCHEDULES,
+            f"guidance_schedule is {self.guidance_schedule!r}: use one of {', '.join(GUIDANCE_SCHEDULES)}.",
+        )
+        require(
+            self.guidance_schedule == "constant" or self.guidance != 1.0,
+            f"guidance_schedule is {self.guidance_schedule!r} but guidance is 1, which is off: set --guidance, or leave "
+            "the schedule out.",
+        )
         require(
             0 <= self.temperature <= LARGEST,
             f"temperature is {self.temperature}: must lie between 0 and {LARGEST:g}; use --temperature 0 for the most "

@@ -158,10 +158,32 @@ def test_greedy_takes_the_first_of_the_largest_whatever_the_key() -> None:
 
 def test_stages_name_only_the_work_that_is_needed() -> None:
     """Greedy rows need neither sorting nor noise, plain ones no sorting, and min-p never sorts."""
-    assert filters.stages_of([Sampling(temperature=0.0, top_k=5)]) == (False, False, False)
-    assert filters.stages_of([Sampling(min_p=0.1, top_p=1.0)]) == (False, False, True)
-    assert filters.stages_of([Sampling(), Sampling(top_k=5)]) == (False, True, True)
-    assert filters.stages_of([Sampling(repetition_penalty=1.1, temperature=0.0)]) == (True, False, False)
+    assert filters.stages_of([Sampling(temperature=0.0, top_k=5)]) == (False, False, False, False)
+    assert filters.stages_of([Sampling(min_p=0.1, top_p=1.0)]) == (False, False, True, False)
+    assert filters.stages_of([Sampling(), Sampling(top_k=5)]) == (False, True, True, False)
+    assert filters.stages_of([Sampling(repetition_penalty=1.1, temperature=0.0)]) == (True, False, False, False)
+    assert filters.stages_of([Sampling(), Sampling(guidance=2.0)]) == (False, False, True, True)
+
+
+def test_guidance_mixes_logits_by_its_scale() -> None:
+    """u + scale (c - u) row by row: 0 gives u and 1 gives c to the bit, 3 goes twice as far again beyond c."""
+    rng = np.random.default_rng(0)
+    c, u = (jnp.asarray(rng.normal(size=(3, V)), jnp.float32) for _ in range(2))
+    out = np.asarray(filters.guide(c, u, jnp.asarray([0.0, 1.0, 3.0])))
+    np.testing.assert_array_equal(out[0], u[0])
+    np.testing.assert_array_equal(out[1], c[1])
+    np.testing.assert_allclose(out[2], 3 * np.asarray(c[2]) - 2 * np.asarray(u[2]), atol=1e-5)
+
+
+def test_guidance_schedules_run_from_one_to_the_scale() -> None:
+    """Five tokens with scale 5: constant, in steps of 1, and along half a cosine; a single token has no way to go."""
+    rows = [Sampling(guidance=5.0, guidance_schedule=name) for name in ("constant", "linear", "cosine")]
+    knobs = filters.knobs_of(rows)
+    scales = np.stack([filters.guidance_scale(knobs, jnp.int32(step), jnp.int32(5)) for step in range(5)], 1)
+    np.testing.assert_allclose(scales[0], [5, 5, 5, 5, 5])
+    np.testing.assert_allclose(scales[1], [1, 2, 3, 4, 5])
+    np.testing.assert_allclose(scales[2], [1, 3 - 2 * 2**0.5 / 2, 3, 3 + 2 * 2**0.5 / 2, 5], rtol=1e-6)
+    np.testing.assert_allclose(filters.guidance_scale(knobs, jnp.int32(0), jnp.int32(1)), [5, 1, 1])
 
 
 def test_other_values_compile_nothing() -> None:

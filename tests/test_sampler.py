@@ -293,6 +293,83 @@ def test_unstacked_parameters_and_no_prompts_are_served() -> None:
     assert sample(decoder, params, [], max_new_tokens=8) == ([], [], [])
 
 
+def two_tables_decoder(width: int = 8) -> Decoder:
+    """Return a decoder with one table of logits for rows whose first token is 0 and another for those that begin with 1."""
+
+    def apply(tables_2VV, tokens_BS, positions_BS, cache, index_B):
+        first_B = jnp.where(positions_BS[:, 0] == 0, tokens_BS[:, 0], cache)
+        last_B = jnp.take_along_axis(tokens_BS, index_B[:, None], axis=1)[:, 0]
+        return tables_2VV[first_B, last_B], first_B
+
+    return Decoder(apply, lambda batch, length: jnp.zeros(batch, jnp.int32), width, 64)
+
+
+def test_guidance_draws_from_the_mixed_logits_and_reports_the_conditional_ones() -> None:
+    """Greedy guided rows follow u + scale (c - u) of a NumPy loop, whatever the lengths of the two prompts."""
+    tables = np.random.default_rng(3).normal(size=(2, 8, 8)).astype(np.float32)
+    c, u = tables
+    prompts, without = [[0, 5], [0, 2, 3, 3, 6], [0, 4, 7]], [[1, 5], [1, 6], [1, 2, 2, 2, 2, 7]]
+    scales = [4.0, 0.0, 1.0]
+    got = sample(
+        two_tables_decoder(),
+        jnp.asarray(tables),
+        prompts,
+        unconditional=without,
+        sampling=[Sampling(temperature=0.0, guidance=scale) for scale in scales],
+        max_new_tokens=9,
+        max_rows=4,
+    )
+    for prompt, scale, tokens, logprobs in zip(prompts, scales, got.tokens, got.logprobs, strict=True):
+        last = prompt[-1]
+        for token, logprob in zip(tokens, logprobs, strict=True):
+            assert token == (u[last] + scale * (c[last] - u[last])).argmax()
+            assert logprob == pytest.approx(c[last, token] - np.log(np.exp(c[last]).sum()), abs=1e-5)
+            last = token
+
+
+def test_a_schedule_starts_at_the_models_own_logits_and_ends_at_the_scale() -> None:
+    """Greedy rows over five tokens with a linear schedule up to 5 take the scales 1, 2, 3, 4, 5."""
+    tables = np.random.default_rng(5).normal(size=(2, 8, 8)).astype(np.float32)
+    rising = Sampling(temperature=0.0, guidance=5.0, guidance_schedule="linear")
+    got = sample(
+        two_tables_decoder(), jnp.asarray(tables), [[0, 3]], unconditional=[[1, 3]], sampling=rising, max_new_tokens=5
+    )
+    last = 3
+    for scale, token in zip((1, 2, 3, 4, 5), got.tokens[0], strict=True):
+        assert token == (tables[1, last] + scale * (tables[0, last] - tables[1, last])).argmax()
+        last = token
+
+
+def test_a_scale_of_nothing_is_the_unconditional_model_and_one_beside_it_the_plain_one() -> None:
+    """In a real model with ragged prompts: scale 0 draws what the other prompt alone draws, scale 1 what its own does."""
+    _, params, decoder = model("rotary_gqa_window_softcap")
+    prompts, without, seeds = prompts_of(9, 4, 13), prompts_of(3, 6, 2), [7, 8, 9]
+    scales = [0.0, 1.0, 2.5]
+    guided = sample(
+        decoder,
+        params,
+        prompts,
+        unconditional=without,
+        sampling=[Sampling(guidance=scale) for scale in scales],
+        seeds=seeds,
+        max_new_tokens=12,
+    )
+    alone = sample(decoder, params, [without[0], *prompts[1:]], seeds=seeds, max_new_tokens=12)
+    np.testing.assert_array_equal(guided.tokens[0], alone.tokens[0])
+    np.testing.assert_array_equal(guided.tokens[1], alone.tokens[1])
+    np.testing.assert_allclose(guided.logprobs[1], alone.logprobs[1], atol=LOGPROB_CLOSE)
+    assert guided.tokens[2].tolist() != alone.tokens[2].tolist()
+
+
+def test_an_unconditional_row_that_is_not_finite_is_an_error() -> None:
+    """The row that a caller never sees is watched as well."""
+    tables = jnp.zeros((2, 8, 8)).at[1].set(jnp.nan)
+    with pytest.raises(FloatingPointError, match="1 of 1 rows"):
+        sample(
+            two_tables_decoder(), tables, [[0]], unconditional=[[1]], sampling=Sampling(guidance=2.0), max_new_tokens=2
+        )  # fmt: skip
+
+
 def test_logits_that_are_not_finite_are_an_error() -> None:
     """A diverged model is reported instead of giving id 0 for ever."""
     with pytest.raises(FloatingPointError, match="1 of 1 rows are not finite.*earlier checkpoint"):
@@ -316,6 +393,10 @@ def test_logits_that_are_not_finite_are_an_error() -> None:
         ([[1]], {"seeds": -1}, "seed is -1", "--seed"),
         ([[1]], {"sampling": [GREEDY] * 3}, "sampling has 3 entries for 1 prompts", "one a row"),
         ([[1]], {"max_rows": 0}, "max_rows is 0", "at least 1"),
+        ([[1]], {"sampling": Sampling(guidance=2.0)}, "only one is given", "as `unconditional`"),
+        ([[1]], {"unconditional": [[1]]}, "guidance is 1 in every row", "leave them out"),
+        ([[1]], {"unconditional": [], "sampling": Sampling(guidance=2.0)}, "unconditional has 0 entries", "a prompt"),
+        ([[1]], {"unconditional": [[7]], "sampling": Sampling(guidance=2.0)}, "unconditional prompt 0 holds", "0 to 5"),
         ([[1]], {"allowed": Allowed.phases([((1,), None)], 8)}, "8 ids wide", "6 ids"),
         ([[1]], {"allowed": Allowed(np.ones((1, 6), bool), np.zeros((3, 1), int))}, "3 rows for 1", "one a prompt"),
     ],

@@ -1,0 +1,204 @@
+"""Requests to the sampler: checked, and laid out as the arrays that its compiled functions take.
+
+Owns the rules of `sampler.sample`'s arguments and the shapes that are compiled: sizes are rounded up to buckets. Knows
+no model and never computes; all arrays are NumPy's.
+
+Here T counts generated tokens, G groups of allowed ids, and R rows of the model: as many as B samples, or twice as many
+where samples are guided, the second half being the same samples without their condition.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Bool, Int, UInt32
+
+from jgpt import filters
+from jgpt.check import require
+from jgpt.filters import Knobs
+from jgpt.sampling import Allowed, Sampling
+
+SMALLEST_BUCKET: Final = 16  # tokens; shorter prompts and answers share one compiled shape
+
+
+class Work(NamedTuple):
+    """One batch as the compiled functions take it.
+
+    Attributes:
+        tokens_RS: prompts, padded at their ends.
+        lengths_R: length of each prompt [tokens].
+        live_B: false where a sample only pads the batch.
+        seeds_B: seed of each sample.
+        rows_B: what is folded into the key of the seed.
+        table_GV: ids of each group that may be generated.
+        group_BT: group of each generated token.
+        stop_V: ids that end a sample.
+        steps: tokens to generate at most.
+        pad: id that is fed where a sample has none.
+        knobs: how each sample is drawn.
+    """
+
+    tokens_RS: Int[Array | np.ndarray, "R S"]
+    lengths_R: Int[Array | np.ndarray, " R"]
+    live_B: Bool[Array | np.ndarray, " B"]
+    seeds_B: UInt32[Array | np.ndarray, " B"]
+    rows_B: UInt32[Array | np.ndarray, " B"]
+    table_GV: Bool[Array | np.ndarray, "G V"]
+    group_BT: Int[Array | np.ndarray, "B T"]
+    stop_V: Bool[Array | np.ndarray, " V"]
+    steps: Array | np.ndarray | np.generic
+    pad: Array | np.ndarray | np.generic
+    knobs: Knobs
+
+
+@dataclass(frozen=True)
+class Requests:
+    """All that one call of `sample` asks for, as checked by `check`.
+
+    Attributes:
+        prompts: ids of each.
+        unconditional: ids of each without its condition; None where no sample is guided.
+        seeds: seed of each, and what is folded into its key.
+        samplings: how each is drawn.
+        max_new_tokens: longest answer [tokens].
+        stop_ids: ids that end an answer.
+        allowed: ids that may be generated; None = all.
+        pad_id: id fed where a sample has none.
+    """
+
+    prompts: list[np.ndarray]
+    unconditional: list[np.ndarray] | None
+    seeds: list[tuple[int, int]]
+    samplings: list[Sampling]
+    max_new_tokens: int
+    stop_ids: Sequence[int]
+    allowed: Allowed | None
+    pad_id: int
+
+
+def bucket(size: int, smallest: int, largest: int) -> int:
+    """Return the next power of two from `smallest` up, or `largest` where that is less."""
+    return min(max(smallest, 1 << (size - 1).bit_length()), largest)
+
+
+def lay_out(
+    requests: Requests, chunk: list[int], *, vocab_size: int, num_ids: int, context_length: int, max_samples: int
+) -> Work:
+    """Return the requests named by `chunk`, padded to buckets.
+
+    Args:
+        requests: of the call.
+        chunk: which of them.
+        vocab_size: width of the logits.
+        num_ids: ids that mean something.
+        context_length: largest bucket [tokens].
+        max_samples: largest batch.
+    """
+    B = bucket(len(chunk), 1, max_samples)
+    T = bucket(requests.max_new_tokens, SMALLEST_BUCKET, context_length)
+    padded = chunk + [chunk[0]] * (B - len(chunk))  # a copy of a real row is always a valid one
+    rows = [requests.prompts[i] for i in padded]
+    if requests.unconditional is not None:
+        rows += [requests.unconditional[i] for i in padded]
+    S = bucket(max(row.size for row in rows), SMALLEST_BUCKET, context_length)
+    tokens_RS = np.full((len(rows), S), requests.pad_id, np.int32)
+    for slot, row in enumerate(rows):
+        tokens_RS[slot, : row.size] = row
+    allowed = requests.allowed
+    if allowed is None:
+        allowed = Allowed(np.ones((1, num_ids), bool), np.zeros((1, 1), np.int32))
+    groups, known = allowed.table_GV.shape
+    table_GV = np.zeros((bucket(groups, 1, 2**30), vocab_size), bool)
+    table_GV[:groups, :known] = allowed.table_GV
+    group_BT = allowed.group_BT[padded if allowed.group_BT.shape[0] > 1 else [0] * B, :T]
+    group_BT = np.pad(group_BT, ((0, 0), (0, T - group_BT.shape[1])), mode="edge")
+    stop_V = np.zeros(vocab_size, bool)
+    stop_V[list(requests.stop_ids)] = True
+    return Work(
+        tokens_RS=tokens_RS,
+        lengths_R=np.array([row.size for row in rows], np.int32),
+        live_B=np.arange(B) < len(chunk),
+        seeds_B=np.array([requests.seeds[i][0] for i in padded], np.uint32),
+        rows_B=np.array([requests.seeds[i][1] for i in padded], np.uint32),
+        table_GV=table_GV,
+        group_BT=group_BT.astype(np.int32),
+        stop_V=stop_V,
+        steps=np.int32(requests.max_new_tokens),
+        pad=np.int32(requests.pad_id),
+        knobs=filters.knobs_of([requests.samplings[i] for i in padded]),
+    )
+
+
+def check(requests: Requests, *, num_ids: int, context_length: int, max_rows: int) -> None:
+    """Raise ValueError for the first argument of `sample` that breaks a rule."""
+    new, allowed, count = requests.max_new_tokens, requests.allowed, len(requests.prompts)
+    require(new >= 1, f"max_new_tokens is {new}: must be at least 1; raise --max-new-tokens.")
+    require(max_rows >= 1, f"max_rows is {max_rows}: must be at least 1.")
+    for name, value in (("pad_id", requests.pad_id), *(("stop_ids", stop) for stop in requests.stop_ids)):
+        require(
+            0 <= value < num_ids, f"{name} holds {value}: the vocabulary has {num_ids} ids, use 0 to {num_ids - 1}."
+        )
+    for i, row in enumerate(requests.prompts):
+        _check_prompt(f"prompt {i}", row, new, num_ids, context_length)
+    for what, values in (("sampling", requests.samplings), ("seeds", requests.seeds)):
+        require(len(values) == count, f"{what} has {len(values)} entries for {count} prompts: give one, or one a row.")
+    for seed, _ in requests.seeds:
+        require(0 <= seed < 2**32, f"seed is {seed}: must lie between 0 and 2**32 - 1; use another --seed.")
+    guided = any(sampling.guidance != 1.0 for sampling in requests.samplings)
+    if requests.unconditional is None:
+        require(
+            not guided,
+            "guidance mixes two distributions, and only one is given: pass the prompts without their condition as "
+            "`unconditional`, or leave guidance at 1.",
+        )
+    else:
+        require(
+            guided or count == 0,
+            "unconditional prompts are given, but guidance is 1 in every row, which ignores them: set guidance, or "
+            "leave them out.",
+        )
+        require(
+            len(requests.unconditional) == count,
+            f"unconditional has {len(requests.unconditional)} entries for {count} prompts: give one a prompt.",
+        )
+        for i, row in enumerate(requests.unconditional):
+            _check_prompt(f"unconditional prompt {i}", row, new, num_ids, context_length)
+    if allowed is not None:
+        width, groups = allowed.table_GV.shape[1], allowed.group_BT.shape[0]
+        require(
+            width == num_ids,
+            f"allowed.table_GV is {width} ids wide, the vocabulary has {num_ids}: build it for {num_ids} ids.",
+        )
+        require(
+            groups in (1, count),
+            f"allowed.group_BT has {groups} rows for {count} prompts: give one, or one a prompt.",
+        )
+
+
+def _check_prompt(name: str, row: np.ndarray, new: int, num_ids: int, context: int) -> None:
+    """Raise ValueError where a prompt is none, holds unknown ids, or leaves no room for `new` tokens."""
+    require(
+        row.ndim == 1, f"{name} has {row.ndim} dimensions: prompts is a list of lists of ids; put one prompt in []."
+    )
+    n = row.size
+    require(n > 0, f"{name} has 0 tokens: give at least one, such as the id that begins a document.")
+    require(
+        np.issubdtype(row.dtype, np.integer),
+        f"{name} has type {row.dtype}: ids are whole numbers; encode it first.",
+    )
+    require(
+        bool(0 <= row.min() and row.max() < num_ids),
+        f"{name} holds ids {row.min()} to {row.max()}: the vocabulary has {num_ids}, use ids 0 to {num_ids - 1}; "
+        "encode it with the run's own tokenizer.",
+    )
+    require(
+        n < context,
+        f"{name} has {n} tokens, model.context_length is {context}: shorten the prompt by at least {n - context + 1} "
+        "tokens, so that a new one fits behind it.",
+    )
+    require(
+        n + new <= context,
+        f"{name} has {n} tokens and max_new_tokens is {new}, together {n + new}: model.context_length is {context}; "
+        f"use --max-new-tokens {context - n} at most, or shorten the prompt by {n + new - context} tokens.",
+    )
