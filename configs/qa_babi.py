@@ -1,6 +1,6 @@
 """bAbI, all kinds of questions in the archive, one joint model.
 
-What: stories of the en-10k set as conversations, 4 layers of width 128 over 320 tokens of a BPE whose entries may span words,
+What: stories of the en-10k set, as conversations and as single questions, 4 layers of width 128 over 320 tokens of a BPE whose entries may span words,
 which makes a story about three times shorter. Only answers are trained. Held out are the benchmark's test files, each
 question asked after the facts alone.
 Command: python train.py configs/qa_babi.py --data.path FOLDER_OR_ARCHIVE
@@ -31,7 +31,6 @@ def get_config() -> Config:
             embed_dim=128,
             num_heads=2,
             context_length=320,
-            windows=(48, None),
             rope_base=1000.0,
             rotary_fraction=0.5,
             init="half",

@@ -23,8 +23,9 @@ NAME: Final = re.compile(r"qa(\d+)_([\w-]+)_(train|test)\.txt$")
 def read_babi(files: Mapping[str, str]) -> Splits:
     """Return the stories of all files: 'train' files to learn from, 'test' files held out.
 
-    A training story is one conversation: each question sees the facts, questions and answers before it. A held-out
-    question is asked as the benchmark asks it, after the facts alone.
+    A training story is one conversation: each question sees the facts, questions and answers before it. One of several
+    questions stands there once more, with its last question alone. A held-out question is asked as the benchmark asks
+    it, after the facts alone.
 
     Args:
         files: text of each file by its name; names that are not bAbI's are ignored.
@@ -44,6 +45,8 @@ def read_babi(files: Mapping[str, str]) -> Splits:
         for story in _stories(name, files[name]):
             if match[3] == "train":
                 train.append(_conversation(story, category))
+                if train[-1].more:
+                    train.append(list(_questions(story, category))[-1])
             else:
                 held += _questions(story, category)
     for part, found in kinds.items():

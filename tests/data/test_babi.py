@@ -17,7 +17,7 @@ FILES = {"qa1_one-fact_train.txt": TRAIN, "qa1_one-fact_test.txt": TEST, "readme
 
 
 def test_a_training_story_is_one_conversation_of_which_no_fact_is_lost():
-    first, second = read_babi(FILES).train
+    first, last, second = read_babi(FILES).train
     assert (first.context, first.question, first.answer) == (
         "Mary moved to the bathroom. John went to the hallway.",
         "Where is Mary?",
@@ -27,6 +27,8 @@ def test_a_training_story_is_one_conversation_of_which_no_fact_is_lost():
     assert (later.context, later.question, later.answer) == ("Mary took the milk.", "What is Mary carrying?", "milk")
     assert (second.context, second.answer, second.more) == ("Sandra went to the office.", "office", ())
     assert first.category == "01 one fact"
+    assert (last.question, last.answer, last.more) == (later.question, later.answer, ())
+    assert last.context == f"{first.context} {later.context}"
 
 
 def test_a_held_out_question_sees_all_facts_and_no_other_question():
