@@ -14,8 +14,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 from rich.table import Table
+from rich.text import Text
 
-from jgpt import pictures, runfolder
+from jgpt import opening, pictures, runfolder
 from jgpt.config import Config, ModelConfig
 from jgpt.evaluate import Answered
 from jgpt.loaded import GPT
@@ -79,8 +80,8 @@ def complete_message(config: Config, config_path: str) -> str:
     )
 
 
-def describe(config: Config, data: Mixture, model: ModelConfig, mesh: Mesh, params: Any) -> Iterator[str]:
-    """Yield the lines that open a run: tasks, model, devices."""
+def describe(config: Config, data: Mixture, model: ModelConfig, mesh: Mesh, params: Any) -> Iterator[str | Text]:
+    """Yield the lines that open a run: tasks with their first example as the model sees it, model, devices."""
     tasks = config.task_configs()
     weights = {name: task.weight for name, task in tasks.items()}
     for name, task_data in data.tasks.items():
@@ -92,6 +93,7 @@ def describe(config: Config, data: Mixture, model: ModelConfig, mesh: Mesh, para
             f"({task_data.train.fill():.1%} full), {share:.0%} of the rows"
             f"{since}; held out {len(task_data.splits.validation):,}"
         )
+        yield from opening.lines(task_data, data.vocabulary, terminal=console.is_terminal)
     vocabulary = data.vocabulary
     count = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
     yield (

@@ -24,7 +24,7 @@ ORDER = (
     "show",
     "loaded",
     "compression",
-    "evaluate",
+    "evaluate opening",
     "report",
     "loop",
     "verbs",
