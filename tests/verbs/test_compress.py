@@ -1,5 +1,4 @@
 import argparse
-import types
 
 import pytest
 
@@ -8,6 +7,8 @@ from jgpt import cli
 from jgpt.compression import codec
 from jgpt.compression.codec import Measured
 from jgpt.compression.container import Container
+from jgpt.config import Config, ModelConfig
+from jgpt.loaded import GPT
 from jgpt.tasks.image import ImageTask
 from jgpt.tasks.text import TextTask
 from jgpt.tokenizers.image import Palette
@@ -21,9 +22,7 @@ VOCABULARY = Vocabulary("bytes", ByteTokenizer(), Palette.grey(4))
 def folder(tmp_path, monkeypatch):
     """Stand in for the run: a folder, a model that is never asked, and the means to put both in place."""
     tasks = {"prose": TextTask(VOCABULARY), "digits": ImageTask(VOCABULARY, (2, 3), ("a",))}
-    model = types.SimpleNamespace(
-        tasks=tasks, task_of_kind=lambda kind: {"text": "prose", "image": "digits"}[kind], tokenizer=VOCABULARY
-    )
+    model = GPT({}, Config(), ModelConfig(), VOCABULARY, tasks, 1)
     return tmp_path, model, monkeypatch
 
 
