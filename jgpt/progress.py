@@ -8,6 +8,7 @@ from typing import Final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 console: Final = Console(highlight=False, soft_wrap=True)
 PLAIN_SECONDS: Final = 10.0  # between two plain lines
@@ -86,7 +87,7 @@ class Counter:
             self._bar.update(self._task, completed=count)
 
 
-def say(text: str) -> None:
+def say(text: str | Text) -> None:
     """Print a line above the bar."""
     console.print(text, markup=False)
 

@@ -47,7 +47,6 @@ class Span:
 
 def piece(vocabulary: Vocabulary, token: int) -> Piece:
     """Return the readable form of one id."""
-    token = int(token)
     if 0 <= token < len(vocabulary.specials):
         return Piece(vocabulary.specials[token], "special")
     if token in vocabulary.text_ids:
@@ -60,7 +59,7 @@ def piece(vocabulary: Vocabulary, token: int) -> Piece:
 
 def pieces(vocabulary: Vocabulary, ids: Sequence[int] | np.ndarray) -> list[Piece]:
     """Return the readable forms of `ids`."""
-    known = {int(token): piece(vocabulary, token) for token in np.unique(np.asarray(ids))}
+    known = {token: piece(vocabulary, token) for token in np.unique(np.asarray(ids)).tolist()}
     return [known[int(token)] for token in ids]
 
 

@@ -13,8 +13,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 from rich.table import Table
+from rich.text import Text
 
-from jgpt import gallery, grading, pictures, runfolder
+from jgpt import gallery, grading, opening, pictures, runfolder
 from jgpt.config import Config, ModelConfig
 from jgpt.data.examples import Conversation, QuestionAnswer
 from jgpt.evaluate import by_category
@@ -84,8 +85,8 @@ def complete_message(config: Config, config_path: str) -> str:
     )
 
 
-def describe(config: Config, data: Mixture, model: ModelConfig, mesh: Mesh, params: Any) -> Iterator[str]:
-    """Yield the lines that open a run: tasks, model, devices."""
+def describe(config: Config, data: Mixture, model: ModelConfig, mesh: Mesh, params: Any) -> Iterator[str | Text]:
+    """Yield the lines that open a run: tasks with their first example as the model sees it, model, devices."""
     tasks = config.task_configs()
     weights = {name: task.weight for name, task in tasks.items()}
     for name, task_data in data.tasks.items():
@@ -97,6 +98,7 @@ def describe(config: Config, data: Mixture, model: ModelConfig, mesh: Mesh, para
             f"({task_data.train.fill():.1%} full), {share:.0%} of the rows"
             f"{since}; held out {len(task_data.splits.validation):,}"
         )
+        yield from opening.lines(task_data, data.vocabulary, terminal=console.is_terminal)
     vocabulary = data.vocabulary
     count = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
     yield (

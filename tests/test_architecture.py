@@ -24,7 +24,7 @@ ORDER = (
     "show",
     "loaded",
     "compression gallery picture_scores surprise questions",
-    "evaluate",
+    "evaluate opening",
     "report",
     "loop",
     "verbs",

@@ -6,15 +6,16 @@ Owns the look; what is shown comes from `drawn`. Everything that comes from data
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import groupby
 from typing import Final
 
 from jgpt.show.drawn import Cell, Drawn, columns_of
 from jgpt.show.rules import Finding
 
 STYLE: Final = """
-:root { color-scheme: light dark; --ink: #1c1f26; --soft: #667085; --faint: #98a2b3; --paper: #fbfbfa; --card: #fff;
+:root { color-scheme: light dark; --ink: #1c1f26; --soft: #667085; --faint: #76808f; --paper: #fbfbfa; --card: #fff;
   --line: #e4e5e7; --train: #0b6bcb; --wash: #e3effb; --mark: #8a3ffc; --good: #1a7f4b; --bad: #c4320a; --badwash: #fdeae4; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e7ea; --soft: #9aa1ad; --faint: #6b7280; --paper: #14161a;
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e7ea; --soft: #9aa1ad; --faint: #8b93a1; --paper: #14161a;
   --card: #1b1e24; --line: #2d3139; --train: #76b7ff; --wash: #17314d; --mark: #c4a1ff; --good: #55c98a; --bad: #ff8a65;
   --badwash: #46211a; } }
 * { box-sizing: border-box }
@@ -25,7 +26,7 @@ p { margin: 0 0 14px; color: var(--soft); max-width: 80ch }
 code, .t, .p { font-family: ui-monospace, "SF Mono", "Cascadia Mono", Menlo, "DejaVu Sans Mono", monospace }
 .key { display: flex; flex-wrap: wrap; gap: 6px 22px; align-items: center; margin: 14px 0 0; color: var(--soft);
   font-size: 13px }
-.key span { display: inline-flex; gap: 8px; align-items: center }
+.key > span { display: inline-flex; gap: 8px; align-items: center }
 .rules { list-style: none; margin: 10px 0 18px; padding: 0; display: grid; gap: 2px 24px; font-size: 14px;
   grid-template-columns: repeat(auto-fill, minmax(310px, 1fr)) }
 .rules li::before { content: "✓"; color: var(--good); font-weight: 700; margin-right: 8px }
@@ -35,15 +36,15 @@ code, .t, .p { font-family: ui-monospace, "SF Mono", "Cascadia Mono", Menlo, "De
 .row h3 { font-size: 14px; font-weight: 600; margin: 0 0 10px }
 .row h3 small { font-weight: 400; color: var(--soft); margin-left: 8px }
 .map { display: flex; gap: 2px; height: 6px; margin: 0 0 14px }
-.map i { background: var(--line); border-radius: 3px; overflow: hidden }
-.map b { display: block; height: 100%; background: var(--train) }
+.map i { background: var(--line); border-radius: 3px; overflow: hidden; display: flex }
+.map b { background: var(--train) }
 .doc { display: grid; grid-template-columns: 30px 1fr; border-top: 1px solid var(--line); padding: 10px 0 6px }
 .doc:first-of-type { border-top: 0 } .doc > b { color: var(--faint); font-weight: 500; font-size: 13px; padding-top: 3px }
 .flow { display: flex; flex-wrap: wrap; gap: 4px 3px; align-items: flex-start }
 .t { display: inline-grid; justify-items: center; padding: 2px 5px 1px; border-radius: 5px; border: 1px solid var(--line);
-  font-size: 13px; line-height: 1.35; min-width: 26px; white-space: pre }
-.t s { text-decoration: none; font-size: 11px; color: var(--faint) }
-.t u { text-decoration: none; font-size: 10px; color: var(--faint) }
+  font-size: 14px; line-height: 1.35; min-width: 28px; white-space: pre }
+.t s { text-decoration: none; font-size: 12px; color: var(--faint) }
+.t u { text-decoration: none; font-size: 11px; color: var(--faint) }
 .t.on { background: var(--wash); border-color: transparent } .t.on s { color: var(--train); font-weight: 600 }
 .t.special > span { color: var(--mark) } .t.unused > span { color: var(--bad) }
 .pic { display: grid; gap: 1px; padding: 4px; border: 1px solid var(--line); border-radius: 6px; margin: 0 6px }
@@ -104,13 +105,18 @@ def _section(section: Section) -> str:
 
 
 def _map(drawn: Sequence[Drawn]) -> str:
-    """Return a bar: one stretch a document, as long as it is; blue as far as it is trained."""
+    """Return a bar: one stretch a document, as long as it is, blue where it is trained."""
     bars = "".join(
-        f'<i style="flex:{len(d.cells)}" title="document {d.segment}: {len(d.cells)} places">'
-        f'<b style="width:{sum(cell.weight > 0 for cell in d.cells) / len(d.cells):.1%}"></b></i>'
+        f'<i style="flex:{len(d.cells)}" title="document {d.segment}: {len(d.cells)} places">{_runs(d)}</i>'
         for d in drawn
     )
     return f'<div class="map">{bars}</div>'
+
+
+def _runs(document: Drawn) -> str:
+    """Return the trained and the given stretches of a document, each as wide as it is long."""
+    runs = [(on, len(list(cells))) for on, cells in groupby(document.cells, key=lambda cell: cell.weight > 0)]
+    return "".join(f'<{"b" if on else "em"} style="flex:{size}"></{"b" if on else "em"}>' for on, size in runs)
 
 
 def _document(document: Drawn, shape: tuple[int, ...] | None) -> str:

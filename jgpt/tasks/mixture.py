@@ -5,14 +5,14 @@ Owns `TASKS` and what is saved of vocabulary and tasks with a run, so that sampl
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from jgpt.batch import Document
 from jgpt.check import require, unknown_name
-from jgpt.config import Config, TokenizerConfig
+from jgpt.config import Config, TaskConfig, TokenizerConfig
 from jgpt.data import sources
 from jgpt.data.augment import changes
 from jgpt.data.examples import Conversation, Picture, QuestionAnswer, Splits
@@ -67,46 +67,7 @@ def build(config: Config) -> Mixture:
     require(bool(configs), "data.tasks is empty: give the config at least one task.")
     splits = {name: sources.read(task, config.data, config.train.seed) for name, task in configs.items()}
     vocabulary = make_vocabulary(config.tokenizer, list(splits.values()), config.train.seed)
-    tasks = {}
-    for name, task_config in configs.items():
-        kind = splits[name].kind if task_config.kind == "auto" else task_config.kind
-        if kind not in TASKS:
-            raise ValueError(unknown_name(f"data.tasks.{name}.kind", str(kind), TASKS))
-        for part in ("train", "validation"):
-            require(
-                len(getattr(splits[name], part)) > 0,
-                f"data.tasks.{name}: the {part} split of {task_config.path or task_config.source!r} is empty: give more "
-                "data, or change validation_fraction.",
-            )
-        task, refresh = TASKS[kind].fit(vocabulary, splits[name].train, task_config), None
-        dropout = task_config.condition_dropout
-        require(
-            dropout == 0 or isinstance(task, ImageTask),
-            f"data.tasks.{name}.condition_dropout is {dropout}, but the task is of kind {kind!r}: only pictures are drawn "
-            "with guidance; leave it at 0.",
-        )
-        if isinstance(task, ImageTask):
-            task.unconditional = task.unconditional or dropout > 0
-            refresh = task.variation(
-                splits[name].train,
-                name=name,
-                config=config.data.augment,
-                condition_dropout=dropout,
-                seed=config.train.seed,
-            )
-        length = config.model.context_length
-        where, on_long = f"data.tasks.{name}", task_config.on_long
-        train, long_train = _rows(
-            f"{where}, train split", task, splits[name].train, length, task_config.loss_weight, on_long, refresh
-        )
-        validation, long_held = _rows(f"{where}, validation split", task, splits[name].validation, length, 1.0, on_long)
-        pairs = sum(len(document.tokens) - 1 for document in train.documents)
-        require(
-            task.packing != "stream" or pairs >= length,
-            f"data.tasks.{name}: {task_config.path or task_config.source!r} holds {pairs} training tokens, fewer than one "
-            f"window of model.context_length {length}: lower --model.context-length or give more text.",
-        )
-        tasks[name] = TaskData(task, splits[name], train, validation, (long_train, long_held))
+    tasks = {name: _task_data(name, task, config, vocabulary, splits[name]) for name, task in configs.items()}
     require(
         not changes(config.data.augment) or any(isinstance(data.task, ImageTask) for data in tasks.values()),
         f"data.augment is {config.data.augment}, but no task of the config has pictures: leave it at its default.",
@@ -114,34 +75,66 @@ def build(config: Config) -> Mixture:
     return Mixture(vocabulary, tasks)
 
 
-def _rows(
-    where: str,
-    task: Task,
-    examples: Sequence[Any],
-    length: int,
-    loss_weight: float,
-    on_long: str,
-    refresh: Callable[[int, int], Document] | None = None,
-) -> tuple[PackedRows, int]:
-    """Encode and pack one split; return its rows and how many examples were left out as too long.
-
-    What is wrong with an example is said with the name of its task.
-    """
+def _task_data(name: str, options: TaskConfig, config: Config, vocabulary: Vocabulary, splits: Splits) -> TaskData:
+    """Fit one task to its training examples, encode and pack them. Raises ValueError where they break a rule."""
+    where, source = f"data.tasks.{name}", options.path or options.source
+    kind = splits.kind if options.kind == "auto" else options.kind
+    if kind not in TASKS:
+        raise ValueError(unknown_name(f"{where}.kind", str(kind), TASKS))
+    for part in ("train", "validation"):
+        require(
+            len(getattr(splits, part)) > 0,
+            f"{where}: the {part} split of {source!r} is empty: give more data, or change validation_fraction.",
+        )
+    task, refresh = TASKS[kind].fit(vocabulary, splits.train, options), None
+    dropout = options.condition_dropout
+    require(
+        dropout == 0 or isinstance(task, ImageTask),
+        f"{where}.condition_dropout is {dropout}, but the task is of kind {kind!r}: only pictures are drawn with guidance; "
+        "leave it at 0.",
+    )
+    length, seed = config.model.context_length, config.train.seed
+    train, kept = _encode(f"{where}, train split", task, splits.train, length, options.on_long)
+    held, kept_held = _encode(f"{where}, validation split", task, splits.validation, length, options.on_long)
+    too_long = (len(splits.train) - len(kept), len(splits.validation) - len(kept_held))
+    if any(too_long):
+        splits = replace(
+            splits, train=[splits.train[i] for i in kept], validation=[splits.validation[i] for i in kept_held]
+        )
+    if isinstance(task, ImageTask):
+        task.unconditional = task.unconditional or dropout > 0
+        refresh = task.variation(
+            splits.train, name=name, config=config.data.augment, condition_dropout=dropout, seed=seed
+        )
+    pairs = sum(len(document.tokens) - 1 for document in train)
+    require(
+        task.packing != "stream" or pairs >= length,
+        f"{where}: {source!r} holds {pairs} training tokens, fewer than one window of model.context_length {length}: lower "
+        "--model.context-length or give more text.",
+    )
     try:
-        documents = [task.encode(example) for example in examples]
-        skips = on_long == "skip" and task.packing == "whole"
-        kept = [i for i, document in enumerate(documents) if not skips or len(document.tokens) <= length + 1]
-        again = None if refresh is None else lambda i, epoch: refresh(kept[i], epoch)
-        rows = pack([documents[i] for i in kept], task.packing, length, loss_weight, again)
+        rows = pack(train, task.packing, length, options.loss_weight, refresh), pack(held, task.packing, length)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-    skipped = len(examples) - len(kept)
+    return TaskData(task, splits, *rows, too_long)
+
+
+def _encode(
+    where: str, task: Task, examples: Sequence[Any], length: int, on_long: str
+) -> tuple[list[Document], list[int]]:
+    """Return the documents of one split and which examples they are of; what is wrong with one is said with its task."""
+    try:
+        documents = [task.encode(example) for example in examples]
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    skips = on_long == "skip" and task.packing == "whole"
+    kept = [i for i, document in enumerate(documents) if not skips or len(document.tokens) <= length + 1]
     require(
-        len(rows) > 0,
-        f"{where} holds no target to predict ({skipped} of {len(examples)} examples are longer than "
+        sum(len(documents[i].tokens) - 1 for i in kept) > 0,
+        f"{where} holds no target to predict ({len(examples) - len(kept)} of {len(examples)} examples are longer than "
         f"model.context_length {length}): give it more data, or raise model.context_length.",
     )
-    return rows, skipped
+    return [documents[i] for i in kept], kept
 
 
 def make_vocabulary(config: TokenizerConfig, splits: Sequence[Splits], seed: int) -> Vocabulary:

@@ -78,9 +78,11 @@ def run(arguments: argparse.Namespace) -> None:
     _report(str(path), len(raw), original, content, str(out), measured)
     if not measured.agrees:
         print(
-            f"warning: the code has {measured.ratio:.2%} of the bits that the forward pass claims; they must agree within "
-            f"{codec.TOLERANCE:.0%}. The forward pass sees what it should not, or decoding computes another model: do not "
-            "trust the likelihoods of this run. `jgpt show-batch CONFIG --check` looks for the leak.",
+            f"warning: the code has {measured.ratio:.2%} of the bits that the forward pass claims, and the steps that drove it "
+            f"claim {measured.stepped_bits / measured.forward_bits:.3%} of them; allowed are {codec.TOLERANCE:.0%} besides "
+            f"{measured.overhead_bits:.0f} bits, and {measured.rounding:.2%}. The forward pass sees what it should not, or "
+            "decoding computes another model: do not trust the likelihoods of this run. `jgpt show-batch CONFIG --check` "
+            "looks for the leak.",
             file=sys.stderr,
         )
         raise SystemExit(1)
