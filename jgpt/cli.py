@@ -9,9 +9,9 @@ from types import ModuleType
 from typing import Final
 
 from jgpt.entry import user_errors
-from jgpt.verbs import evaluate
+from jgpt.verbs import evaluate, fit_image_tokenizer
 
-VERBS: Final[dict[str, ModuleType]] = {"evaluate": evaluate}
+VERBS: Final[dict[str, ModuleType]] = {"evaluate": evaluate, "fit-image-tokenizer": fit_image_tokenizer}
 
 
 def parser() -> argparse.ArgumentParser:

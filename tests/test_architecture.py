@@ -18,7 +18,7 @@ ORDER = (
     "config tokenizers sampling filters checkpoint",
     "presets configio data metrics interop",
     "runfolder tasks model",
-    "sharding optim sampler",
+    "sharding optim sampler image_fit",
     "state",
     "step",
     "loaded",
