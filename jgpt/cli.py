@@ -9,13 +9,14 @@ from types import ModuleType
 from typing import Final
 
 from jgpt.entry import user_errors
-from jgpt.verbs import compress, decompress, draw, evaluate, show_batch, surprise
+from jgpt.verbs import compress, decompress, draw, evaluate, fit_image_tokenizer, show_batch, surprise
 
 VERBS: Final[dict[str, ModuleType]] = {
     "compress": compress,
     "decompress": decompress,
     "draw": draw,
     "evaluate": evaluate,
+    "fit-image-tokenizer": fit_image_tokenizer,
     "show-batch": show_batch,
     "surprise": surprise,
 }

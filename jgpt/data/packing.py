@@ -81,7 +81,7 @@ class PackedRows(Sequence[Batch], ABC):
     def _fresh(self, index: int, epoch: int) -> Document:
         document = self.refresh(index, epoch) if self.refresh else self.documents[index]
         require(
-            2 <= len(document.tokens) <= self.sizes[index] + 1,
+            2 <= len(document.tokens) <= int(self.sizes[index]) + 1,
             f"document {index} has {len(document.tokens)} tokens in epoch {epoch} and {self.sizes[index] + 1} as it lies: "
             "what refreshes it may shorten it, never lengthen it.",
         )

@@ -5,7 +5,9 @@ Owns the protocol and the measure of what a code loses; refuses any particular c
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from contextlib import AbstractContextManager
+from functools import cache
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -63,6 +65,23 @@ class ImageCode(Protocol):
     def arrays(self) -> dict[str, np.ndarray]:
         """What is too large for JSON, saved beside it as `.npz`; mostly empty."""
         ...
+
+
+@cache
+def _blas() -> Any:
+    """Return the handle on NumPy's matrix library: finding it takes longer than a picture does."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
+def one_thread() -> AbstractContextManager:
+    """Return a context in which NumPy multiplies matrices on one thread.
+
+    Pictures are small and are encoded beside training, which keeps every core busy: threads that wait for each other at
+    each small product took 480 ms a picture of 64 x 64 where one takes 2 ms (two cores, ten processes at work).
+    """
+    return _blas().limit(limits=1, user_api="blas")
 
 
 def tokens(code: ImageCode, shape: Sequence[int]) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from jgpt.check import require
-from jgpt.tokenizers.image_code import require_bytes
+from jgpt.tokenizers.image_code import one_thread, require_bytes
 
 MAX_DISTANCES: Final = 1 << 22  # distances held at once: 16 MiB
 
@@ -132,5 +132,6 @@ class Palette:
         # |p - c|^2 without the term that is the same for every colour c. Exact: integers below 2^24 in float32.
         squares, twice = (colours**2).sum(1), 2 * colours.T
         block = max(MAX_DISTANCES // self.size, 1)
-        parts = [np.argmin(squares - pixels[i : i + block] @ twice, 1) for i in range(0, len(pixels), block)]
+        with one_thread():
+            parts = [np.argmin(squares - pixels[i : i + block] @ twice, 1) for i in range(0, len(pixels), block)]
         return np.concatenate(parts).astype(np.int32)

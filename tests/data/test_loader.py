@@ -141,3 +141,26 @@ def test_text_is_cut_elsewhere_every_epoch_and_still_seen_whole():
     for batch in made:
         assert sorted(batch.targets_BS[batch.segments_BS != PADDING_SEGMENT].tolist()) == list(range(2, 82))
     assert len({int(batch.tokens_BS[:, 0].min()) + 100 * int(batch.tokens_BS[:, 0].max()) for batch in made}) > 1
+
+
+def test_documents_vary_by_epoch_and_a_resumed_run_sees_the_same():
+    documents = [Document(np.full(LENGTH + 1, i, np.int32)) for i in range(6)]
+
+    def refresh(index: int, epoch: int) -> Document:
+        return Document(np.full(LENGTH + 1, 100 * epoch + index, np.int32))
+
+    rows = {"pictures": pack(documents, "whole", LENGTH, refresh=refresh)}
+    weights = {"pictures": 1.0}
+    iterator = batches(rows, weights, batch_size=3)
+    seen = numbers(iterator, 4)
+    for epoch in (0, 1):
+        both = sorted(seen[2 * epoch] + seen[2 * epoch + 1])
+        assert both == [100 * epoch + index for index in range(6)]
+    state = json.loads(json.dumps(iterator.get_state()))
+    expected = numbers(iterator, 5)
+    again = batches(rows, weights, batch_size=3)
+    again.set_state(state)
+    assert numbers(again, 5) == expected
+    halves = [numbers(batches(rows, weights, batch_size=6, process_index=i, process_count=2), 3) for i in (0, 1)]
+    whole = numbers(batches(rows, weights, batch_size=6), 3)
+    assert [sorted(a + b) for a, b in zip(*halves, strict=True)] == [sorted(batch) for batch in whole]

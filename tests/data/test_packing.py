@@ -138,3 +138,25 @@ def test_batch_without_weight_is_refused():
     empty = batch._replace(weights_BS=np.zeros_like(batch.weights_BS))
     with pytest.raises(ValueError, match="all 8 loss weights.*rows 1, positions 8.*loss_weight"):
         require_weight(empty)
+
+
+def test_documents_that_vary_are_made_anew_for_an_epoch_and_may_be_shorter():
+    documents = [Document(np.full(4, i, np.int32)) for i in range(3)]
+    rows = pack(
+        documents, "whole", 9, refresh=lambda index, epoch: Document(np.full(4 - epoch % 2, 10 * index + epoch))
+    )
+    np.testing.assert_array_equal(rows[0].tokens_BS, pack(documents, "whole", 9)[0].tokens_BS)  # as they lie
+    even, odd = rows.at(0, 0, epoch=2), rows.at(0, 0, epoch=1)
+    assert even.tokens_BS.tolist() == [2, 2, 2, 12, 12, 12, 22, 22, 22]
+    assert odd.tokens_BS.tolist() == [1, 1, 11, 11, 21, 21, 0, 0, 0]
+    assert odd.segments_BS.tolist() == [1, 1, 2, 2, 3, 3, 0, 0, 0] and odd.weights_BS.tolist() == [1.0] * 6 + [0.0] * 3
+    assert odd.positions_BS.tolist() == [0, 1, 0, 1, 0, 1, 0, 0, 0]
+
+
+def test_documents_may_not_grow_nor_vary_where_they_are_cut():
+    documents = [Document(np.arange(4))]
+    rows = pack(documents, "whole", 9, refresh=lambda index, epoch: Document(np.arange(5)))
+    with pytest.raises(ValueError, match="document 0 has 5 tokens in epoch 0 and 4 as it lies"):
+        rows.at(0, 0, epoch=0)
+    with pytest.raises(ValueError, match="pack them whole"):
+        pack(documents, "stream", 2, refresh=lambda index, epoch: documents[0])

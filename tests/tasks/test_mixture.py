@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jgpt.config import Config, DataConfig, ModelConfig, TaskConfig, TokenizerConfig
+from jgpt.config import AugmentConfig, Config, DataConfig, ModelConfig, TaskConfig, TokenizerConfig
 from jgpt.data import sources
 from jgpt.data.examples import Picture, QuestionAnswer, Splits, TokenStream
 from jgpt.data.loader import eval_batches
@@ -222,3 +222,30 @@ def test_broken_tokenizer_file_is_named(tmp_path: Path, content: str):
     wanted = dataclasses.replace(config("text"), tokenizer=TokenizerConfig(text="bpe", path=str(path)))
     with pytest.raises(ValueError, match="tokenizer.json' is not a tokenizer.json of a BPE"):
         mixture.build(wanted)
+
+
+def test_pictures_vary_in_training_alone_and_switches_off_change_nothing():
+    plain = mixture.build(config("image")).tasks["image"]
+    settings = config("image", condition_dropout=0.5)
+    moved = dataclasses.replace(settings.data, augment=AugmentConfig(crop=1, flip=True))
+    varied = mixture.build(dataclasses.replace(settings, data=moved)).tasks["image"]
+    assert plain.train.refresh is None and varied.validation.refresh is None
+    for old, new in zip(plain.train.at(0, 0, 3), plain.train[0], strict=True):
+        np.testing.assert_array_equal(new, old)
+    for old, new in zip(plain.validation[0], varied.validation.at(0, 0, 3), strict=True):
+        np.testing.assert_array_equal(new, old)
+    seen = {varied.train.at(0, 0, epoch).tokens_BS.tobytes() for epoch in range(10)}
+    assert len(seen) > 3
+    assert varied.task.prompt("").tokens.tolist() == [varied.task.caption, varied.task.image]
+    with pytest.raises(ValueError, match="never saw a picture without"):
+        plain.task.prompt("")
+
+
+def test_switches_for_pictures_are_refused_without_pictures(monkeypatch: pytest.MonkeyPatch):
+    data = dataclasses.replace(config("qa").data, augment=AugmentConfig(flip=True))
+    with pytest.raises(ValueError, match="data.augment is .*no task of the config has pictures"):
+        mixture.build(dataclasses.replace(config("qa"), data=data))
+    serve(monkeypatch, "qa", kind="qa")
+    tasks = {"mine": TaskConfig(kind="auto", source="qa", condition_dropout=0.1)}
+    with pytest.raises(ValueError, match="data.tasks.mine.condition_dropout is 0.1, but the task is of kind 'qa'"):
+        mixture.build(dataclasses.replace(config("qa"), data=DataConfig(tasks=tasks)))

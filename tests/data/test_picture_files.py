@@ -1,0 +1,305 @@
+"""Pictures by path: what a folder means, where captions come from, what is held out, and what is said of bad ones."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jgpt.config import DataConfig
+from jgpt.data.examples import Splits
+from jgpt.data.picture_files import is_pictures, read_pictures
+
+SHARED = Path(__file__).parents[3] / "shared" / "data" / "images"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not here: it is no part of the project")
+
+
+def paint(path: Path, value: int, shape: tuple[int, ...] = (4, 4, 3)) -> None:
+    """Write a picture whose pixels are told apart by `value`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(value).integers(0, 256, shape).astype(np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def read(path: Path, fraction: float = 0.25, seed: int = 0, **data: Any) -> Splits:
+    return read_pictures(path, data=DataConfig(**data), validation_fraction=fraction, seed=seed)
+
+
+def captions(splits: Splits) -> list[str]:
+    return sorted(example.caption for example in (*splits.train, *splits.validation))
+
+
+def both(splits: Splits) -> list[bytes]:
+    return [example.pixels.tobytes() for example in (*splits.train, *splits.validation)]
+
+
+@pytest.fixture
+def classes(tmp_path: Path) -> Path:
+    """Return a folder of 12 cats and 4 dogs."""
+    for i in range(16):
+        paint(tmp_path / ("cat" if i < 12 else "dog") / f"{i}.png", i)
+    return tmp_path
+
+
+def test_folders_are_classes_and_each_is_held_out_in_proportion(classes: Path):
+    for seed in range(5):
+        splits = read(classes, seed=seed)
+        held = [example.caption for example in splits.validation]
+        assert len(held) == 4 and 2 <= held.count("cat") <= 3
+        assert captions(splits) == ["cat"] * 12 + ["dog"] * 4 and len(set(both(splits))) == 16
+    assert splits.kind == "image" and splits.recognised == "pictures in 2 classes (folders), 4 x 4 RGB"
+    assert both(read(classes)) == both(read(classes)) != both(read(classes, seed=1))
+
+
+def test_a_flat_folder_has_no_captions_nor_does_one_within_another(tmp_path: Path):
+    for i in range(4):
+        paint(tmp_path / "within" / f"{i}.JPG", i)
+    assert captions(read(tmp_path)) == captions(read(tmp_path / "within")) == [""] * 4
+
+
+def test_a_class_of_one_stays_in_training_and_is_named(classes: Path):
+    paint(classes / "owl" / "only.png", 99)
+    splits = read(classes, fraction=0.9)
+    assert "owl" not in {example.caption for example in splits.validation}
+    assert {"cat", "dog", "owl"} == {example.caption for example in splits.train}
+    assert any("single picture" in note and "'owl'" in note for note in splits.notes)
+
+
+def test_equal_pictures_stand_on_one_side(tmp_path: Path):
+    for i in range(40):
+        paint(tmp_path / "ab"[i % 2] / f"{i}.png", i // 4)  # each four times, twice in each class
+    for seed in range(5):
+        splits = read(tmp_path, seed=seed)
+        train, held = ({e.pixels.tobytes() for e in part} for part in (splits.train, splits.validation))
+        assert not train & held and len(splits.train) + len(splits.validation) == 40
+    assert any("40 pictures are equal to another" in note for note in splits.notes)
+
+
+def test_a_given_split_is_honoured_and_what_leaks_is_left_out(tmp_path: Path):
+    for i in range(6):
+        paint(tmp_path / "train" / "cat" / f"{i}.png", i)
+    paint(tmp_path / "val" / "cat" / "x.png", 0)
+    paint(tmp_path / "val" / "dog" / "y.png", 50)
+    paint(tmp_path / "test" / "dog" / "z.png", 51)
+    splits = read(tmp_path)
+    assert [e.caption for e in splits.train] == ["cat"] * 5 and [e.caption for e in splits.validation] == ["cat", "dog"]
+    notes = " ".join(splits.notes)
+    assert "1 training pictures equal to a held-out one" in notes and "test (1 pictures) is left alone" in notes
+    paint(tmp_path / "other" / "w.png", 52)
+    with pytest.raises(ValueError, match=r"train, val as a split.*'other'"):
+        read(tmp_path)
+
+
+NAMES = ["a.png", "b.png", "c.png", "d.png"]
+FORMS = {
+    "captions.json": json.dumps([{"file": name, "caption": f"picture {name[0]}"} for name in NAMES]),
+    "any.json": json.dumps({name: f"picture {name[0]}" for name in NAMES}),
+    "countries.json": json.dumps({name[0].upper(): f"picture {name[0]}" for name in NAMES}),
+    "metadata.jsonl": "\n".join(json.dumps({"file_name": n, "text": f"picture {n[0]}"}) for n in NAMES),
+    "labels.csv": "file,caption\n" + "\n".join(f'{n},"picture {n[0]}"' for n in NAMES),
+    "x.tsv": "image\ttitle\n" + "\n".join(f"sub/{n}\tpicture {n[0]}" for n in NAMES),
+}
+
+
+@pytest.mark.parametrize("where", ["inside", "beside", "itself"])
+@pytest.mark.parametrize("name", FORMS)
+def test_captions_files_of_every_form_find_their_pictures(name: str, where: str, tmp_path: Path):
+    folder = tmp_path / "set"
+    for i, picture in enumerate(NAMES):
+        paint(folder / "sub" / picture, i)
+    file = (tmp_path if where == "beside" else folder) / name
+    if where == "beside" and file.stem in ("any", "countries", "x"):
+        file = file.with_stem("set")  # beside the folder only a telling name counts
+    file.write_text(FORMS[name])
+    splits = read(file if where == "itself" else folder)
+    assert captions(splits) == [f"picture {n[0]}" for n in NAMES]
+    assert file.name in splits.recognised
+    first = next(e for e in (*splits.train, *splits.validation) if e.caption == "picture c")
+    np.testing.assert_array_equal(first.pixels, np.asarray(Image.open(folder / "sub" / "c.png")))
+
+
+def test_columns_may_be_named_and_lists_of_words_are_joined(tmp_path: Path):
+    for i in range(2):
+        paint(tmp_path / f"{i}.png", i)
+    rows = [{"bild": f"{i}.png", "worte": ["rot", f"n{i}"], "caption": "no"} for i in range(2)]
+    (tmp_path / "captions.json").write_text(json.dumps(rows))
+    with pytest.raises(
+        ValueError, match=r"no field 'file' or .* its fields: bild, worte, caption.*--data.columns file"
+    ):
+        read(tmp_path)
+    splits = read(tmp_path, columns={"file": "bild", "caption": "worte"})
+    assert captions(splits) == ["rot, n0", "rot, n1"]
+
+
+def test_several_captions_of_a_picture_are_several_examples_on_one_side(tmp_path: Path):
+    for i in range(4):
+        paint(tmp_path / f"{i}.png", i)
+    lines = [f"{i}.png,caption {i} {j}" for i in range(4) for j in range(3)]
+    (tmp_path / "captions.csv").write_text("\n".join(["file,caption", *lines]))
+    splits = read(tmp_path)
+    assert len(splits.train) == 9 and len({e.caption.split()[1] for e in splits.validation}) == 1
+
+
+@pytest.mark.parametrize(
+    ("entry", "complaint"),
+    [
+        ({"file": "gone.png", "caption": "x"}, r"entry 4 names the picture 'gone.png', which is not there"),
+        ({"caption": "x"}, r"entry 4 has no usable 'file' and 'caption'"),
+        ({"file": "0.png", "caption": None}, r"entry 4 has no usable 'file' and 'caption'"),
+    ],
+)
+def test_bad_captions_are_named_or_skipped_and_listed(entry: dict, complaint: str, tmp_path: Path):
+    for i in range(3):
+        paint(tmp_path / f"{i}.png", i)
+    rows = [{"file": f"{i}.png", "caption": f"c{i}"} for i in range(3)]
+    (tmp_path / "captions.json").write_text(json.dumps([*rows, entry]))
+    with pytest.raises(ValueError, match=complaint):
+        read(tmp_path)
+    splits = read(tmp_path, on_bad_record="skip")
+    assert captions(splits) == ["c0", "c1", "c2"]
+    assert splits.notes[0] == "1 bad records were skipped:" and "entry 4" in splits.notes[1]
+
+
+def test_a_picture_without_a_caption_is_named_or_skipped(tmp_path: Path):
+    for i in range(3):
+        paint(tmp_path / f"{i}.png", i)
+    (tmp_path / "captions.json").write_text(json.dumps({"0.png": "a", "1.png": "b"}))
+    with pytest.raises(ValueError, match=r"'2.png' has no caption in .*captions.json.*skip"):
+        read(tmp_path)
+    assert captions(read(tmp_path, on_bad_record="skip")) == ["a", "b"]
+
+
+def test_bad_pictures_are_named_or_skipped_and_listed(classes: Path):
+    (classes / "cat" / "broken.png").write_bytes(b"\x89PNG nothing")
+    (classes / "dog" / "empty.gif").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"broken.png' is not a picture"):
+        read(classes)
+    splits = read(classes, on_bad_record="skip")
+    assert len(both(splits)) == 16
+    assert splits.notes[0] == "2 bad records were skipped:" and "empty.gif' is empty" in " ".join(splits.notes)
+
+
+def test_broken_json_names_line_and_column(tmp_path: Path):
+    paint(tmp_path / "a.png", 0)
+    (tmp_path / "captions.json").write_text('[\n{"file": "a.png" "caption": 1}]')
+    with pytest.raises(ValueError, match=r"captions.json', line 2, column 18: no JSON"):
+        read(tmp_path)
+    (tmp_path / "captions.json").rename(tmp_path / "captions.jsonl")
+    with pytest.raises(ValueError, match=r"captions.jsonl'"):
+        read(tmp_path)
+
+
+def test_two_captions_files_are_refused(tmp_path: Path):
+    paint(tmp_path / "a.png", 0)
+    for name in ("captions.json", "names.json"):
+        (tmp_path / name).write_text('{"a.png": "x"}')
+    with pytest.raises(ValueError, match=r"2 captions files \(captions.json, names.json\): keep one"):
+        read(tmp_path)
+
+
+def test_names_that_fit_two_pictures_are_refused(tmp_path: Path):
+    for i, folder in enumerate("ab"):
+        paint(tmp_path / folder / "x.png", i)
+    (tmp_path / "captions.json").write_text('{"x.png": "which?"}')
+    with pytest.raises(ValueError, match=r"'x.png' may be 'a/x.png' and 'b/x.png'"):
+        read(tmp_path)
+    (tmp_path / "captions.json").write_text('{"a/x.png": "this", "b/x.png": "that"}')
+    assert captions(read(tmp_path)) == ["that", "this"]
+
+
+def test_other_files_are_left_out_and_said(classes: Path):
+    (classes / "LICENCE.txt").write_text("free")
+    (classes / "settings.json").write_text('{"depth": 3}')
+    splits = read(classes)
+    assert len(both(splits)) == 16 and any("'LICENCE.txt', 'settings.json'" in note for note in splits.notes)
+
+
+def test_differing_shapes_name_two_files_and_the_flag(tmp_path: Path):
+    paint(tmp_path / "a.png", 0)
+    paint(tmp_path / "b.png", 1, (6, 3, 3))
+    with pytest.raises(ValueError, match=r"'a.png' is 4 x 4 .* 'b.png' is 3 x 6; .*--data.image-size"):
+        read(tmp_path)
+    assert {e.pixels.shape for e in read(tmp_path, image_size=2).train} == {(2, 2, 3)}
+
+
+def test_grey_beside_colour_becomes_colour_and_grey_alone_stays_grey(tmp_path: Path):
+    for i in range(2):
+        paint(tmp_path / f"{i}.png", i, (4, 4))
+    assert read(tmp_path).train[0].pixels.shape == (4, 4)
+    assert read(tmp_path, image_mode="rgb").train[0].pixels.shape == (4, 4, 3)
+    paint(tmp_path / "c.png", 9)
+    assert {e.pixels.shape for e in read(tmp_path).train} == {(4, 4, 3)}
+    assert {e.pixels.shape for e in read(tmp_path, image_mode="grey").train} == {(4, 4)}
+
+
+def test_nothing_to_read_says_so(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"holds no pictures \(.png"):
+        read(tmp_path)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        read(tmp_path / "gone")
+    paint(tmp_path / "a.png", 0)
+    with pytest.raises(ValueError, match=r"1 picture\(s\), 1 of them different, cannot be split"):
+        read(tmp_path)
+    with pytest.raises(ValueError, match=r"is one file: give the folder"):
+        read(tmp_path / "a.png")
+
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (8, 3, 5)).astype(np.uint8)
+
+
+def test_arrays_with_labels_without_and_in_parts(tmp_path: Path):
+    np.savez(tmp_path / "one.npz", images=IMAGES, labels=np.arange(8)[:, None] % 2)
+    splits = read(tmp_path / "one.npz")
+    assert captions(splits) == ["0"] * 4 + ["1"] * 4 and splits.train[0].pixels.shape == (3, 5)
+    np.savez(tmp_path / "two.npz", x_train=IMAGES[:5], y_train=list("abcde"), x_test=IMAGES[5:], y_test=list("fgh"))
+    splits = read(tmp_path / "two.npz")
+    assert [e.caption for e in splits.train] == list("abcde") and [e.caption for e in splits.validation] == list("fgh")
+    np.testing.assert_array_equal(np.stack([e.pixels for e in splits.validation]), IMAGES[5:])
+    np.save(tmp_path / "three.npy", np.stack([IMAGES] * 3, -1) // np.array([1, 2, 3], np.uint8))
+    splits = read(tmp_path / "three.npy", image_size=2)
+    assert captions(splits) == [""] * 8 and splits.train[0].pixels.shape == (2, 2, 3)
+    np.savez(tmp_path / "four.npz", bilder=IMAGES, y=np.zeros(8, int))
+    assert len(read(tmp_path / "four.npz", columns={"file": "bilder"}).train) == 6
+
+
+@pytest.mark.parametrize(
+    ("arrays", "complaint"),
+    [
+        ({"images": IMAGES / 255}, "float64 of shape .*pictures are uint8"),
+        ({"images": IMAGES, "labels": np.arange(7)}, r"shape \(7,\) for 8 pictures"),
+        ({"images": IMAGES, "labels": np.ones(8)}, "labels are whole numbers or strings"),
+        ({"z": IMAGES}, r"no array of images; it holds z \[8, 3, 5\]"),
+        ({"images": IMAGES[0]}, r"pictures are \[n, height"),
+        ({"images": np.zeros((2, 3, 8, 8), np.uint8)}, "move the channels last"),
+        ({"images": np.array([{}])}, "objects are not read"),
+        ({"train_images": IMAGES}, "come with train alone"),
+    ],
+)
+def test_arrays_that_are_no_pictures_are_refused(arrays: dict, complaint: str, tmp_path: Path):
+    np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises(ValueError, match=complaint):
+        read(tmp_path / "x.npz")
+
+
+def test_what_holds_pictures_is_told_from_what_does_not(tmp_path: Path):
+    np.save(tmp_path / "ids.npy", np.arange(9))
+    np.save(tmp_path / "pictures.npy", IMAGES)
+    assert not is_pictures(tmp_path / "ids.npy") and is_pictures(tmp_path / "pictures.npy")
+    assert not is_pictures(tmp_path)
+    paint(tmp_path / "deep" / "er" / "a.webp", 0)
+    assert is_pictures(tmp_path)
+
+
+@needs_shared
+@pytest.mark.slow
+def test_real_sets_are_read_by_path():
+    emoji = read(SHARED / "emoji", image_size=16, fraction=0.1)
+    assert len(both(emoji)) == 1911 and "HASH KEY" in captions(emoji)
+
+
+@needs_shared
+def test_flags_are_named_by_country():
+    flags = read(SHARED / "flags", image_size=8, fraction=0.1)
+    assert len(both(flags)) == 256 and "Bouvet Island" in captions(flags)
