@@ -3,7 +3,8 @@
 Owns the names and units of the scores: `TASK/nats_per_token`, `TASK/perplexity`, `TASK/bits_per_byte`, `TASK/bits_per_dim`,
 the same with `_sliding` where windows slide, `TASK/exact_match`, `TASK/f1`, `TASK/accuracy`,
 `TASK/accuracy_length_normalised`, and each source's baselines beside them. What the last four mean is said in `grading` and
-`choices`; with `_category_mean` every category of questions counts alike.
+`choices`; `TASK/left_out` counts held-out examples longer than the context; with `_category_mean` every category of questions
+counts alike.
 """
 
 import dataclasses
@@ -154,6 +155,8 @@ def final_scores(
             values |= {f"{score}_category_mean": overall[score] for score in values}
         ordered |= {f"{name}/{score}": value for score, value in values.items()}
         ordered |= picture_scores.code_error(name, task_data)
+        if task_data.too_long[1]:
+            ordered[f"{name}/left_out"] = float(task_data.too_long[1])
         ordered |= {f"{name}/{baseline}": value for baseline, value in task_data.splits.baselines.items()}
     return ordered, answered
 

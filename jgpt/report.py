@@ -168,6 +168,8 @@ def category_table(task: str, categories: dict[str, dict[str, float]]) -> Table:
 
 def _shown(score: str, value: float) -> str:
     """Return a score as it is printed: shares of questions in percent."""
+    if score == "left_out":
+        return f"{value:,.0f}"
     return f"{value:.1%}" if score.startswith(SHARES) else f"{value:.4f}"
 
 

@@ -27,6 +27,7 @@ ORDER = (
     "evaluate opening",
     "report",
     "loop",
+    "notebook",
     "verbs",
     "cli",
 )

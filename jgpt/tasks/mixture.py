@@ -98,8 +98,15 @@ def _task_data(name: str, options: TaskConfig, config: Config, vocabulary: Vocab
     held, kept_held = _encode(f"{where}, validation split", task, splits.validation, length, options.on_long)
     too_long = (len(splits.train) - len(kept), len(splits.validation) - len(kept_held))
     if any(too_long):
+        note = (
+            f"longer than model.context_length {length} and left out: {too_long[0]:,} of {len(splits.train):,} examples to "
+            f"train, {too_long[1]:,} of {len(splits.validation):,} held out"
+        )
         splits = replace(
-            splits, train=[splits.train[i] for i in kept], validation=[splits.validation[i] for i in kept_held]
+            splits,
+            train=[splits.train[i] for i in kept],
+            validation=[splits.validation[i] for i in kept_held],
+            notes=(*splits.notes, note),
         )
     if isinstance(task, ImageTask):
         task.unconditional = task.unconditional or dropout > 0

@@ -138,6 +138,18 @@ def test_question_too_long_for_the_context_is_refused(part: str, monkeypatch: py
     assert mixture.build(config("qa", context=45)).tasks
 
 
+def test_examples_longer_than_the_context_can_be_left_out_and_are_counted(monkeypatch: pytest.MonkeyPatch):
+    long, short = QuestionAnswer("long" * CONTEXT, "no"), QuestionAnswer("a?", "no")
+    serve(monkeypatch, "qa", train=[long, short, long], validation=[short, long])
+    data = mixture.build(config("qa", on_long="skip")).tasks["qa"]
+    assert data.too_long == (2, 1)
+    assert (list(data.splits.train), list(data.splits.validation)) == ([short], [short])
+    assert "2 of 3 examples to train, 1 of 2 held out" in data.splits.notes[-1]
+    serve(monkeypatch, "qa", validation=[long])
+    with pytest.raises(ValueError, match=r"validation split holds no target to predict \(1 of 1 examples are longer"):
+        mixture.build(config("qa", on_long="skip"))
+
+
 def test_ids_from_elsewhere_must_belong_to_the_vocabulary(monkeypatch: pytest.MonkeyPatch):
     ids = np.arange(100, dtype=np.uint16)
     serve(monkeypatch, "text", train=[TokenStream(ids)], validation=[TokenStream(ids)])

@@ -1,0 +1,43 @@
+"""Training from Python: two lists become a run that resumes, scores and answers like any other."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+import jgpt
+from jgpt import presets
+from jgpt.config import Config, DataConfig, EvalConfig, RunConfig, TaskConfig, TrainConfig
+from jgpt.data import sources
+from jgpt.data.examples import QuestionAnswer
+from jgpt.tasks.qa import from_lists
+
+QUESTIONS, ANSWERS = [f"{i}?" for i in range(12)], ["yes" if i % 2 else "no" for i in range(12)]
+
+
+def config(folder: Path) -> Config:
+    return Config(
+        run=RunConfig(dir=str(folder / "run")),
+        model=presets.modern(num_layers=1, embed_dim=16, num_heads=2, context_length=16),
+        data=DataConfig(tasks={"qa": TaskConfig(kind="qa")}),
+        optim=dataclasses.replace(Config().optim, warmup_steps=1),
+        train=TrainConfig(steps=2, batch_size=8),
+        eval=EvalConfig(every_steps=2),
+    )
+
+
+def test_lists_train_a_model_whose_data_stay_with_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sys.argv", ["notebook"])
+    model = jgpt.train(config(tmp_path), qa=from_lists(QUESTIONS, ANSWERS))
+    assert model.step == 2 and isinstance(model.answer("1?"), str)
+    kept = sources.read(model.config.data.tasks["qa"], model.config.data, model.config.train.seed)
+    assert {e.question for e in (*kept.train, *kept.validation)} == set(QUESTIONS)
+    assert jgpt.train(config(tmp_path), qa=from_lists(QUESTIONS, ANSWERS)).step == 2  # complete: nothing is trained
+
+
+def test_mistakes_are_named_before_anything_is_written(tmp_path: Path):
+    with pytest.raises(ValueError, match="unknown task of the config 'q'.*'qa'"):
+        jgpt.train(config(tmp_path), q=[QuestionAnswer("a?", "b")])
+    with pytest.raises(ValueError, match="examples of task 'qa' are empty"):
+        jgpt.train(config(tmp_path), qa=[])
+    assert not any(tmp_path.iterdir())
