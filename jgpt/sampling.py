@@ -121,13 +121,16 @@ class Allowed:
             ValueError: a phase has no id, an id outside the vocabulary, no length, or follows one without an end.
         """
         require(len(phases) > 0, "allowed has 0 phases: give at least one, such as (range(num_ids), None).")
-        table_GV, groups = np.zeros((len(phases), num_ids), bool), []
+        rows: dict[
+            tuple[int, ...], int
+        ] = {}  # phases that allow the same ids share a row: colours take turns by thousands
+        groups = []
         for phase, (members, count) in enumerate(phases):
-            ids = np.fromiter(members, np.int64)
-            require(ids.size > 0, f"allowed phase {phase} has 0 ids: nothing could be drawn; allow at least one id.")
+            ids = tuple(members)
+            require(len(ids) > 0, f"allowed phase {phase} has 0 ids: nothing could be drawn; allow at least one id.")
             require(
-                bool(0 <= ids.min() and ids.max() < num_ids),
-                f"allowed phase {phase} has ids {ids.min()} to {ids.max()}: the vocabulary has {num_ids}, use ids 0 to "
+                ids in rows or (0 <= min(ids) and max(ids) < num_ids),
+                f"allowed phase {phase} has ids {min(ids)} to {max(ids)}: the vocabulary has {num_ids}, use ids 0 to "
                 f"{num_ids - 1}.",
             )
             require(
@@ -139,6 +142,8 @@ class Allowed:
                 count is None or count >= 1,
                 f"allowed phase {phase} lasts {count} tokens: use at least 1, or leave it out.",
             )
-            table_GV[phase, ids] = True
-            groups += [phase] * (1 if count is None else count)
+            groups += [rows.setdefault(ids, len(rows))] * (1 if count is None else count)
+        table_GV = np.zeros((len(rows), num_ids), bool)
+        for ids, row in rows.items():
+            table_GV[row, list(ids)] = True
         return cls(table_GV=table_GV, group_BT=np.array([groups], np.int32))

@@ -15,10 +15,14 @@ class TokenizerConfig:
     """Entries of a BPE trained on the run's training text."""
     path: str | None = None
     """bpe only: a tokenizer.json to use instead of training one."""
-    image: Literal["auto", "none", "grey", "palette"] = "auto"
-    """Ids of pixels; auto = none without pictures, grey where no picture has colour, else palette."""
+    image: Literal["auto", "none", "grey", "palette", "rgb", "learned"] = "auto"
+    """Ids of pixels; auto = none without pictures, grey where no picture has colour, else palette.
+
+    rgb: 8 bits of red, green and blue, one token each. learned: a tokenizer of `jgpt fit-image-tokenizer`."""
     image_levels: int = 16
-    """Grey levels, or colours of the k-means palette."""
+    """Grey levels, or colours of the k-means palette; the other codes have none to choose."""
+    image_path: str | None = None
+    """learned only: folder that `jgpt fit-image-tokenizer` wrote."""
 
     def __post_init__(self) -> None:
         require(
@@ -32,6 +36,16 @@ class TokenizerConfig:
         require(
             2 <= self.image_levels <= 65_536,
             f"tokenizer.image_levels is {self.image_levels}: must lie between 2 and 65536.",
+        )
+        require(
+            self.image != "learned" or self.image_path is not None,
+            "tokenizer.image is 'learned', but tokenizer.image_path names no folder: make one with "
+            "`jgpt fit-image-tokenizer PATH --out FOLDER`, and give it as --tokenizer.image-path FOLDER.",
+        )
+        require(
+            self.image_path is None or self.image == "learned",
+            f"tokenizer.image_path {self.image_path!r} is a learned code, but tokenizer.image is {self.image!r}: use "
+            "--tokenizer.image learned.",
         )
 
 
@@ -116,6 +130,8 @@ class DataConfig:
     """Channels of pictures; auto = rgb where any of them has colour."""
     image_background: str = "white"
     """Colour behind transparent pixels: a name or #rrggbb."""
+    image_threshold: int | None = None
+    """Pixels at or above become 255, the others 0, as for binarised MNIST; None = grey and colour are kept."""
     augment: AugmentConfig = AugmentConfig()
     tfds_dir: str | None = None
     """Folder of prepared TFDS data sets; None = $TFDS_DATA_DIR, then the TFDS default."""
@@ -126,6 +142,10 @@ class DataConfig:
         require(
             self.image_size is None or self.image_size >= 1,
             f"data.image_size is {self.image_size}: must be at least 1, or None for pictures as they are.",
+        )
+        require(
+            self.image_threshold is None or 1 <= self.image_threshold <= 255,
+            f"data.image_threshold is {self.image_threshold}: must lie between 1 and 255 (128 is the middle), or be None.",
         )
         require(self.prefetch_batches >= 1, f"data.prefetch_batches is {self.prefetch_batches}: must be at least 1.")
         for name in self.tasks:

@@ -68,7 +68,11 @@ def train_batches(
 
 
 class _EpochRows(grain.MapWithIndexTransform):
-    """Fetches rows, each epoch cut at other places, so that no token always stands at the same place of a row."""
+    """Fetches rows as their epoch sees them.
+
+    Text is cut at other places, so that no token always stands at the same place of a row; documents that vary
+    (`PackedRows.refresh`) are made anew.
+    """
 
     def __init__(self, rows: PackedRows, seed: int) -> None:
         self._rows, self._seed = rows, seed
@@ -77,7 +81,7 @@ class _EpochRows(grain.MapWithIndexTransform):
         """Return the row `element` of the epoch that `index` lies in."""
         epoch = index // len(self._rows)
         shift = int(np.random.default_rng((self._seed, epoch)).integers(self._rows.length)) if epoch else 0
-        return self._rows.at(element, shift)
+        return self._rows.at(element, shift, epoch)
 
 
 def eval_batches(

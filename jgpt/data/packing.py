@@ -5,12 +5,13 @@ of a document appears exactly once and none crosses into the next document.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
 
 from jgpt.batch import PADDING_SEGMENT, Batch, Document
+from jgpt.check import require
 
 
 class PackedRows(Sequence[Batch], ABC):
@@ -20,10 +21,19 @@ class PackedRows(Sequence[Batch], ABC):
         documents: what is packed.
         length: pairs in a row [tokens].
         loss_weight: factor on the weight of every target.
+        refresh: (index, epoch) to the document as that epoch sees it, for whole documents alone; at most as long as the
+            one it stands for, and where it is shorter the row ends in padding. None = every epoch sees the same.
     """
 
-    def __init__(self, documents: Sequence[Document], length: int, loss_weight: float = 1.0) -> None:
+    def __init__(
+        self,
+        documents: Sequence[Document],
+        length: int,
+        loss_weight: float = 1.0,
+        refresh: Callable[[int, int], Document] | None = None,
+    ) -> None:
         self.documents = documents
+        self.refresh = refresh
         self.sizes = np.array([len(document.tokens) - 1 for document in documents], np.int64)
         self.length = length
         self.loss_weight = loss_weight
@@ -41,16 +51,20 @@ class PackedRows(Sequence[Batch], ABC):
             raise IndexError(f"row {row} of {len(self)}")
         return self.at(row, 0)
 
-    def at(self, row: int, shift: int) -> Batch:
+    def at(self, row: int, shift: int, epoch: int | None = None) -> Batch:
         """Return one row with all cuts `shift` pairs further on; every array is [S].
 
         Under one shift the rows hold every target once, whatever the shift. Where documents are never cut it does nothing.
+        With an epoch, documents are as that epoch sees them (`refresh`), otherwise as they lie.
         """
         tokens, targets, segments, positions = (np.zeros(self.length, np.int32) for _ in range(4))
         weights = np.zeros(self.length, np.float32)
         at = 0
         for segment, (index, first, stop) in enumerate(self._pieces(row, shift), start=PADDING_SEGMENT + 1):
             document = self.documents[index]
+            if self.refresh is not None and epoch is not None:
+                document = self._fresh(int(index), epoch)
+                stop = len(document.tokens) - 1
             here = slice(at, at + stop - first)
             tokens[here] = document.tokens[first:stop].astype(np.int32) + document.offset  # narrow ids would wrap
             targets[here] = document.tokens[first + 1 : stop + 1].astype(np.int32) + document.offset
@@ -60,6 +74,15 @@ class PackedRows(Sequence[Batch], ABC):
             at += stop - first
         return Batch(tokens, targets, weights * np.float32(self.loss_weight), segments, positions)
 
+    def _fresh(self, index: int, epoch: int) -> Document:
+        document = self.refresh(index, epoch) if self.refresh else self.documents[index]
+        require(
+            2 <= len(document.tokens) <= self.sizes[index] + 1,
+            f"document {index} has {len(document.tokens)} tokens in epoch {epoch} and {self.sizes[index] + 1} as it lies: "
+            "what refreshes it may shorten it, never lengthen it.",
+        )
+        return document
+
     def fill(self) -> float:
         """Return the share of positions that hold a pair."""
         return float(self.sizes.sum()) / max(len(self) * self.length, 1)
@@ -68,7 +91,14 @@ class PackedRows(Sequence[Batch], ABC):
 class StreamRows(PackedRows):
     """Documents end to end, cut every `length` pairs; a long document spans many rows, the last row may be short."""
 
-    def __init__(self, documents: Sequence[Document], length: int, loss_weight: float = 1.0) -> None:
+    def __init__(
+        self,
+        documents: Sequence[Document],
+        length: int,
+        loss_weight: float = 1.0,
+        refresh: Callable[[int, int], Document] | None = None,
+    ) -> None:
+        require(refresh is None, "documents that are cut anywhere cannot be refreshed: pack them whole.")
         super().__init__(documents, length, loss_weight)
         self._starts = np.concatenate([[0], np.cumsum(self.sizes)])
 
@@ -98,8 +128,14 @@ class WholeRows(PackedRows):
         ValueError: a document is longer than a row.
     """
 
-    def __init__(self, documents: Sequence[Document], length: int, loss_weight: float = 1.0) -> None:
-        super().__init__(documents, length, loss_weight)
+    def __init__(
+        self,
+        documents: Sequence[Document],
+        length: int,
+        loss_weight: float = 1.0,
+        refresh: Callable[[int, int], Document] | None = None,
+    ) -> None:
+        super().__init__(documents, length, loss_weight, refresh)
         if self.sizes.size and self.sizes.max() > length:
             worst = int(self.sizes.argmax())
             raise ValueError(
@@ -135,7 +171,13 @@ def _best_fit(sizes: np.ndarray, length: int) -> list[list[int]]:
 PACKINGS: Final[dict[str, type[PackedRows]]] = {"stream": StreamRows, "whole": WholeRows}
 
 
-def pack(documents: Sequence[Document], packing: str, length: int, loss_weight: float = 1.0) -> PackedRows:
+def pack(
+    documents: Sequence[Document],
+    packing: str,
+    length: int,
+    loss_weight: float = 1.0,
+    refresh: Callable[[int, int], Document] | None = None,
+) -> PackedRows:
     """Return the rows of `documents`.
 
     Args:
@@ -143,8 +185,9 @@ def pack(documents: Sequence[Document], packing: str, length: int, loss_weight: 
         packing: "stream" (cut anywhere) or "whole" (never cut).
         length: pairs in a row [tokens].
         loss_weight: factor on the weight of every target.
+        refresh: how whole documents vary from epoch to epoch, see `PackedRows`.
 
     Raises:
         ValueError: a document must stay whole and is longer than a row.
     """
-    return PACKINGS[packing](documents, length, loss_weight)
+    return PACKINGS[packing](documents, length, loss_weight, refresh)

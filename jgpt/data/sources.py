@@ -13,6 +13,7 @@ from jgpt.data.embedded import read_english
 from jgpt.data.examples import Splits
 from jgpt.data.files import read_path
 from jgpt.data.generated import make_addition, make_stories
+from jgpt.data.picture_decode import PictureRules, in_form
 from jgpt.data.tfds_source import read_tfds
 
 SOURCES: Final[dict[str, Callable[[int, float], Splits]]] = {
@@ -37,10 +38,15 @@ def read(task: TaskConfig, data: DataConfig, seed: int) -> Splits:
     if task.source.startswith("tfds:"):
         name = task.source.removeprefix("tfds:")
         return read_tfds(
-            name, kind=task.kind, data_dir=data.tfds_dir, seed=seed, validation_fraction=task.validation_fraction
+            name,
+            kind=task.kind,
+            data_dir=data.tfds_dir,
+            seed=seed,
+            validation_fraction=task.validation_fraction,
+            rules=PictureRules.of(data),
         )
     if task.source == "path":
         raise ValueError("this task reads the user's own data: say where it is, with --data.path FILE_OR_FOLDER.")
     if task.source not in SOURCES:
         raise ValueError(unknown_name("data source", task.source, [*SOURCES, "path", "tfds:NAME"]))
-    return SOURCES[task.source](seed, task.validation_fraction)
+    return in_form(SOURCES[task.source](seed, task.validation_fraction), PictureRules.of(data))

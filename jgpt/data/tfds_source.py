@@ -4,6 +4,7 @@ Owns the choice of splits and features and how an example of TFDS becomes one of
 Refuses to import TensorFlow.
 """
 
+import dataclasses
 import functools
 import io
 import logging
@@ -19,6 +20,7 @@ import numpy as np
 from jgpt.check import require
 from jgpt.data.examples import Picture, Splits
 from jgpt.data.holdout import tail_start
+from jgpt.data.picture_decode import PictureRules, fit
 from jgpt.data.tfds_folder import base_name, how_to_get, open_builder
 
 TEXT_FEATURES: Final = {"cnn_dailymail": "article", "pg19": "book_text", "xsum": "document", "gigaword": "document"}
@@ -28,7 +30,15 @@ EAGER_BYTES: Final = 1 << 28  # pixels decoded ahead: a data set of this size is
 MODES: Final = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
-def read_tfds(name: str, *, kind: str, data_dir: str | None, seed: int, validation_fraction: float) -> Splits:
+def read_tfds(
+    name: str,
+    *,
+    kind: str,
+    data_dir: str | None,
+    seed: int,
+    validation_fraction: float,
+    rules: PictureRules = PictureRules(),  # noqa: B008 - frozen
+) -> Splits:
     """Read a prepared TFDS data set as training and held-out examples.
 
     Held out is the split 'validation', else 'test', else the tail of the training split. TFDS shuffles when it
@@ -40,6 +50,7 @@ def read_tfds(name: str, *, kind: str, data_dir: str | None, seed: int, validati
         data_dir: folder of prepared data sets; None is $TFDS_DATA_DIR, then `~/tensorflow_datasets`.
         seed: not used.
         validation_fraction: share held out where there is no second split.
+        rules: how pictures are brought into form; mode auto keeps the channels of the data set, alpha is laid on colour.
 
     Raises:
         ValueError: the name is unknown, or the data set has no feature of this kind.
@@ -55,7 +66,7 @@ def read_tfds(name: str, *, kind: str, data_dir: str | None, seed: int, validati
     folder = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     with _quiet():
         builder = open_builder(name, Path(folder).expanduser())
-        read = _texts if kind == "text" else _pictures
+        read = _texts if kind == "text" else functools.partial(_pictures, rules=rules)
         try:
             splits, convert = read(builder, name)
         except NotImplementedError:
@@ -144,7 +155,7 @@ def _texts(builder: Any, name: str) -> tuple[dict[str, Any], Callable]:
     return builder.as_data_source(), functools.partial(_to_text, wanted)
 
 
-def _pictures(builder: Any, name: str) -> tuple[dict[str, Any], Callable]:
+def _pictures(builder: Any, name: str, rules: PictureRules) -> tuple[dict[str, Any], Callable]:
     """Return the splits of an image data set and how an example becomes a `Picture`."""
     try:
         import PIL  # noqa: F401 - asked for here, so that it is missed before anything is read
@@ -166,7 +177,10 @@ def _pictures(builder: Any, name: str) -> tuple[dict[str, Any], Callable]:
     names = tuple(label.names) if isinstance(label, ClassLabel) and label.names else ()
     # TFDS's own decoding takes about twice as long as pillow alone.
     splits = builder.as_data_source(decoders={"image": decode.SkipDecoding()})
-    return splits, functools.partial(_to_picture, MODES.get(features["image"].shape[-1], "RGB"), names)
+    mode = MODES.get(features["image"].shape[-1], "RGB")
+    if rules.mode == "auto":  # decided once: a grey picture among coloured ones keeps three channels
+        rules = dataclasses.replace(rules, mode="grey" if mode == "L" else "rgb")
+    return splits, functools.partial(_to_picture, mode, names, rules)
 
 
 def _to_text(feature: str, example: dict[str, Any]) -> str:
@@ -175,7 +189,7 @@ def _to_text(feature: str, example: dict[str, Any]) -> str:
     return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value)
 
 
-def _to_picture(mode: str, names: tuple[str, ...], example: dict[str, Any]) -> Picture:
+def _to_picture(mode: str, names: tuple[str, ...], rules: PictureRules, example: dict[str, Any]) -> Picture:
     """Decode one picture: uint8 [height, width] where it is grey, else [height, width, channel]."""
     from PIL import Image
 
@@ -188,6 +202,7 @@ def _to_picture(mode: str, names: tuple[str, ...], example: dict[str, Any]) -> P
             f"a picture of the prepared data set cannot be decoded ({reason}; caption {example.get('label')}, "
             f"{len(example['image'])} bytes): prepare the data set again."
         ) from None
+    pixels = fit(pixels, rules)
     if names:
         return Picture(pixels, names[int(example["label"])])
     return Picture(pixels, str(example.get("label", "")))

@@ -1,53 +1,116 @@
 """Pictures: `<|caption|>` caption `<|image|>` pixels `<|endofimage|>`; pixels and end are trained, the caption is given.
 
 Example: a 2x2 picture of a 7 -> <|caption|> 7 <|image|> p00 p01 p10 p11 <|endofimage|>, weights 0 0 0 1 1 1 1 1.
+Without its caption, as one drawn on nothing is asked for: <|caption|> <|image|> p00 p01 p10 p11 <|endofimage|>.
 """
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+import difflib
+import math
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
 from jgpt.batch import Document
+from jgpt.check import require
+from jgpt.config import AugmentConfig
+from jgpt.data.augment import augment, changes
 from jgpt.data.examples import Picture
 from jgpt.tasks.task import Phase, Prompt
+from jgpt.tokenizers.image_code import is_exact
 from jgpt.tokenizers.vocabulary import Vocabulary
+
+MAX_CAPTIONS: Final = 1000  # distinct captions kept; a set with more has free text, not classes
+PER_CLASS: Final = 10  # pictures a caption from which on captions of several words are names of classes too
+SHOWN: Final = 20  # known captions that an error lists
 
 
 class ImageTask:
-    """Pictures of one shape, drawn pixel by pixel in raster order after their caption.
+    """Pictures of one shape, drawn token by token, cell by cell in raster order, after their caption.
 
     Args:
         vocabulary: of the run, with image ids.
         shape: [height, width] or [height, width, channels].
-        captions: distinct captions of training, at most 1,000, for messages and default requests.
+        captions: distinct captions of training, at most MAX_CAPTIONS, for messages and default requests.
+        free: captions are free text, so that any may be asked for; else they are names of classes.
+        unconditional: pictures without a caption were trained, so that nothing may be asked for.
+        exact: the image code loses nothing on the training pictures, so that bits per dimension mean something.
     """
 
     kind: ClassVar[str] = "image"
     packing: ClassVar[str] = "whole"
-    score_name: ClassVar[str | None] = "bits_per_dim"
+    exact = True
 
-    def __init__(self, vocabulary: Vocabulary, shape: tuple[int, ...], captions: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        shape: tuple[int, ...],
+        captions: tuple[str, ...],
+        *,
+        free: bool = False,
+        unconditional: bool = False,
+        exact: bool = True,
+    ) -> None:
         self.vocabulary = vocabulary
         self.shape = shape
         self.captions = captions
+        self.free, self.unconditional, self.exact = free, unconditional, exact
         names = ("<|caption|>", "<|image|>", "<|endofimage|>")
         self.caption, self.image, self.end = (vocabulary.special(name) for name in names)
+        self._weights: dict[int, np.ndarray] = {}  # one array for all pictures whose captions are as long
 
     @classmethod
     def fit(cls, vocabulary: Vocabulary, examples: Sequence[Picture]) -> "ImageTask":
-        """Return the task for pictures shaped like the first of `examples`."""
-        captions = sorted({example.caption for example in examples})[:1000]
-        return cls(vocabulary, examples[0].pixels.shape, tuple(captions))
+        """Return the task for pictures shaped like the first of `examples`.
+
+        Captions are free text where there are more than MAX_CAPTIONS of them, or where some have several words and
+        they hardly repeat (fewer than PER_CLASS pictures each).
+        """
+        found = {example.caption for example in examples}
+        words = any(len(caption.split()) > 1 for caption in found)
+        code = vocabulary.code
+        return cls(
+            vocabulary,
+            examples[0].pixels.shape,
+            tuple(sorted(found)[:MAX_CAPTIONS]),
+            free=len(found) > MAX_CAPTIONS or (words and len(examples) < PER_CLASS * len(found)),
+            unconditional="" in found,
+            exact=all(is_exact(code, example.pixels) for example in examples),  # ends at the first loss
+        )
 
     @classmethod
     def from_json(cls, vocabulary: Vocabulary, state: dict[str, Any]) -> "ImageTask":
-        """Rebuild from `to_json`."""
-        return cls(vocabulary, tuple(state["shape"]), tuple(state["captions"]))
+        """Rebuild from `to_json`; runs of before keep to the captions they list."""
+        captions = tuple(state["captions"])
+        return cls(
+            vocabulary,
+            tuple(state["shape"]),
+            captions,
+            free=state.get("free", len(captions) >= MAX_CAPTIONS),
+            unconditional=state.get("unconditional", "" in captions),
+            exact=state.get("exact", True),
+        )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the shape and the captions."""
-        return {"shape": list(self.shape), "captions": list(self.captions)}
+        """Return all that the constructor needs beside the vocabulary."""
+        return {
+            "shape": list(self.shape),
+            "captions": list(self.captions),
+            "free": self.free,
+            "unconditional": self.unconditional,
+            "exact": self.exact,
+        }
+
+    @property
+    def score_name(self) -> str | None:
+        """bits_per_dim where the image code loses nothing; a lossy one would code other pictures than the data hold."""
+        return "bits_per_dim" if self.exact else None
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """(rows, columns, tokens of a cell) of a picture's tokens."""
+        return self.vocabulary.code.grid(self.shape)
 
     def encode(self, example: Picture) -> Document:
         """Return the document of a picture.
@@ -61,30 +124,88 @@ class ImageTask:
                 f"a picture captioned {example.caption!r} is {pixels.dtype} of shape {pixels.shape}, this run draws "
                 f"uint8 of shape {self.shape}: resize and convert it."
             )
-        given = self._given(example.caption)
-        trained = np.concatenate([self.vocabulary.encode_image(pixels), [self.end]])
-        weights = np.repeat(np.array([0, 1], np.float32), [len(given), len(trained)])
-        return Document(np.concatenate([given, trained]).astype(np.int32), weights)
+        return self._document(example.caption, self.vocabulary.encode_image(pixels))
 
-    def prompt(self, request: str) -> Prompt:
-        """Return the prompt that draws `request`: exactly height x width image ids may follow, then the end.
+    def prompt(self, request: str | None) -> Prompt:
+        """Return the prompt that draws `request`: exactly the tokens of a picture may follow, then the end.
+
+        Args:
+            request: a caption; None or "" draws on nothing.
 
         Raises:
-            ValueError: no training picture had this caption.
+            ValueError: captions are classes and this is none of them, or nothing is asked for and was never trained.
         """
-        if request not in self.captions and len(self.captions) < 1000:
-            raise ValueError(f"no picture was captioned {request!r} in training; known: {', '.join(self.captions)}.")
-        pixels = self.shape[0] * self.shape[1]
-        phases = (Phase(tuple(self.vocabulary.image_ids), pixels), Phase((self.end,), None))
-        return Prompt(self._given(request), (self.end,), phases, pixels + 1)
+        request = request or ""
+        require(
+            bool(request) or self.unconditional,
+            "the caption is empty, and this run never saw a picture without its caption: ask for one, such as "
+            f"{self.captions[0]!r}, or train with --data.tasks.NAME.condition-dropout 0.1.",
+        )
+        if request and not self.free and request not in self.captions:
+            near = difflib.get_close_matches(request, self.captions, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            more = f" and {len(self.captions) - SHOWN} more" if len(self.captions) > SHOWN else ""
+            raise ValueError(
+                f"no picture was captioned {request!r} in training.{hint} Known: {', '.join(self.captions[:SHOWN])}{more}."
+            )
+        start, cycle = self.vocabulary.image_ids.start, self.vocabulary.code.cycle
+        kinds = [tuple(range(start + ids.start, start + ids.stop)) for ids in cycle]
+        count = math.prod(self.grid)
+        if len(kinds) == 1:
+            pixels = [Phase(kinds[0], count)]
+        else:
+            pixels = [Phase(kinds[i % len(kinds)], 1) for i in range(count)]
+        return Prompt(self._given(request), (self.end,), (*pixels, Phase((self.end,), None)), count + 1)
 
     def decode(self, ids: Sequence[int]) -> np.ndarray:
         """Return the picture of generated ids, uint8 of the task's shape."""
         return self.vocabulary.decode_image(ids, self.shape)
 
     def dimensions(self, example: Picture) -> int | None:
-        """Return pixels times channels."""
+        """Return pixels times channels, over which bits are averaged; None where the image code loses any of it."""
+        if not self.exact or not is_exact(self.vocabulary.code, example.pixels):
+            return None
         return int(np.prod(example.pixels.shape))
+
+    def variation(
+        self,
+        examples: Sequence[Picture],
+        *,
+        name: str,
+        config: AugmentConfig,
+        condition_dropout: float,
+        seed: int,
+    ) -> Callable[[int, int], Document] | None:
+        """Return how training pictures vary: (index, epoch) to a document; None where nothing is switched on.
+
+        The result depends on the arguments, the index and the epoch alone. Never is it longer than `encode` gives.
+
+        Args:
+            examples: of the training split.
+            name: of the task.
+            config: changes to the pixels.
+            condition_dropout: share of the pictures that are shown without their caption.
+            seed: of the run.
+        """
+        if not changes(config) and condition_dropout == 0:
+            return None
+        stream = zlib.crc32(name.encode())
+
+        def document(index: int, epoch: int) -> Document:
+            random = np.random.default_rng((seed, stream, epoch, index))
+            alone = random.random() < condition_dropout
+            example = examples[index]
+            pixels = augment(example.pixels, config, random)
+            return self._document("" if alone else example.caption, self.vocabulary.encode_image(pixels))
+
+        return document
+
+    def _document(self, caption: str, codes: np.ndarray) -> Document:
+        given = self._given(caption)
+        tokens = np.concatenate([given, codes, [self.end]]).astype(np.int32)
+        if len(given) not in self._weights:
+            self._weights[len(given)] = np.repeat(np.array([0, 1], np.float32), [len(given), len(tokens) - len(given)])
+        return Document(tokens, self._weights[len(given)])
 
     def _given(self, caption: str) -> np.ndarray:
         ids = self.vocabulary.encode_text(caption)

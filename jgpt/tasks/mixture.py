@@ -5,21 +5,23 @@ Owns `TASKS` and what is saved of vocabulary and tasks with a run, so that sampl
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from jgpt.batch import Document
 from jgpt.check import require, unknown_name
 from jgpt.config import Config, TokenizerConfig
 from jgpt.data import sources
+from jgpt.data.augment import changes
 from jgpt.data.examples import Picture, QuestionAnswer, Splits
 from jgpt.data.packing import PackedRows, pack
 from jgpt.tasks.image import ImageTask
 from jgpt.tasks.qa import QATask
 from jgpt.tasks.task import Task
 from jgpt.tasks.text import TextTask
-from jgpt.tokenizers.image import Palette
+from jgpt.tokenizers.image import make_code
 from jgpt.tokenizers.text import tokenizer_class
 from jgpt.tokenizers.vocabulary import Vocabulary
 
@@ -73,9 +75,24 @@ def build(config: Config) -> Mixture:
                 f"data.tasks.{name}: the {part} split of {task_config.path or task_config.source!r} is empty: give more "
                 "data, or change validation_fraction.",
             )
-        task = TASKS[kind].fit(vocabulary, splits[name].train)
+        task, refresh = TASKS[kind].fit(vocabulary, splits[name].train), None
+        dropout = task_config.condition_dropout
+        require(
+            dropout == 0 or isinstance(task, ImageTask),
+            f"data.tasks.{name}.condition_dropout is {dropout}, but the task is of kind {kind!r}: only pictures are drawn "
+            "with guidance; leave it at 0.",
+        )
+        if isinstance(task, ImageTask):
+            task.unconditional = task.unconditional or dropout > 0
+            refresh = task.variation(
+                splits[name].train,
+                name=name,
+                config=config.data.augment,
+                condition_dropout=dropout,
+                seed=config.train.seed,
+            )
         length = config.model.context_length
-        train = _rows(name, "train", task, splits[name].train, length, task_config.loss_weight)
+        train = _rows(name, "train", task, splits[name].train, length, task_config.loss_weight, refresh)
         validation = _rows(name, "validation", task, splits[name].validation, length)
         pairs = sum(len(document.tokens) - 1 for document in train.documents)
         require(
@@ -84,15 +101,25 @@ def build(config: Config) -> Mixture:
             f"window of model.context_length {length}: lower --model.context-length or give more text.",
         )
         tasks[name] = TaskData(task, splits[name], train, validation)
+    require(
+        not changes(config.data.augment) or any(isinstance(data.task, ImageTask) for data in tasks.values()),
+        f"data.augment is {config.data.augment}, but no task of the config has pictures: leave it at its default.",
+    )
     return Mixture(vocabulary, tasks)
 
 
 def _rows(
-    name: str, part: str, task: Task, examples: Sequence[Any], length: int, loss_weight: float = 1.0
+    name: str,
+    part: str,
+    task: Task,
+    examples: Sequence[Any],
+    length: int,
+    loss_weight: float = 1.0,
+    refresh: Callable[[int, int], Document] | None = None,
 ) -> PackedRows:
     """Encode and pack one split; what is wrong with an example is said with the name of its task."""
     try:
-        rows = pack([task.encode(example) for example in examples], task.packing, length, loss_weight)
+        rows = pack([task.encode(example) for example in examples], task.packing, length, loss_weight, refresh)
     except ValueError as error:
         raise ValueError(f"data.tasks.{name}, {part} split: {error}") from None
     require(len(rows) > 0, f"data.tasks.{name}: the {part} split holds no target to predict: give it more data.")
@@ -116,17 +143,8 @@ def make_vocabulary(config: TokenizerConfig, splits: Sequence[Splits], seed: int
             raise ValueError(f"tokenizer.path {config.path!r} is not a tokenizer.json of a BPE: {error}.") from None
     else:
         text = tokenizer_class(config.text).train(_texts(train), config.bpe_vocab_size)
-    image = None
     pictures = [example.pixels for example in train if isinstance(example, Picture)]
-    code = config.image
-    if code == "auto":
-        code = "none" if not pictures else "grey" if all(pixels.ndim == 2 for pixels in pictures) else "palette"
-    if code == "grey":
-        image = Palette.grey(config.image_levels)
-    elif code == "palette":
-        require(bool(pictures), "tokenizer.image is 'palette', but no task of the config has pictures to fit it to.")
-        image = Palette.fit(pictures, config.image_levels, seed)
-    return Vocabulary(config.text, text, image)
+    return Vocabulary(config.text, text, make_code(config, pictures, seed))
 
 
 def _texts(examples: Sequence[Any]) -> list[str]:

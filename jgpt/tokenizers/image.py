@@ -1,118 +1,82 @@
-"""Image codes: pictures of bytes to ids of a palette and back.
+"""The image codes by name: which there are, how a run makes its own, and how one is saved.
 
-Owns the palette (grey levels, or colours found by k-means as in iGPT, Chen et al. 2020, section 3.2). Pictures are
-uint8 [height, width] or [height, width, channel]; ids run in raster order. Refuses captions and markers.
+Owns `IMAGE_CODES`; each code stands in its own file, and `image_code` says what a code is.
 """
 
 import json
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Int32, UInt8
 
-from jgpt.check import require
+from jgpt.check import require, unknown_name
+from jgpt.config import TokenizerConfig
+from jgpt.tokenizers.image_code import ImageCode
+from jgpt.tokenizers.image_learned import Learned
+from jgpt.tokenizers.image_palette import Palette
+from jgpt.tokenizers.image_rgb import RGB
 
-MAX_DISTANCES: Final = 1 << 22  # distances held at once: 16 MiB
+__all__ = ["IMAGE_CODES", "ImageCode", "Palette", "load_code", "make_code", "save_code"]
+
+IMAGE_CODES: Final[dict[str, Any]] = {"none": None, "grey": Palette, "palette": Palette, "rgb": RGB, "learned": Learned}
 
 
-class Palette:
-    """Codes as the nearest of a fixed set of colours.
+def make_code(config: TokenizerConfig, pictures: Sequence[np.ndarray], seed: int) -> ImageCode | None:
+    """Return the code that a config asks for; a palette learns its colours from the training pictures.
 
     Args:
-        colours: [codes, channels], uint8; one channel for grey.
+        config: names the code.
+        pictures: of the training split, uint8.
+        seed: of k-means.
+
+    Raises:
+        ValueError: the pictures are missing or have fewer colours than the palette asks for.
+        FileNotFoundError: tokenizer.image_path holds no learned code.
     """
-
-    def __init__(self, colours: UInt8[np.ndarray, "codes channels"]) -> None:
-        self.colours = colours
-        self.size, self.channels = colours.shape
-
-    @classmethod
-    def grey(cls, levels: int) -> "Palette":
-        """Return `levels` greys, evenly spaced from 0 to 255.
-
-        Raises:
-            ValueError: a byte cannot tell so many greys apart.
-        """
-        require(
-            2 <= levels <= 256,
-            f"tokenizer.image_levels is {levels}: a byte holds 2 to 256 greys; change it, or use --tokenizer.image "
-            "palette.",
-        )
-        return cls(np.rint(np.linspace(0, 255, levels)).astype(np.uint8)[:, None])
-
-    @classmethod
-    def fit(cls, pictures: Iterable[np.ndarray], size: int, seed: int) -> "Palette":
-        """Return the `size` colours that k-means finds in at most 200,000 pixels of `pictures`.
-
-        Raises:
-            ValueError: the pictures hold fewer distinct colours than `size`.
-        """
-        pixels = np.concatenate([p.reshape(-1, 1 if p.ndim == 2 else p.shape[-1]) for p in pictures])
-        if len(pixels) > 200_000:
-            pixels = np.random.default_rng(seed).choice(pixels, 200_000, replace=False)
-        distinct = np.unique(pixels, axis=0)
-        require(
-            len(distinct) >= size,
-            f"the training pictures hold {len(distinct)} distinct colours, fewer than tokenizer.image_levels {size}: "
-            "lower it.",
-        )
-        if len(distinct) == size:
-            return cls(distinct)
-        from sklearn.cluster import MiniBatchKMeans
-
-        means = MiniBatchKMeans(size, random_state=seed, n_init=3, batch_size=4096)  # pyright: ignore[reportArgumentType]
-        means.fit(pixels.astype(np.float32))
-        colours = np.rint(means.cluster_centers_).clip(0, 255).astype(np.uint8)
-        return cls(colours[np.lexsort(colours.T[::-1])])
-
-    @classmethod
-    def from_json(cls, text: str) -> "Palette":
-        """Rebuild from `to_json`."""
-        return cls(np.asarray(json.loads(text)["colours"], np.uint8))
-
-    def encode(self, picture: np.ndarray) -> Int32[np.ndarray, " n"]:
-        """Return one id per pixel, in raster order.
-
-        Raises:
-            ValueError: the picture is not uint8, or has another number of channels than the palette.
-        """
-        require(
-            picture.dtype == np.uint8, f"a picture is {picture.dtype}: must be uint8, 0 to 255; scale and convert it."
-        )
-        channels = 1 if picture.ndim == 2 else picture.shape[-1]
-        if channels != self.channels:
-            raise ValueError(
-                f"a picture of shape {picture.shape} has {channels} channels, the palette has {self.channels}: "
-                "convert it."
+    name = config.image
+    if name == "auto":
+        name = "none" if not pictures else "grey" if all(pixels.ndim == 2 for pixels in pictures) else "palette"
+    if name == "none":
+        return None
+    if name == "grey":
+        return Palette.grey(config.image_levels)
+    if name == "rgb":
+        return RGB()
+    if name == "learned":
+        code = load_code(Path(config.image_path or "").expanduser())
+        if not isinstance(code, Learned):
+            raise FileNotFoundError(
+                f"tokenizer.image_path {config.image_path!r} holds no learned tokenizer: make one with "
+                "`jgpt fit-image-tokenizer PATH --out FOLDER`."
             )
-        pixels = picture.reshape(-1, channels).astype(np.float32)
-        colours = self.colours.astype(np.float32)
-        # |p - c|^2 without the term that is the same for every colour c. Exact: integers below 2^24 in float32.
-        squares, twice = (colours**2).sum(1), 2 * colours.T
-        block = max(MAX_DISTANCES // self.size, 1)
-        parts = [np.argmin(squares - pixels[i : i + block] @ twice, 1) for i in range(0, len(pixels), block)]
-        return np.concatenate(parts).astype(np.int32)
-
-    def decode(self, ids: Sequence[int] | np.ndarray, shape: Sequence[int]) -> UInt8[np.ndarray, "..."]:
-        """Return the picture of `ids` with the given [height, width] or [height, width, channel] shape.
-
-        Raises:
-            ValueError: the number of ids is not the number of pixels, or the shape has other channels than the palette.
-        """
-        channels = 1 if len(shape) == 2 else shape[-1]
-        require(
-            channels == self.channels,
-            f"a picture of shape {tuple(shape)} has {channels} channels, the palette has {self.channels}: give "
-            "the shape it was encoded from.",
-        )
-        if len(ids) != shape[0] * shape[1]:
-            raise ValueError(f"{len(ids)} image ids cannot fill a picture of {shape[0]} x {shape[1]} pixels.")
-        return self.colours[np.asarray(ids, np.int64)].reshape(tuple(shape))
-
-    def to_json(self) -> str:
-        """Return the JSON form."""
-        return json.dumps({"type": "palette", "colours": self.colours.tolist()})
+        return code
+    require(bool(pictures), "tokenizer.image is 'palette', but no task of the config has pictures to fit it to.")
+    return Palette.fit(pictures, config.image_levels, seed)
 
 
-IMAGE_CODES: Final = ("none", "grey", "palette")
+def save_code(code: ImageCode | None, folder: Path) -> None:
+    """Write a code into `folder`: image.json, and image.npz where it has arrays. None takes away what lies there."""
+    for name in ("image.json", "image.npz"):
+        (folder / name).unlink(missing_ok=True)
+    if code is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "image.json").write_text(code.to_json(), encoding="utf-8")
+    if code.arrays:
+        np.savez(folder / "image.npz", **code.arrays)
+
+
+def load_code(folder: Path) -> ImageCode | None:
+    """Read what `save_code` wrote. Raises ValueError where the type is unknown."""
+    path, arrays = folder / "image.json", {}
+    if not path.is_file():
+        return None
+    text = path.read_text(encoding="utf-8")
+    if (folder / "image.npz").is_file():
+        with np.load(folder / "image.npz", allow_pickle=False) as saved:
+            arrays = {name: saved[name] for name in saved}
+    name = json.loads(text)["type"]
+    if IMAGE_CODES.get(name) is None:
+        raise ValueError(unknown_name(f"image code in {path}", name, [n for n in IMAGE_CODES if IMAGE_CODES[n]]))
+    return IMAGE_CODES[name].from_json(text, arrays)

@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Int32
 
 from jgpt.check import unknown_name
-from jgpt.tokenizers.image import Palette
+from jgpt.tokenizers.image import load_code, save_code
+from jgpt.tokenizers.image_code import ImageCode
 from jgpt.tokenizers.text import TextTokenizer, tokenizer_class
 
 # Start and end markers are distinct ids, so that each end can be trained and recognised by itself.
@@ -44,13 +45,13 @@ class Vocabulary:
     Attributes:
         text_name: registered name of the text tokenizer.
         text: the text tokenizer.
-        image: the palette, None where the run has no pictures.
+        image: the code of pictures, None where the run has no pictures.
         specials: special tokens, first in the vocabulary.
     """
 
     text_name: str
     text: TextTokenizer
-    image: Palette | None = None
+    image: ImageCode | None = None
     specials: tuple[str, ...] = SPECIALS
 
     @property
@@ -93,16 +94,16 @@ class Vocabulary:
         """Return the joint ids of a picture, in raster order.
 
         Raises:
-            ValueError: the run has no image ids, or the picture does not fit the palette.
+            ValueError: the run has no image ids, or the picture does not fit its code.
         """
-        return self._palette().encode(picture) + np.int32(self.image_ids.start)
+        return self.code.encode(picture) + np.int32(self.image_ids.start)
 
     def decode_image(self, ids: Iterable[SupportsIndex], shape: tuple[int, ...]) -> np.ndarray:
-        """Return the picture of exactly height x width image ids. Raises ValueError for any other ids or number."""
+        """Return the picture of exactly as many image ids as it has. Raises ValueError for any other ids or number."""
         codes = np.asarray([int(i) for i in ids]) - self.image_ids.start
-        if codes.size and not (0 <= codes.min() and codes.max() < self._palette().size):
+        if codes.size and not (0 <= codes.min() and codes.max() < self.code.size):
             raise ValueError(f"ids outside the image ids {self.image_ids} cannot be decoded as a picture.")
-        return self._palette().decode(codes, shape)
+        return self.code.decode(codes, shape)
 
     def save(self, folder: Path) -> None:
         """Write the vocabulary into `folder`: one JSON file a part."""
@@ -110,10 +111,7 @@ class Vocabulary:
         (folder / "text_type.txt").write_text(self.text_name + "\n", encoding="utf-8")
         (folder / "specials.json").write_text(json.dumps(self.specials), encoding="utf-8")
         (folder / "tokenizer.json").write_text(self.text.to_json(), encoding="utf-8")
-        if self.image is None:
-            (folder / "image.json").unlink(missing_ok=True)
-        else:
-            (folder / "image.json").write_text(self.image.to_json(), encoding="utf-8")
+        save_code(self.image, folder)
 
     @classmethod
     def load(cls, folder: Path) -> "Vocabulary":
@@ -125,15 +123,20 @@ class Vocabulary:
         if not (folder / "text_type.txt").is_file():
             raise FileNotFoundError(f"{folder} holds no tokenizer: train the run with `python train.py` first.")
         name = (folder / "text_type.txt").read_text(encoding="utf-8").strip()
-        image, specials = folder / "image.json", folder / "specials.json"
+        specials = folder / "specials.json"
         return cls(
             text_name=name,
             text=tokenizer_class(name).from_json((folder / "tokenizer.json").read_text(encoding="utf-8")),
-            image=Palette.from_json(image.read_text(encoding="utf-8")) if image.is_file() else None,
+            image=load_code(folder),
             specials=tuple(json.loads(specials.read_text(encoding="utf-8"))) if specials.is_file() else OLDEST_SPECIALS,
         )
 
-    def _palette(self) -> Palette:
+    @property
+    def code(self) -> ImageCode:
+        """The code of pictures. Raises ValueError where the run has none."""
         if self.image is None:
-            raise ValueError("this run has no image ids: set tokenizer.image to 'grey' or 'palette' and train it.")
+            raise ValueError(
+                "this run has no image ids: set tokenizer.image to 'grey' or 'palette' and train it ('rgb' loses nothing, "
+                "'learned' is for larger pictures)."
+            )
         return self.image

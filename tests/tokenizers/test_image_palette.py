@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from jgpt.tokenizers import image
-from jgpt.tokenizers.image import Palette
+from jgpt.tokenizers import image_palette
+from jgpt.tokenizers.image_palette import Palette
 
 pixels_of = {1: hnp.arrays(np.uint8, (3, 5)), 3: hnp.arrays(np.uint8, (3, 5, 3)), 4: hnp.arrays(np.uint8, (2, 2, 4))}
 
@@ -33,7 +33,7 @@ def test_blocks_of_a_large_picture_change_nothing(monkeypatch: pytest.MonkeyPatc
     palette = Palette(random.integers(0, 256, (50, 3)).astype(np.uint8))
     picture = random.integers(0, 256, (31, 17, 3)).astype(np.uint8)
     whole = palette.encode(picture)
-    monkeypatch.setattr(image, "MAX_DISTANCES", 1000)
+    monkeypatch.setattr(image_palette, "MAX_DISTANCES", 1000)
     np.testing.assert_array_equal(palette.encode(picture), whole)
 
 

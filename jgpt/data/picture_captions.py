@@ -1,0 +1,206 @@
+"""Captions files: JSON, JSON lines, CSV or TSV that say what each picture of a folder shows.
+
+Owns which files count as captions, which of their fields are read, and how an entry finds its picture. Refuses pixels.
+Four forms, after the file's ending:
+
+- `.json`, a list of objects: `[{"file": "a.png", "caption": "a cat"}, ...]`
+- `.json`, a mapping: `{"a.png": "a cat"}`, also by name without ending, in any case: `{"A": "a cat"}`
+- `.jsonl`, one object a line
+- `.csv`, `.tsv`, with a header: `file,caption`
+"""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from jgpt.check import require
+
+SUFFIXES: Final = (".json", ".jsonl", ".csv", ".tsv")
+NAMES: Final = ("captions", "labels", "metadata", "annotations")  # looked for beside a folder too
+FILE_FIELDS: Final = ("file", "file_name", "filename", "image", "picture", "path")
+CAPTION_FIELDS: Final = ("caption", "text", "title", "label", "class", "description", "name")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one entry says: a picture's name, its caption, and where that stands, for messages."""
+
+    file: str
+    caption: str
+    where: str
+
+
+@dataclass(frozen=True)
+class Captions:
+    """A captions file.
+
+    Attributes:
+        path: the file.
+        form: in words, such as "JSON list (file, caption)".
+        entries: what it says, in order; a picture may have several.
+        broken: complaints about entries that say nothing usable.
+    """
+
+    path: Path
+    form: str
+    entries: tuple[Entry, ...]
+    broken: tuple[str, ...]
+
+
+def find_captions(folder: Path, stems: set[str], columns: Mapping[str, str], encoding: str) -> Captions | None:
+    """Return the captions file in a folder, else one beside it that is named captions, labels, ... or after it.
+
+    A file named so must be readable as captions. Any other JSON or CSV in the folder counts where it is, and a mapping
+    only where it names one of the pictures.
+
+    Args:
+        folder: of the pictures.
+        stems: lower-case names of the pictures, without endings.
+        columns: the user's names for "file" and "caption".
+        encoding: of the file.
+
+    Raises:
+        ValueError: several files are captions, or one that is named like captions is not.
+    """
+    inside = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    beside = [
+        path
+        for path in sorted(folder.absolute().parent.iterdir())
+        if path.suffix.lower() in SUFFIXES and path.stem.lower() in (*NAMES, folder.absolute().name.lower())
+    ]
+    for candidates in (inside, beside):
+        found = []
+        for path in candidates:
+            try:
+                captions = read_captions(path, columns, encoding)
+            except ValueError:
+                if path.stem.lower() in NAMES:
+                    raise
+                continue
+            if path.stem.lower() in NAMES or any(Path(e.file).stem.lower() in stems for e in captions.entries):
+                found.append(captions)
+        require(
+            len(found) <= 1,
+            f"{str(folder)!r} has {len(found)} captions files ({', '.join(c.path.name for c in found)}): keep one, or "
+            "give the one to use as --data.path.",
+        )
+        if found:
+            return found[0]
+    return None
+
+
+def read_captions(path: Path, columns: Mapping[str, str], encoding: str) -> Captions:
+    """Read a captions file.
+
+    Args:
+        path: the file; its ending says which form it has.
+        columns: the user's names for "file" and "caption"; else the first of FILE_FIELDS and CAPTION_FIELDS there is.
+        encoding: of the file.
+
+    Raises:
+        ValueError: it has none of the forms, or lacks a field.
+    """
+    try:
+        text = path.read_bytes().decode(encoding).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{str(path)!r} is no {encoding} text (byte {error.start}): save it as UTF-8, or name --data.encoding."
+        ) from None
+    suffix, broken = path.suffix.lower(), []
+    if suffix in (".csv", ".tsv"):
+        reader = csv.DictReader(text.splitlines(), delimiter="\t" if suffix == ".tsv" else ",")
+        return _from_objects(path, suffix[1:].upper(), [(row, f"line {reader.line_num}") for row in reader], columns)
+    if suffix == ".jsonl":
+        objects = []
+        for number, line in enumerate(text.splitlines(), 1):
+            try:
+                objects += [(json.loads(line), f"line {number}")] if line.strip() else []
+            except json.JSONDecodeError as error:
+                broken.append(f"{str(path)!r}, line {number} is no JSON ({error.msg} at column {error.colno}).")
+        return _from_objects(path, "JSON lines", objects, columns, broken)
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{str(path)!r}, line {error.lineno}, column {error.colno}: no JSON ({error.msg}); correct it there."
+        ) from None
+    if isinstance(value, dict) and value and all(isinstance(caption, str) for caption in value.values()):
+        entries = tuple(Entry(key, caption.strip(), f"key {key!r}") for key, caption in value.items())
+        return Captions(path, "JSON mapping", entries, ())
+    require(
+        isinstance(value, list) and bool(value),
+        f"{str(path)!r} is no captions file: it must hold a list of objects such as "
+        '{"file": "a.png", "caption": "a cat"}, or a mapping {"a.png": "a cat"}.',
+    )
+    return _from_objects(path, "JSON list", [(row, f"entry {i}") for i, row in enumerate(value, 1)], columns)
+
+
+def _from_objects(
+    path: Path, form: str, rows: Sequence[tuple[Any, str]], columns: Mapping[str, str], broken: Sequence[str] = ()
+) -> Captions:
+    """Return the captions of rows of fields, each with the place it stands at."""
+    first = next((row for row, _ in rows if isinstance(row, dict)), {})
+    names = {
+        ours: _field(path, ours, first, columns, known)
+        for ours, known in (("file", FILE_FIELDS), ("caption", CAPTION_FIELDS))
+    }
+    entries, complaints = [], list(broken)
+    for row, where in rows:
+        file = row.get(names["file"]) if isinstance(row, dict) else None
+        caption = _words(row.get(names["caption"])) if isinstance(row, dict) else None
+        if isinstance(file, str) and file.strip() and caption is not None:
+            entries.append(Entry(file.strip(), caption, where))
+        else:
+            complaints.append(f"{str(path)!r}, {where} has no usable {names['file']!r} and {names['caption']!r}.")
+    return Captions(path, f"{form} ({names['file']}, {names['caption']})", tuple(entries), tuple(complaints))
+
+
+def _field(path: Path, ours: str, row: Mapping[str, Any], columns: Mapping[str, str], known: Sequence[str]) -> str:
+    """Return the user's name of a field. Raises ValueError where there is none."""
+    wanted = [columns[ours]] if ours in columns else list(known)
+    found = next((name for name in wanted if name in row), None)
+    if found is None:
+        raise ValueError(
+            f"{str(path)!r} has no field {' or '.join(map(repr, wanted))} for the {ours}; its fields: "
+            f"{', '.join(map(str, row)) or 'none'}. Name yours: "
+            f"--data.columns {ours} YOUR_NAME."
+        )
+    return found
+
+
+def _words(value: Any) -> str | None:
+    """Return a caption as text, parts of a list joined by commas; None for what is no text."""
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return ", ".join(value).strip()
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    return value.strip() if isinstance(value, str) else None
+
+
+class Index:
+    """Pictures of a folder, found by what a captions file calls them.
+
+    Tried in this order: the path below the folder, the file's name, the name without ending, and the same in any case.
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._forms: list[dict[str, list[int]]] = [{} for _ in range(6)]
+        for number, path in enumerate(paths):
+            for form, key in zip(self._forms, _keys(path), strict=True):
+                form.setdefault(key, []).append(number)
+
+    def find(self, file: str) -> list[int]:
+        """Return the numbers of the pictures that `file` may mean, under the first form that fits any."""
+        keys = _keys(file)
+        # A name without ending has itself as its stem; a path that does not exist as such may still name a file.
+        return next((form[key] for form, key in zip(self._forms, keys, strict=True) if key in form), [])
+
+
+def _keys(path: str) -> tuple[str, ...]:
+    path = path.replace("\\", "/").removeprefix("./")
+    name = path.rpartition("/")[2]
+    stem = name.rpartition(".")[0] or name
+    return path, name, stem, path.lower(), name.lower(), stem.lower()

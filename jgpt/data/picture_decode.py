@@ -1,0 +1,240 @@
+"""One picture: from the bytes of a file to uint8 pixels of the wanted size and channels.
+
+Owns every complaint about a single picture, and what is done to it on the way (turned upright, laid on a background,
+brought to 8 bits, scaled, cut square, made black and white). Refuses captions, folders and splits.
+"""
+
+import dataclasses
+import io
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from jgpt.check import require
+from jgpt.config import DataConfig
+from jgpt.data.examples import Picture, Splits
+
+SKIP: Final = "take the file out, or leave such files out with --data.on-bad-record skip"
+TURNED, DEEP, CMYK, ALPHA = "turned upright by EXIF", "16 bits a channel brought to 8", "CMYK made RGB", "alpha"
+
+
+class BadPicture(ValueError):
+    """A picture that cannot be used; the message names the file, what is wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class PictureRules:
+    """How pictures are brought into form.
+
+    Attributes:
+        size: side of the square they are cut and scaled to [pixels]; None = as they are.
+        mode: channels; auto = rgb where any picture has colour.
+        background: red, green and blue behind transparent pixels.
+        threshold: pixels at or above become 255, others 0; None = left alone.
+    """
+
+    size: int | None = None
+    mode: Literal["auto", "grey", "rgb"] = "auto"
+    background: tuple[int, int, int] = (255, 255, 255)
+    threshold: int | None = None
+
+    @classmethod
+    def of(cls, data: DataConfig) -> "PictureRules":
+        """Return the rules of a config.
+
+        Raises:
+            ValueError: the background is no colour.
+        """
+        return cls(data.image_size, data.image_mode, colour(data.image_background), data.image_threshold)
+
+    def is_free(self) -> bool:
+        """Return whether opaque pictures stay as they are."""
+        return self.size is None and self.mode == "auto" and self.threshold is None
+
+
+def colour(name: str) -> tuple[int, int, int]:
+    """Return red, green and blue of a colour's name or #rrggbb.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    from PIL import ImageColor
+
+    try:
+        channels = ImageColor.getrgb(name)
+    except ValueError:
+        raise ValueError(
+            f"data.image_background {name!r} is no colour: use a name such as white, black or grey, or #rrggbb."
+        ) from None
+    require(len(channels) == 3, f"data.image_background {name!r} is itself transparent: use a name, or #rrggbb.")
+    return channels[0], channels[1], channels[2]
+
+
+def decode(raw: bytes, name: str, rules: PictureRules) -> tuple[np.ndarray, frozenset[str]]:
+    """Return the pixels of a picture file, [h, w] where it is grey and [h, w, 3] where not, and what was done to it.
+
+    Args:
+        raw: the whole file.
+        name: of the file, for messages.
+        rules: how to bring it into form.
+
+    Returns:
+        Pixels, and those of TURNED, DEEP, CMYK and ALPHA that applied.
+
+    Raises:
+        BadPicture: the file is empty, no picture, damaged, animated, too deep or too large.
+    """
+    from PIL import Image
+
+    if not raw:
+        raise BadPicture(f"{name!r} is empty (0 bytes): {SKIP}.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)  # only said once a process otherwise
+            with Image.open(io.BytesIO(raw)) as image:
+                _check(image, name)
+                deep = _is_deep(image)
+                image.load()
+                pixels, done = _flat(image, name, rules.background)
+    except BadPicture:
+        raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise BadPicture(
+            f"{name!r} has more than {Image.MAX_IMAGE_PIXELS:,} pixels (Pillow's MAX_IMAGE_PIXELS), which a small file "
+            f"can claim in order to fill the memory: scale it down with a program you trust it to, or {SKIP}."
+        ) from None
+    except Image.UnidentifiedImageError:
+        raise BadPicture(f"{name!r} is not a picture, whatever its name says ({len(raw):,} bytes): {SKIP}.") from None
+    except Exception as error:  # Pillow's readers raise whatever a damaged file makes them trip over
+        raise BadPicture(
+            f"{name!r} cannot be decoded ({str(error) or type(error).__name__}; {len(raw):,} bytes): it is truncated or "
+            f"damaged; save it again, or {SKIP}."
+        ) from None
+    return fit(pixels, rules), frozenset(done | ({DEEP} if deep else set()))
+
+
+def fit(pixels: np.ndarray, rules: PictureRules) -> np.ndarray:
+    """Return uint8 pixels of the wanted size and channels; colour that all channels agree on is grey.
+
+    Args:
+        pixels: uint8 [h, w], [h, w, 3], or [h, w, 4] with alpha last.
+        rules: how to bring it into form; mode auto keeps what the picture has.
+    """
+    if pixels.ndim == 3 and pixels.shape[-1] == 4:
+        pixels = composite(pixels, rules.background)
+    if rules.size is not None:
+        pixels = square(pixels, rules.size)
+    if rules.mode == "grey" and pixels.ndim == 3:
+        pixels = grey(pixels)
+    if rules.threshold is not None:
+        pixels = np.where(pixels >= rules.threshold, np.uint8(255), np.uint8(0))
+    if rules.mode == "rgb" and pixels.ndim == 2:
+        return np.repeat(pixels[..., None], 3, -1)
+    if rules.mode == "auto" and pixels.ndim == 3 and bool((pixels == pixels[..., :1]).all()):
+        return np.ascontiguousarray(pixels[..., 0])
+    return pixels
+
+
+def in_form(splits: Splits, rules: PictureRules) -> Splits:
+    """Return the pictures of splits in form; what changes them makes figures of the source's own meaningless."""
+    before = [*splits.train, *splits.validation]
+    if rules.is_free() or not all(isinstance(example, Picture) for example in before):
+        return splits
+    pixels = [fit(example.pixels, rules) for example in before]
+    after = [Picture(p, e.caption) for p, e in zip(agree(pixels), before, strict=True)]
+    cut = len(splits.train)
+    return dataclasses.replace(splits, train=after[:cut], validation=after[cut:], baselines={})
+
+
+def agree(pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return the pictures with three channels each where any of them has colour."""
+    if all(pixels.ndim == 2 for pixels in pictures):
+        return list(pictures)
+    return [pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, -1) for pixels in pictures]
+
+
+def grey(pixels: np.ndarray) -> np.ndarray:
+    """Return the luma of [h, w, 3] after ITU-R BT.601: 0.299 red + 0.587 green + 0.114 blue."""
+    return np.rint(pixels @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
+
+
+def composite(pixels: np.ndarray, background: tuple[int, int, int]) -> np.ndarray:
+    """Return [h, w, 3]: a picture with alpha, [h, w, 4], laid on a background."""
+    alpha = pixels[..., 3:].astype(np.float32) / 255
+    behind = np.array(background, np.float32)
+    return np.rint(pixels[..., :3] * alpha + behind * (1 - alpha)).astype(np.uint8)
+
+
+def square(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Return the square in the middle, scaled to `size`: by area where it shrinks, bicubic where it grows.
+
+    By area, every source pixel counts by how much of it lies in a new one: nothing rings and nothing is left out.
+    """
+    side = min(pixels.shape[:2])
+    top, left = ((length - side) // 2 for length in pixels.shape[:2])
+    pixels = pixels[top : top + side, left : left + side]
+    if side == size:
+        return pixels
+    if side < size:
+        from PIL import Image
+
+        return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).resize((size, size), Image.Resampling.BICUBIC))
+    share = _area(side, size)
+    rows = np.tensordot(share, pixels.astype(np.float32), (1, 0))
+    both = np.moveaxis(np.tensordot(share, rows, (1, 1)), 0, 1)
+    return np.rint(both).clip(0, 255).astype(np.uint8)
+
+
+def _area(side: int, size: int) -> np.ndarray:
+    """Return [size, side]: the share that each source pixel has in each new one, rows summing to 1."""
+    edge = np.arange(size + 1) * (side / size)
+    source = np.arange(side)
+    overlap = np.minimum(edge[1:, None], source + 1) - np.maximum(edge[:-1, None], source)
+    return (overlap.clip(0) * (size / side)).astype(np.float32)
+
+
+def _check(image: Any, name: str) -> None:
+    """Refuse a picture without pixels, one with several frames, and one of 32 bits a channel."""
+    if 0 in image.size:
+        raise BadPicture(f"{name!r} is {image.width} x {image.height} pixels: there is nothing to see; {SKIP}.")
+    # an MPO is a photo with previews behind it, as many cameras write
+    if image.format != "MPO" and getattr(image, "is_animated", False):
+        raise BadPicture(f"{name!r} is animated ({image.n_frames} frames): save one frame as a picture, or {SKIP}.")
+    if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
+        raise BadPicture(f"{name!r} holds 32 bits a channel: save it with 8 or 16, or {SKIP}.")
+
+
+def _is_deep(image: Any) -> bool:
+    """Return whether the file holds 16 bits a channel; Pillow says so of grey in the mode, of colour in the tile."""
+    raw_modes = [tile[3] if isinstance(tile[3], str) else str(tile[3][0]) for tile in image.tile if tile[3]]
+    return image.mode.startswith("I") or any(";16" in mode for mode in raw_modes)
+
+
+def _flat(image: Any, name: str, background: tuple[int, int, int]) -> tuple[np.ndarray, set[str]]:
+    """Return [h, w] or [h, w, 3] of a loaded picture: upright, 8 bits, no palette, no alpha."""
+    from PIL import ImageOps
+
+    done: set[str] = set()
+    if image.getexif().get(0x0112, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+        done.add(TURNED)
+    if image.mode.startswith("I"):
+        deep = np.asarray(image).astype(np.int64)
+        if deep.max(initial=0) > 0xFFFF:
+            raise BadPicture(f"{name!r} holds 32 bits a channel: save it with 8 or 16, or {SKIP}.")
+        pixels = np.rint(deep / 257).astype(np.uint8)  # 65,535 / 255
+        clear = image.info.get("transparency")
+        if clear is None:
+            return pixels, done
+        alpha = np.where(deep == clear, 0, 255).astype(np.uint8)
+        return composite(np.stack([pixels, pixels, pixels, alpha], -1), background), done | {ALPHA}
+    if image.has_transparency_data:
+        return composite(np.asarray(image.convert("RGBA")), background), done | {ALPHA}
+    if image.mode == "CMYK":
+        done.add(CMYK)
+    if image.mode in ("1", "L"):
+        return np.asarray(image.convert("L")), done
+    return np.asarray(image.convert("RGB")), done

@@ -1,0 +1,267 @@
+"""The user's own pictures: a folder of files with classes or captions, or NumPy arrays.
+
+Owns what a path of pictures means: which files count, where their captions come from, which are held out, what is
+said of all that. Refuses text. Single pictures are `picture_decode`'s, captions files `picture_captions`', arrays
+`picture_arrays`', splits `picture_split`'s.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from jgpt.check import require
+from jgpt.config import DataConfig
+from jgpt.data.examples import Picture, Splits
+from jgpt.data.picture_arrays import is_picture_array, read_arrays
+from jgpt.data.picture_captions import SUFFIXES, Captions, Index, find_captions, read_captions
+from jgpt.data.picture_decode import SKIP, BadPicture, PictureRules, agree, decode
+from jgpt.data.picture_split import hold_out_pictures, listed, without_held_out
+
+PICTURE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+TRAIN: Final = ("train", "training")
+VALIDATION: Final = ("validation", "valid", "val", "dev")
+TEST: Final = ("test", "testing")
+SHOWN: Final = 10  # skipped records that are listed one by one
+
+
+def is_pictures(path: Path) -> bool:
+    """Return whether a path holds pictures: a folder with picture files in it, a `.npz`, or a `.npy` of pictures."""
+    if path.is_dir():
+        return any(_is_picture(file) for file in _walk(path))
+    suffix = path.suffix.lower()
+    return suffix == ".npz" or (suffix == ".npy" and is_picture_array(path))
+
+
+def read_pictures(path: Path, *, data: DataConfig, validation_fraction: float, seed: int) -> Splits:
+    """Read pictures as training and held-out examples.
+
+    - A folder: every picture below it. Captions come from a captions file in it or beside it, else from the names of
+      subfolders (classes), else they are empty. Subfolders train and val (or test) are the split.
+    - A captions file (`.json`, `.jsonl`, `.csv`, `.tsv`): the pictures of its folder.
+    - `.npz` or `.npy`: arrays of uint8, see `picture_arrays`.
+
+    Args:
+        path: the folder or file.
+        data: how pictures are scaled, coloured and captioned, and what becomes of bad ones.
+        validation_fraction: share to hold out where no split is given.
+        seed: of the draw of held-out pictures.
+
+    Returns:
+        `Splits` of `Picture` of one shape, kind "image".
+
+    Raises:
+        FileNotFoundError: nothing is at `path`, or no picture is in it.
+        ValueError: a picture or a caption is bad and data.on_bad_record is 'error', or the shapes differ.
+    """
+    rules = PictureRules.of(data)
+    if not path.exists():
+        raise FileNotFoundError(f"data.path {str(path)!r} does not exist: give a folder of pictures, or a .npz file.")
+    if path.suffix.lower() in (".npz", ".npy"):
+        parts, recognised = read_arrays(path, data.columns, rules)
+        by_class = len({p.caption for pictures in parts.values() for p in pictures}) > 1
+        return _splits(parts, by_class, validation_fraction, seed, recognised, ())
+    captions = None
+    if path.is_file():
+        require(
+            path.suffix.lower() in SUFFIXES,
+            f"{str(path)!r} is one file: give the folder of pictures, a captions file ({', '.join(SUFFIXES)}), or a "
+            ".npz.",
+        )
+        captions = read_captions(path, data.columns, data.encoding)
+        path = path.parent
+    return _read_folder(path, captions, data, rules, validation_fraction, seed)
+
+
+def _read_folder(
+    folder: Path, captions: Captions | None, data: DataConfig, rules: PictureRules, fraction: float, seed: int
+) -> Splits:
+    files = list(_walk(folder))
+    names = [file.relative_to(folder).as_posix() for file in files if _is_picture(file)]
+    if not names:
+        raise FileNotFoundError(
+            f"the folder {str(folder)!r} holds no pictures ({', '.join(PICTURE_SUFFIXES)}; hidden files are left out): "
+            "give another folder with --data.path."
+        )
+    if captions is None:
+        stems = {Path(name).stem.lower() for name in names}
+        captions = find_captions(folder, stems, data.columns, data.encoding)
+    bad = _BadRecords(data.on_bad_record)
+    folders = _below_common([Path(name).parts[:-1] for name in names])
+    part_of = _parts(folders, folder)
+    if captions is not None:
+        wanted = _captioned(captions, names, bad)
+        recognised = f"pictures with captions from {captions.path.name}, a {captions.form}"
+    else:
+        given = part_of is not None
+        classes = ["/".join(parts[1:] if given else parts) for parts in folders]
+        wanted = list(enumerate(classes))
+        count = len(set(classes))
+        recognised = f"pictures in {count} classes (folders)" if count > 1 else "pictures without captions"
+    read, notes = _decode_all(folder, names, wanted, rules, bad)
+    others = [f.name for f in files if not _is_picture(f) and not (captions and f.samefile(captions.path))]
+    if others:
+        notes.append(f"other files in the folder, left out: {listed(others, 5)}")
+    if captions is None and "" in classes and len(set(classes)) > 1:
+        notes.append(f"{classes.count('')} pictures stand beside the class folders: their caption is empty")
+    parts: dict[str, list[Picture]] = {}
+    for number, picture in read:
+        parts.setdefault(part_of[number] if part_of else "", []).append(picture)
+    _same_shape([(names[number], picture.pixels.shape) for number, picture in read])
+    by_class = captions is None and len(set(classes)) > 1
+    return _splits(parts, by_class, fraction, seed, recognised, (*bad.notes(), *notes))
+
+
+def _splits(
+    parts: dict[str, list[Picture]], by_class: bool, fraction: float, seed: int, recognised: str, notes: Sequence[str]
+) -> Splits:
+    """Return the split that was given, else one that is drawn."""
+    said = list(notes)
+    if "" in parts:
+        pictures = parts[""]
+        train, held, more = hold_out_pictures(pictures, fraction, seed, by_class=by_class)
+        said += more
+        halves = [pictures[i] for i in train], [pictures[i] for i in held]
+    else:
+        held_part = "validation" if "validation" in parts else "test"
+        require(
+            "train" in parts and held_part in parts,
+            f"the pictures come with {' and '.join(parts)} alone: add the other part, or put all together to have a "
+            "share held out.",
+        )
+        if held_part == "validation" and "test" in parts:
+            said.append(f"test ({len(parts['test'])} pictures) is left alone: validation is what is scored")
+        train_pictures, more = without_held_out(parts["train"], parts[held_part])
+        said += more
+        halves = train_pictures, parts[held_part]
+    first = halves[0][0] if halves[0] else halves[1][0]
+    shape = " x ".join(map(str, first.pixels.shape[:2]))
+    form = f"{recognised}, {shape} {'grey' if first.pixels.ndim == 2 else 'RGB'}"
+    return Splits(halves[0], halves[1], kind="image", recognised=form, notes=tuple(said))
+
+
+def _captioned(captions: Captions, names: Sequence[str], bad: "_BadRecords") -> list[tuple[int, str]]:
+    """Return (number of the picture, caption) of every entry of a captions file, in order of the pictures."""
+    for complaint in captions.broken:
+        bad.add(f"{complaint} Correct it, or {SKIP}.")
+    index, found = Index(names), []
+    for entry in captions.entries:
+        numbers = index.find(entry.file)
+        where = f"{str(captions.path)!r}, {entry.where}"
+        if len(numbers) == 1:
+            found.append((numbers[0], entry.caption))
+        elif numbers:
+            same = " and ".join(repr(names[i]) for i in numbers[:2])
+            bad.add(f"{where}: {entry.file!r} may be {same}; write the path below the folder.")
+        else:
+            bad.add(
+                f"{where} names the picture {entry.file!r}, which is not there: add the file, take the entry out, or leave "
+                "such entries out with --data.on-bad-record skip."
+            )
+    with_caption = {number for number, _ in found}
+    for number, name in enumerate(names):
+        if number not in with_caption:
+            bad.add(f"the picture {name!r} has no caption in {str(captions.path)!r}: add one, or {SKIP}.")
+    return sorted(found, key=lambda pair: pair[0])
+
+
+def _decode_all(
+    folder: Path, names: Sequence[str], wanted: Sequence[tuple[int, str]], rules: PictureRules, bad: "_BadRecords"
+) -> tuple[list[tuple[int, Picture]], list[str]]:
+    """Return (number, picture) of everything wanted and usable, and notes on what was done to it."""
+    done: Counter[str] = Counter()
+    decoded: dict[int, np.ndarray] = {}
+    for number in dict.fromkeys(number for number, _ in wanted):
+        try:
+            pixels, steps = decode((folder / names[number]).read_bytes(), str(folder / names[number]), rules)
+        except BadPicture as error:
+            bad.add(str(error))
+            continue
+        decoded[number] = pixels
+        done.update(steps)
+    require(
+        bool(decoded),
+        f"none of the {len(names)} pictures in {str(folder)!r} can be used; the first complaint: "
+        f"{bad.complaints[0] if bad.complaints else 'no caption names any of them'}",
+    )
+    if rules.mode == "auto":
+        decoded = dict(zip(decoded, agree(list(decoded.values())), strict=True))
+    read = [(n, Picture(decoded[n], caption)) for n, caption in wanted if n in decoded]
+    behind = "#{:02x}{:02x}{:02x}".format(*rules.background)
+    words = {"alpha": f"laid on the background {behind}, having transparent pixels"}
+    return read, [f"{count} pictures: {words.get(step, step)}" for step, count in sorted(done.items())]
+
+
+def _same_shape(shapes: Sequence[tuple[str, tuple[int, ...]]]) -> None:
+    """Refuse pictures of differing shape, given by name. Raises ValueError."""
+    first, a = shapes[0]
+    for other, b in shapes:
+        require(
+            a == b,
+            f"pictures differ in shape: {first!r} is {a[1]} x {a[0]} pixels and {other!r} is {b[1]} x {b[0]}; bring all "
+            "to one square with --data.image-size, such as --data.image-size 32.",
+        )
+
+
+def _parts(folders: Sequence[tuple[str, ...]], folder: Path) -> list[str] | None:
+    """Return the part ("train", "validation" or "test") of each picture; None where folders are no split."""
+    words = {**dict.fromkeys(TRAIN, "train"), **dict.fromkeys(VALIDATION, "validation"), **dict.fromkeys(TEST, "test")}
+    tops = {parts[0].lower() if parts else "" for parts in folders}
+    kinds = {words.get(top, "") for top in tops}
+    if "train" not in kinds or not kinds & {"validation", "test"}:
+        return None
+    strange = sorted(top for top in tops if top not in words)
+    require(
+        not strange,
+        f"{str(folder)!r} has folders {', '.join(sorted(tops - set(strange)))} as a split, and pictures outside of them "
+        f"too ({listed(strange)}): move those into one of the parts, or out of the folder.",
+    )
+    return [words[parts[0].lower()] for parts in folders]
+
+
+def _below_common(folders: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Return the folders below the deepest one that all pictures share."""
+    shared = 0
+    while all(len(parts) > shared for parts in folders) and len({parts[shared] for parts in folders}) == 1:
+        shared += 1
+    return [parts[shared:] for parts in folders]
+
+
+class _BadRecords:
+    """What cannot be used: raised at once, or kept and said at the end."""
+
+    def __init__(self, on_bad_record: str) -> None:
+        self._skip = on_bad_record == "skip"
+        self.complaints: list[str] = []
+
+    def add(self, complaint: str) -> None:
+        if not self._skip:
+            raise ValueError(complaint)
+        self.complaints.append(complaint)
+
+    def notes(self) -> list[str]:
+        if not self.complaints:
+            return []
+        more = len(self.complaints) - SHOWN
+        tail = [f"... and {more} more"] if more > 0 else []
+        return [f"{len(self.complaints)} bad records were skipped:", *self.complaints[:SHOWN], *tail]
+
+
+def _is_picture(file: Path) -> bool:
+    return file.suffix.lower() in PICTURE_SUFFIXES
+
+
+def _walk(folder: Path) -> list[Path]:
+    """Return the files at any depth in order of path; hidden ones are left out, and linked folders entered once."""
+    found: list[Path] = []
+    entered: set[str] = set()
+    for name, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(name)
+        folders[:] = [] if real in entered else [below for below in folders if not below.startswith(".")]
+        if real not in entered:
+            found += [Path(name) / file for file in files if not file.startswith(".")]
+        entered.add(real)
+    return sorted((file for file in found if file.is_file()), key=lambda file: file.relative_to(folder).parts)

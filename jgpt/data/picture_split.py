@@ -1,0 +1,88 @@
+"""Which pictures are held out: equal ones stay together, and classes are held out in proportion.
+
+Owns the split of pictures; refuses files.
+"""
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+from jgpt.check import require
+from jgpt.data.examples import Picture
+
+
+def fingerprint(pixels: np.ndarray) -> Hashable:
+    """Return what two pictures share exactly when they have the same shape and pixels."""
+    return pixels.shape, pixels.tobytes()
+
+
+def hold_out_pictures(
+    pictures: Sequence[Picture], fraction: float, seed: int, *, by_class: bool
+) -> tuple[list[int], list[int], tuple[str, ...]]:
+    """Return the training and the held-out indices, each ascending, and what a user should know of it.
+
+    Equal pictures, whatever their captions, stand on one side. By class, every class gives about the same share: the
+    pictures of each are shuffled and spread evenly over [0, 1), and the first `fraction` of all is held out. A class
+    always keeps one picture to train on, so that one with a single picture is never held out.
+
+    Args:
+        pictures: all of them.
+        fraction: share to hold out, strictly between 0 and 1.
+        seed: the same seed holds out the same pictures.
+        by_class: captions are classes; otherwise the share is drawn from all pictures alike.
+
+    Raises:
+        ValueError: fewer than two different pictures, or a share outside (0, 1).
+    """
+    require(0 < fraction < 1, f"validation_fraction is {fraction}: must lie strictly between 0 and 1.")
+    groups: dict[Hashable, list[int]] = {}
+    for index, picture in enumerate(pictures):
+        groups.setdefault(fingerprint(picture.pixels), []).append(index)
+    members = list(groups.values())
+    require(
+        len(members) >= 2,
+        f"{len(pictures)} picture(s), {len(members)} of them different, cannot be split: one is needed to train on and "
+        "another to score on; add pictures.",
+    )
+    random = np.random.default_rng(seed)
+    classes: dict[str, list[int]] = {}
+    for group, indices in enumerate(members):
+        classes.setdefault(pictures[indices[0]].caption if by_class else "", []).append(group)
+    places: list[tuple[float, int]] = []
+    for of_class in classes.values():
+        order, start = random.permutation(of_class), random.random()
+        places += [((rank + start) / len(order), int(group)) for rank, group in enumerate(order[:-1])]
+    single = [name for name, of_class in classes.items() if len(of_class) == 1]
+    require(
+        bool(places),
+        f"each of the {len(classes)} classes has one picture: none could be held out and still be trained; add "
+        "pictures, or give them a folder train and a folder val.",
+    )
+    count = min(max(round(len(members) * fraction), 1), len(places))
+    chosen = {group for _, group in sorted(places)[:count]}
+    held = sorted(i for group in chosen for i in members[group])
+    train = sorted(i for group, indices in enumerate(members) if group not in chosen for i in indices)
+    notes = []
+    repeated = sum(len(indices) for indices in members if len(indices) > 1)
+    if repeated:
+        notes.append(
+            f"{repeated} pictures are equal to another one in every pixel: equal ones stand on one side of the split"
+        )
+    if single:
+        notes.append(f"classes with a single picture, which is trained and never held out: {listed(single)}")
+    return train, held, tuple(notes)
+
+
+def without_held_out(train: Sequence[Picture], held: Sequence[Picture]) -> tuple[list[Picture], tuple[str, ...]]:
+    """Return the training pictures of a given split that are not held out as well, and what a user should know."""
+    known = {fingerprint(picture.pixels) for picture in held}
+    kept = [picture for picture in train if fingerprint(picture.pixels) not in known]
+    lost = len(train) - len(kept)
+    note = f"{lost} training pictures equal to a held-out one were left out of training: they would leak"
+    return kept, (note,) if lost else ()
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """Return names in quotes, the first few of many."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(repr, names[:most])) + more
