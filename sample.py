@@ -1,13 +1,14 @@
-"""Sample a run: `python sample.py RUN --text "..."`, `--question "..."` or `--image CAPTION`; see `--help`."""
+"""Sample a run: `python sample.py RUN --text "..."`, `--question`, `--chat`, `--image` or `--score`; see `--help`."""
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jgpt.check import require
 from jgpt.entry import user_errors
 from jgpt.runtime import configure
 
 if TYPE_CHECKING:
+    from jgpt.loaded import GPT
     from jgpt.sampling import Sampling
 
 
@@ -18,7 +19,14 @@ def parser() -> argparse.ArgumentParser:
     what = out.add_mutually_exclusive_group(required=True)
     what.add_argument("--text", help="write on from this text")
     what.add_argument("--question", help="answer this question")
+    what.add_argument("--chat", action="append", help="say this to the assistant; repeat it for the turns that follow")
     what.add_argument("--image", help="draw a picture of this caption (trio: a digit)")
+    what.add_argument("--score", help="say how probable this text is, or the text of this file")
+    where = out.add_mutually_exclusive_group()
+    where.add_argument("--context", help="what the answer to --question is to be found in")
+    where.add_argument("--context-file", help="file with that context")
+    out.add_argument("--choices", nargs="+", help="answers to --question that are compared by their likelihoods")
+    out.add_argument("--system", help="what the system says before --chat")
     out.add_argument("-n", type=int, default=1, help="samples to make (default %(default)s)")
     out.add_argument(
         "--temperature", type=float, help="0 = most probable token (default: text 0.8, answer 0, picture 1)"
@@ -39,22 +47,12 @@ def main() -> None:
     arguments = parser().parse_args()
     with user_errors():
         require(arguments.n >= 1, f"-n is {arguments.n}: must be at least 1.")
-        kind, request = next(
-            (kind, value)
-            for kind, value in (("text", arguments.text), ("qa", arguments.question), ("image", arguments.image))
-            if value is not None
-        )
-        require(
-            kind != "image" or arguments.max_new_tokens is None,
-            "--max-new-tokens does not apply to --image: a picture always has all its pixels; leave it out.",
-        )
-        require(
-            kind != "image" or arguments.out.lower().endswith(".png"),
-            f"--out {arguments.out!r}: use a name that ends in .png.",
-        )
+        kinds = {"text": "text", "qa": "question", "chat": "chat", "image": "image", "score": "score"}
+        kind = next(kind for kind, flag in kinds.items() if getattr(arguments, flag) is not None)
+        check_flags(arguments, kind)
         from jgpt.sampling import Sampling
 
-        default = {"text": 0.8, "qa": 0.0 if arguments.n == 1 else 0.8, "image": 1.0}[kind]
+        default = {"text": 0.8, "image": 1.0}.get(kind, 0.0 if arguments.n == 1 else 0.8)
         sampling = Sampling(
             temperature=default if arguments.temperature is None else arguments.temperature,
             top_k=arguments.top_k,
@@ -63,36 +61,130 @@ def main() -> None:
             repetition_penalty=arguments.repetition_penalty,
         )
         configure()
-        sample(arguments, kind, request, sampling)
+        import jgpt
+
+        model = jgpt.load(arguments.run, step=arguments.step)
+        {"text": write, "qa": answer, "chat": chat, "image": draw, "score": score}[kind](model, arguments, sampling)
 
 
-def sample(arguments: argparse.Namespace, kind: str, request: str, sampling: "Sampling") -> None:
-    """Load the run, sample it, and print or save the results."""
+def check_flags(arguments: argparse.Namespace, kind: str) -> None:
+    """Refuse flags that would do nothing for this kind of request. Raises ValueError with the first of them."""
+    drawing = ("n", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "max_new_tokens")
+    only = {"context": "qa", "context_file": "qa", "choices": "qa", "system": "chat", "out": "image"}
+    idle = [name for name, owner in only.items() if kind != owner]
+    if kind == "score" or arguments.choices is not None:
+        idle += drawing
+    elif kind == "image":
+        idle.append("max_new_tokens")
+    default = parser().get_default
+    for name in idle:
+        flag = "-n" if name == "n" else f"--{name.replace('_', '-')}"
+        what = (
+            "--choices"
+            if arguments.choices is not None and kind == "qa"
+            else f"--{'question' if kind == 'qa' else kind}"
+        )
+        require(
+            getattr(arguments, name) == default(name),
+            f"{flag} does not apply to {what}: leave it out.",
+        )
+    require(
+        kind != "chat" or len(arguments.chat) == 1 or arguments.n == 1,
+        f"-n is {arguments.n} and --chat has {len(arguments.chat)} turns: several answers are given to one turn alone.",
+    )
+    require(
+        kind != "image" or arguments.out.lower().endswith(".png"),
+        f"--out {arguments.out!r}: use a name that ends in .png.",
+    )
+
+
+def options(arguments: argparse.Namespace, sampling: "Sampling") -> dict[str, Any]:
+    """Return what `GPT.complete` and `GPT.reply` take besides the requests."""
+    return {"sampling": sampling, "seed": arguments.seed, "max_new_tokens": arguments.max_new_tokens}
+
+
+def write(model: "GPT", arguments: argparse.Namespace, sampling: "Sampling") -> None:
+    """Print continuations of a text."""
+    texts = model.generate(arguments.text, arguments.n, **options(arguments, sampling))
+    for index, text in enumerate(texts):
+        if len(texts) > 1:
+            print(f"--- {index + 1} of {len(texts)}")
+        print(arguments.text + text)
+
+
+def answer(model: "GPT", arguments: argparse.Namespace, sampling: "Sampling") -> None:
+    """Print answers to a question; with choices, each with its likelihood, and the most probable last."""
+    from jgpt.data.examples import QuestionAnswer
+
+    context = arguments.context or ""
+    if arguments.context_file is not None:
+        context = read_text(arguments.context_file, model.config.data.encoding)
+    if arguments.choices is not None:
+        found = model.choose(arguments.question, arguments.choices, context)
+        for choice, nats, size in zip(arguments.choices, found.nats, found.num_bytes, strict=True):
+            print(f"{-nats:10.3f} nats  {-nats / size:8.3f} a byte  {choice}")
+        print(arguments.choices[found.summed])
+        return
+    request = QuestionAnswer(arguments.question, "", context=context)
+    for text in model.reply(model.task_of_kind("qa"), [request] * arguments.n, **options(arguments, sampling)):
+        print(text)
+
+
+def chat(model: "GPT", arguments: argparse.Namespace, sampling: "Sampling") -> None:
+    """Print what the assistant says to each turn of the user in turn."""
+    name = model.task_of_kind("chat")
+    turns = [] if arguments.system is None else [{"role": "system", "content": arguments.system}]
+    for said in arguments.chat:
+        turns.append({"role": "user", "content": said})
+        answers = model.reply(name, [turns] * arguments.n, **options(arguments, sampling))
+        if len(arguments.chat) > 1:
+            print(f"user: {said}")
+        for text in answers:
+            print(f"assistant: {text}" if len(arguments.chat) > 1 else text)
+        if answers[0].strip():
+            turns.append({"role": "assistant", "content": answers[0]})
+
+
+def draw(model: "GPT", arguments: argparse.Namespace, sampling: "Sampling") -> None:
+    """Save a grid of pictures of a caption."""
     from pathlib import Path
 
-    import jgpt
+    from jgpt.pictures import save_grid
 
-    model = jgpt.load(arguments.run, step=arguments.step)
-    values = model.complete(
-        model.task_of_kind(kind),
-        [request] * arguments.n,
-        sampling=sampling,
-        seed=arguments.seed,
-        max_new_tokens=arguments.max_new_tokens,
-    ).values
-    if kind == "image":
-        from jgpt.pictures import save_grid
+    pictures = list(model.draw(arguments.image, arguments.n, sampling=sampling, seed=arguments.seed))
+    columns = min(len(pictures), 8)
+    blank = pictures[0] * 0
+    filled = [*pictures, *[blank] * (-len(pictures) % columns)]
+    rows = [filled[i : i + columns] for i in range(0, len(filled), columns)]
+    print(f"{len(pictures)} pictures of {arguments.image!r}: {save_grid(Path(arguments.out), rows)}")
 
-        columns = min(len(values), 8)
-        blank = values[0] * 0
-        filled = [*values, *[blank] * (-len(values) % columns)]
-        rows = [filled[i : i + columns] for i in range(0, len(filled), columns)]
-        print(f"{len(values)} pictures of {request!r}: {save_grid(Path(arguments.out), rows)}")
-        return
-    for index, value in enumerate(values):
-        if kind == "text" and len(values) > 1:
-            print(f"--- {index + 1} of {len(values)}")
-        print(request + value if kind == "text" else value)
+
+def score(model: "GPT", arguments: argparse.Namespace, sampling: "Sampling") -> None:
+    """Print how probable a text is, and where it surprised most."""
+    del sampling
+    import os
+
+    text = arguments.score
+    if os.path.isfile(text):
+        text = read_text(text, model.config.data.encoding)
+    found = model.score(text)
+    print(
+        f"{found.nats:.3f} nats, {found.tokens:,} tokens, {found.bytes:,} bytes: {found.bits_per_byte:.4f} bits per byte, "
+        f"perplexity {found.perplexity:.3f}"
+    )
+    worst = sorted(range(found.tokens), key=lambda i: -found.per_token[i][1])[:5]
+    for i in worst:
+        before = "".join(token for token, _ in found.per_token[max(0, i - 30) : i])
+        print(f"{found.per_token[i][1]:8.3f} nats  {found.per_token[i][0]!r} after {before!r}")
+
+
+def read_text(path: str, encoding: str) -> str:
+    """Return the text of a file. Raises ValueError where it is in another encoding."""
+    try:
+        with open(path, encoding=encoding) as file:
+            return file.read()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path!r} is not {encoding} text at byte {error.start}: save it as {encoding}.") from None
 
 
 if __name__ == "__main__":

@@ -12,21 +12,17 @@ DEFAULT_CONFIG = "configs/trio.py"
 def main() -> None:
     """Parse the command line before jax is loaded, then train."""
     with user_errors():
-        import tyro
-
-        from jgpt.config import Config
-        from jgpt.configio import load_config_file
+        from jgpt.configio import from_arguments
 
         arguments = sys.argv[1:]
         named = bool(arguments) and not arguments[0].startswith("-")
         default = Path(DEFAULT_CONFIG) if Path(DEFAULT_CONFIG).is_file() else Path(__file__).parent / DEFAULT_CONFIG
         path = arguments[0] if named else str(default)
-        config = tyro.cli(
-            Config,
-            default=load_config_file(path),
-            args=arguments[named:],
-            prog=f"train.py {path}",
-            description="Train one GPT. Every field of the config can be overridden; defaults are those of the file.",
+        config = from_arguments(
+            path,
+            arguments[named:],
+            f"train.py {path}",
+            "Train one GPT. Every field of the config can be overridden; defaults are those of the file.",
         )
         configure()
         from jgpt.loop import train

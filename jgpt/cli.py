@@ -9,9 +9,16 @@ from types import ModuleType
 from typing import Final
 
 from jgpt.entry import user_errors
-from jgpt.verbs import evaluate
+from jgpt.verbs import compress, decompress, draw, evaluate, show_batch, surprise
 
-VERBS: Final[dict[str, ModuleType]] = {"evaluate": evaluate}
+VERBS: Final[dict[str, ModuleType]] = {
+    "compress": compress,
+    "decompress": decompress,
+    "draw": draw,
+    "evaluate": evaluate,
+    "show-batch": show_batch,
+    "surprise": surprise,
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -19,15 +26,19 @@ def parser() -> argparse.ArgumentParser:
     out = argparse.ArgumentParser("jgpt", description="Work with runs that train.py made.")
     verbs = out.add_subparsers(dest="verb", required=True)
     for name, verb in VERBS.items():
-        sub = verbs.add_parser(name, help=verb.HELP)
+        sub = verbs.add_parser(name, help=verb.HELP, allow_abbrev=False)
         verb.add_arguments(sub)
-        sub.set_defaults(call=verb.run)
+        sub.set_defaults(call=verb.run, takes_config=getattr(verb, "TAKES_CONFIG", False))
     return out
 
 
 def main() -> None:
     """Run a verb."""
-    arguments = parser().parse_args()
+    command = parser()
+    arguments, rest = command.parse_known_args()
+    if rest and not arguments.takes_config:
+        command.error(f"unrecognized arguments: {' '.join(rest)}")
+    arguments.overrides = rest  # --section.field value, for the verbs that read a config
     with user_errors():
         arguments.call(arguments)
 

@@ -8,6 +8,7 @@ import importlib.util
 import json
 import types
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,25 @@ def load_config_file(path: str | Path) -> Config:
         isinstance(config, Config), f"get_config() of {path} returned {type(config).__name__}: it must be a Config."
     )
     return config
+
+
+def from_arguments(path: str | Path, arguments: Sequence[str], program: str, description: str) -> Config:
+    """Return the config of a file with the overrides of a command line, `--section.field value`, applied.
+
+    Args:
+        path: Python file with `get_config()`.
+        arguments: of the command line, without the path.
+        program: the command as it was called, for `--help`.
+        description: for `--help`.
+
+    Raises:
+        FileNotFoundError: as `load_config_file`.
+        ValueError: as `load_config_file`, or a rule of the config is broken.
+        SystemExit: an argument names no field, or `--help` was asked for.
+    """
+    import tyro
+
+    return tyro.cli(Config, default=load_config_file(path), args=list(arguments), prog=program, description=description)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -1,43 +1,36 @@
 """Scores of a run on its held-out data: exact likelihoods over whole splits, and answers through the sampler.
 
-Owns the names and units of the scores: `TASK/nats_per_token`, `TASK/bits_per_byte`, `TASK/bits_per_dim`,
-`TASK/exact_match`, and each source's baselines beside them.
+Owns the names and units of the scores: `TASK/nats_per_token`, `TASK/perplexity`, `TASK/bits_per_byte`, `TASK/bits_per_dim`,
+the same with `_sliding` where windows slide, `TASK/exact_match`, `TASK/f1`, `TASK/accuracy`,
+`TASK/accuracy_length_normalised`, and each source's baselines beside them. What the last four mean is said in `grading` and
+`choices`; with `_category_mean` every category of questions counts alike.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import jax
 from jax.sharding import Mesh
 
-from jgpt import sharding
-from jgpt.data.examples import QuestionAnswer
+from jgpt import grading, picture_scores, sharding
+from jgpt.check import require, unknown_name
+from jgpt.data import sources
+from jgpt.data.examples import Splits
 from jgpt.data.loader import eval_batches
+from jgpt.data.packing import PackedRows, pack
+from jgpt.data.sliding import SlidingRows
 from jgpt.loaded import GPT
 from jgpt.loss import LossSums
 from jgpt.model import gpt
-from jgpt.sampling import Sampling
-from jgpt.tasks.mixture import Mixture
+from jgpt.questions import Answered, ask, drawn
+from jgpt.tasks.mixture import Mixture, TaskData
 from jgpt.tasks.qa import QATask
+from jgpt.tasks.text import TextTask
 
 EvalStep = Callable[[gpt.Params, Any], LossSums]
-
-
-@dataclass(frozen=True)
-class Answered:
-    """A held-out question with what the model said.
-
-    Attributes:
-        example: question and expected answer.
-        answer: the model's.
-        correct: whether it matches exactly.
-    """
-
-    example: QuestionAnswer
-    answer: str
-    correct: bool
+WITH_PERPLEXITY: Final = ("text", "chat")  # kinds that are written freely
 
 
 def likelihoods(
@@ -57,21 +50,46 @@ def likelihoods(
     """
     scores = {}
     for name, task_data in data.tasks.items():
-        pending = []
-        for batch in eval_batches(
-            task_data.validation,
-            batch_size=batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        ):
-            pending.append(eval_step(params, sharding.shard_batch(batch, mesh)))
-        sums = jax.device_get(pending)
-        nats = math.fsum(float(s.nats) for s in sums)
-        scores[f"{name}/nats_per_token"] = nats / math.fsum(float(s.weight) for s in sums)
-        dimensions = [task_data.task.dimensions(example) for example in task_data.splits.validation]
-        if task_data.task.score_name is not None and all(d is not None for d in dimensions):
-            total = sum(d for d in dimensions if d is not None)
-            scores[f"{name}/{task_data.task.score_name}"] = nats / math.log(2) / total
+        values = _likelihood(params, eval_step, task_data, task_data.validation, mesh, batch_size)
+        scores |= {f"{name}/{score}": value for score, value in values.items()}
+    return scores
+
+
+def sliding_likelihoods(
+    params: gpt.Params, eval_step: EvalStep, data: Mixture, mesh: Mesh, batch_size: int, stride: int
+) -> dict[str, float]:
+    """Return the likelihoods of texts in windows that move on by `stride` tokens, each with `_sliding` behind its name.
+
+    Other arguments as in `likelihoods`; the windows are as long as the rows of the mixture.
+    """
+    scores = {}
+    for name, task_data in data.tasks.items():
+        if isinstance(task_data.task, TextTask):
+            plain = task_data.validation
+            rows = SlidingRows(plain.documents, plain.length, stride)
+            values = _likelihood(params, eval_step, task_data, rows, mesh, batch_size)
+            scores |= {f"{name}/{score}_sliding": value for score, value in values.items()}
+    return scores
+
+
+def _likelihood(
+    params: gpt.Params, eval_step: EvalStep, task_data: TaskData, rows: PackedRows, mesh: Mesh, batch_size: int
+) -> dict[str, float]:
+    """Return the likelihoods of one task's held-out examples, packed as `rows`, without its name."""
+    pending = []
+    for batch in eval_batches(
+        rows, batch_size=batch_size, process_index=jax.process_index(), process_count=jax.process_count()
+    ):
+        pending.append(eval_step(params, sharding.shard_batch(batch, mesh)))
+    sums = jax.device_get(pending)
+    nats = math.fsum(float(s.nats) for s in sums)
+    scores = {"nats_per_token": nats / math.fsum(float(s.weight) for s in sums)}
+    if task_data.task.kind in WITH_PERPLEXITY:
+        scores["perplexity"] = math.exp(min(scores["nats_per_token"], 700.0))  # beyond, a float has no room
+    dimensions = [task_data.task.dimensions(example) for example in task_data.splits.validation]
+    if task_data.task.score_name is not None and all(d is not None for d in dimensions):
+        total = sum(d for d in dimensions if d is not None)
+        scores[task_data.task.score_name] = nats / math.log(2) / total
     return scores
 
 
@@ -81,25 +99,32 @@ def mean_loss(scores: dict[str, float]) -> float:
     return sum(losses) / len(losses)
 
 
-def answer_held_out(model: GPT, data: Mixture, max_questions: int | None) -> dict[str, list[Answered]]:
-    """Return the model's greedy answers to the held-out questions of every QA task, by task.
+def answer_held_out(
+    model: GPT, data: Mixture, max_questions: int | None, *, batch_size: int
+) -> dict[str, list[Answered]]:
+    """Return the model's most probable answers to the held-out questions of every QA task, by task.
 
     Args:
         model: to ask.
         data: the run's mixture.
-        max_questions: questions a task; None = all.
+        max_questions: questions a task, drawn by the run's seed; None = all.
+        batch_size: rows a batch where choices are compared.
     """
-    answered = {}
-    for name, task_data in data.tasks.items():
-        if not isinstance(task_data.task, QATask):
-            continue
-        examples = list(task_data.splits.validation)[:max_questions]
-        answers = model.complete(name, examples, sampling=Sampling(temperature=0.0)).values
-        answered[name] = [
-            Answered(example, answer, task_data.task.exact_match(answer, example))
-            for example, answer in zip(examples, answers, strict=True)
-        ]
-    return answered
+    seed = model.config.train.seed
+    return {
+        name: ask(model, name, drawn(task_data.splits.validation, max_questions, seed), batch_size=batch_size)
+        for name, task_data in data.tasks.items()
+        if isinstance(task_data.task, QATask)
+    }
+
+
+def by_category(answered: dict[str, list[Answered]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return task -> category -> scores and number of questions, of the tasks whose questions have categories."""
+    tables = {
+        name: grading.by_category([(item.example.category, item.scores) for item in items])
+        for name, items in answered.items()
+    }
+    return {name: table for name, table in tables.items() if table}
 
 
 def final_scores(
@@ -115,11 +140,48 @@ def final_scores(
     Arguments as in `likelihoods`; `known` are the likelihoods where they have been computed for these parameters.
     """
     scores = known or likelihoods(model.params, eval_step, data, mesh, batch_size)
-    answered = answer_held_out(model, data, model.config.eval.max_questions)
+    settings = model.config.eval
+    if settings.stride is not None:
+        scores = scores | sliding_likelihoods(model.params, eval_step, data, mesh, batch_size, settings.stride)
+    answered = answer_held_out(model, data, settings.max_questions, batch_size=batch_size)
+    tables = by_category(answered)
     ordered = {}
     for name, task_data in data.tasks.items():
         ordered |= {key: value for key, value in scores.items() if key.startswith(f"{name}/")}
-        if name in answered:
-            ordered[f"{name}/exact_match"] = sum(a.correct for a in answered[name]) / len(answered[name])
+        values = grading.means([item.scores for item in answered.get(name, [])])
+        if len(tables.get(name, {})) > 1:
+            overall = grading.means(list(tables[name].values()))
+            values |= {f"{score}_category_mean": overall[score] for score in values}
+        ordered |= {f"{name}/{score}": value for score, value in values.items()}
+        ordered |= picture_scores.code_error(name, task_data)
         ordered |= {f"{name}/{baseline}": value for baseline, value in task_data.splits.baselines.items()}
     return ordered, answered
+
+
+def from_path(model: GPT, path: str, name: str | None) -> Mixture:
+    """Return everything at `path` as the held-out data of one task of a run; nothing of it is kept back for training.
+
+    Args:
+        model: of the run.
+        path: file or folder, read as the task's data were.
+        name: of the task; None where the run has a single one.
+
+    Raises:
+        ValueError: the task is unknown or must be named, or the data break a rule.
+        FileNotFoundError: nothing is at `path`.
+    """
+    require(
+        name is not None or len(model.tasks) == 1,
+        f"this run has {len(model.tasks)} tasks ({', '.join(model.tasks)}): say which one reads {path!r}, with --task NAME.",
+    )
+    name = name or next(iter(model.tasks))
+    if name not in model.tasks:
+        raise ValueError(unknown_name("task of this run", name, model.tasks))
+    task = model.tasks[name]
+    wanted = dataclasses.replace(model.config.task_configs()[name], kind=task.kind, path=path)
+    splits = sources.read(wanted, model.config.data, model.config.train.seed)
+    examples = [*splits.train, *splits.validation]
+    if len(examples) == 2 and all(isinstance(example, str) for example in examples):
+        examples = ["".join(examples)]  # a single text, whose tail was held out
+    rows = pack([task.encode(example) for example in examples], task.packing, model.model.context_length)
+    return Mixture(model.tokenizer, {name: TaskData(task, Splits([], examples), rows, rows)})

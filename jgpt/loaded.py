@@ -3,7 +3,7 @@
 Owns the way from a request to a decoded result; refuses to train, and prints nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,14 @@ import jax
 import numpy as np
 
 from jgpt import optim, sharding, state
+from jgpt.batch import Document
 from jgpt.check import require
 from jgpt.checkpoint import Checkpoints
+from jgpt.choices import Choice, choose
 from jgpt.config import Config, MeshConfig, ModelConfig
+from jgpt.data.examples import Message, QuestionAnswer
+from jgpt.data.sliding import SlidingRows
+from jgpt.likelihood import Score, token_nats
 from jgpt.model import gpt
 from jgpt.runfolder import open_existing
 from jgpt.sampler import Samples, decoder_for, sample
@@ -25,6 +30,7 @@ from jgpt.tokenizers.vocabulary import Vocabulary
 
 # One token of a text may be many; a continuation this long fills a terminal.
 DEFAULT_NEW_TOKENS = 200
+ROWS_AT_ONCE = 8  # of a long text that is scored
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,7 @@ class GPT:
         return Completion([self.tasks[task].decode(ids.tolist()) for ids in samples.tokens], samples)
 
     def task_of_kind(self, kind: str) -> str:
-        """Return the name of the first task of a kind ("text", "qa", "image").
+        """Return the name of the first task of a kind ("text", "qa", "chat", "image").
 
         Raises:
             ValueError: the run has none.
@@ -123,14 +129,100 @@ class GPT:
         """Return n continuations of `text`; options as in `complete`."""
         return self.complete(self.task_of_kind("text"), [text] * n, **options).values
 
-    def answer(self, question: str, **options: Any) -> str:
-        """Return the answer to a question, the most probable one unless `sampling` says otherwise."""
-        options = {"sampling": Sampling(temperature=0.0)} | options
-        return self.complete(self.task_of_kind("qa"), [question], **options).values[0]
-
     def draw(self, caption: str, n: int = 1, **options: Any) -> np.ndarray:
         """Return n pictures of `caption`, uint8 [n, height, width] or [n, height, width, channel]."""
         return np.stack(self.complete(self.task_of_kind("image"), [caption] * n, **options).values)
+
+    def answer(
+        self, question: str, context: str | None = None, choices: Sequence[str] | None = None, **options: Any
+    ) -> str:
+        """Return the answer to a question, token by token the most probable one unless `sampling` says otherwise.
+
+        Args:
+            question: to answer.
+            context: what the answer is to be found in; None = closed book.
+            choices: answers to choose from; the one with the highest summed likelihood is returned (see `choose`).
+            options: as in `complete`; there are none where `choices` are given, since nothing is drawn.
+
+        Raises:
+            ValueError: the run has no task of questions, or the question does not fit it or the context.
+        """
+        if choices is not None:
+            require(not options, f"choices are compared, not drawn: leave out {', '.join(options)}.")
+            return choices[self.choose(question, choices, context).summed]
+        request = QuestionAnswer(question, "", context=context or "")
+        return self.reply(self.task_of_kind("qa"), [request], **options)[0]
+
+    def choose(self, question: str, choices: Sequence[str], context: str | None = None) -> Choice:
+        """Return how probable each of `choices` is as the answer, by the exact forward pass.
+
+        Raises:
+            ValueError: there are fewer than two choices, an empty one, or all are too long for the context.
+        """
+        name = self.task_of_kind("qa")
+        example = QuestionAnswer(question, "", context=context or "", choices=tuple(choices))
+        task: Any = self.tasks[name]
+        (found,) = choose(self.model, self.params, task, [example], batch_size=1)
+        require(
+            min(found.nats) < np.inf,
+            f"with no choice does the question fit model.context_length {self.model.context_length}: shorten its context.",
+        )
+        return found
+
+    def chat(self, messages: str | Sequence[Message | Mapping[str, str]], **options: Any) -> str:
+        """Return the assistant's next turn, token by token the most probable one unless `sampling` says otherwise.
+
+        Args:
+            messages: what the user says, or the turns so far, the user's last: `Message`s, or mappings with "role" and
+                "content".
+            options: as in `complete`.
+
+        Raises:
+            ValueError: the run has no task of dialogue, or the turns do not fit it or the context.
+        """
+        return self.reply(self.task_of_kind("chat"), [messages], **options)[0]
+
+    def reply(
+        self, task: str, requests: Sequence[Any], *, max_new_tokens: int | None = None, **options: Any
+    ) -> list[str]:
+        """Return an answer or a turn to each request: as `complete`, but no longer than the context leaves room for.
+
+        Args:
+            task: name of a task of questions or dialogue.
+            requests: questions, or conversations.
+            max_new_tokens: longest answer; None = as long as the longest of training, and as the context allows.
+            options: as in `complete`; without `sampling`, the most probable token is taken each time.
+        """
+        if max_new_tokens is None:
+            prompts = [self.tasks[task].prompt(request) for request in requests]
+            room = self.model.context_length - max((len(prompt.tokens) for prompt in prompts), default=0)
+            longest = max((prompt.max_new_tokens or DEFAULT_NEW_TOKENS for prompt in prompts), default=1)
+            max_new_tokens = max(1, min(longest, room))  # without room `complete` says by how much it is too long
+        options = {"sampling": Sampling(temperature=0.0)} | options
+        return self.complete(task, requests, max_new_tokens=max_new_tokens, **options).values
+
+    def score(self, text: str, *, stride: int | None = None) -> Score:
+        """Return how probable `text` is, by the exact forward pass, with every token's share.
+
+        The text stands after its start marker; its end is not scored, since a piece of text seldom is a whole document.
+
+        Args:
+            text: to score.
+            stride: of the windows in which a text longer than the context is scored [tokens]; None = `eval.stride` of the
+                run, or half of the context.
+
+        Raises:
+            ValueError: the text is empty, or the run has no task of text.
+        """
+        task: Any = self.tasks[self.task_of_kind("text")]
+        require(bool(text), f"the text is {text!r}: it must hold something to score.")
+        ids = task.prompt(text).tokens
+        length = self.model.context_length
+        rows = SlidingRows([Document(ids)], length, stride or self.config.eval.stride or max(1, length // 2))
+        (nats,) = token_nats(self.model, self.params, rows, batch_size=min(len(rows), ROWS_AT_ONCE))
+        words = [self.tokenizer.decode_text([i]) for i in ids[1:].tolist()]
+        per_token = list(zip(words, map(float, nats), strict=True))
+        return Score(float(nats.sum(dtype=np.float64)), len(nats), len(text.encode("utf-8")), per_token)
 
 
 def load(run: str | Path, *, step: int | None = None, mesh: MeshConfig | None = None) -> GPT:

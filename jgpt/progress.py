@@ -56,6 +56,76 @@ class TrainProgress:
             say(f"step {step}/{self._steps}  {numbers}  {left:.0f} s left")
 
 
+class Counter:
+    """A bar that counts up to a total; nothing where output goes to a file.
+
+    Args:
+        what: is counted.
+        total: None where it is not known.
+    """
+
+    def __init__(self, what: str, total: int | None) -> None:
+        columns = [TextColumn(what), BarColumn(), TextColumn("{task.completed:,}"), TimeRemainingColumn()]
+        self._bar = Progress(*columns, console=console, transient=True) if console.is_terminal else None
+        self._task = self._bar.add_task(what, total=total) if self._bar else None
+
+    def __enter__(self) -> "Counter":
+        """Show the bar."""
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take the bar down."""
+        if self._bar:
+            self._bar.stop()
+
+    def reach(self, count: int) -> None:
+        """Show how far it is."""
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, completed=count)
+
+
 def say(text: str) -> None:
     """Print a line above the bar."""
     console.print(text, markup=False)
+
+
+class CountProgress:
+    """A bar over things that are done one after another, on stderr; plain lines where it is no terminal.
+
+    Args:
+        what: is done, for instance "questions: answering".
+        total: things to do.
+    """
+
+    def __init__(self, what: str, total: int) -> None:
+        self._what, self._total, self._done = what, total, 0
+        self._last_plain = time.monotonic()
+        to = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = to
+        columns = [TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.completed:,}/{task.total:,}")]
+        self._bar = Progress(*columns, TimeRemainingColumn(), console=to, transient=True) if to.is_terminal else None
+        self._task = self._bar.add_task(what, total=total) if self._bar else None
+
+    def __enter__(self) -> "CountProgress":
+        """Show the bar."""
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take the bar down."""
+        if self._bar:
+            self._bar.stop()
+
+    def advance(self, count: int) -> None:
+        """Count `count` more as done."""
+        self._done += count
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, completed=self._done)
+            return
+        now = time.monotonic()
+        if now - self._last_plain >= PLAIN_SECONDS:
+            self._last_plain = now
+            self._console.print(f"{self._what}: {self._done:,} of {self._total:,}", markup=False)

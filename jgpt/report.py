@@ -7,7 +7,6 @@ import json
 import shlex
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,12 +14,15 @@ import numpy as np
 from jax.sharding import Mesh
 from rich.table import Table
 
-from jgpt import pictures, runfolder
+from jgpt import gallery, grading, pictures, runfolder
 from jgpt.config import Config, ModelConfig
-from jgpt.evaluate import Answered
+from jgpt.data.examples import Conversation, QuestionAnswer
+from jgpt.evaluate import by_category
 from jgpt.loaded import GPT
 from jgpt.progress import console, say
+from jgpt.questions import Answered
 from jgpt.sampling import Sampling
+from jgpt.tasks.chat import ChatTask
 from jgpt.tasks.image import ImageTask
 from jgpt.tasks.mixture import Mixture
 from jgpt.tasks.qa import QATask
@@ -28,7 +30,10 @@ from jgpt.tasks.text import TextTask
 
 TEXT_START = "The "  # what the text samples of reports go on from
 FINAL_TEXT_TOKENS = 300
+SHARES = ("exact_match", "f1", "accuracy", "classifier_accuracy", "class_consistency")  # printed in per cent
 GRID_COLUMNS = 8
+DRAWN_AT_MOST = 80  # pictures of the final report
+SHOWN_CONTEXT = 160  # characters of a question's context
 REPORT_SAMPLING = Sampling(temperature=0.8, top_p=0.95)
 PICTURE_SAMPLING = Sampling(temperature=1.0)  # the model's own distribution: no flattering
 
@@ -113,10 +118,12 @@ def samples_while_training(model: GPT, data: Mixture) -> dict[str, Any]:
         task = task_data.task
         if isinstance(task, QATask):
             example = task_data.splits.validation[0]
-            got = model.complete(name, [example.question], sampling=Sampling(temperature=0.0)).values[0]
-            out[name] = f"{example.question} -> {got!r} (expected {example.answer!r})"
+            (got,) = model.reply(name, [example])
+            out[name] = f"{_asked(example)} -> {got!r} (expected {example.answer!r})"
+        elif isinstance(task, ChatTask):
+            out[name] = _dialogue(model, name, task_data.splits.validation[0])
         elif isinstance(task, ImageTask):
-            wanted = [task.captions[i % len(task.captions)] for i in range(GRID_COLUMNS)]
+            wanted = gallery.captions_to_draw(task_data, GRID_COLUMNS)
             out[name] = pictures.grid([model.complete(name, wanted, sampling=PICTURE_SAMPLING).values])
         else:
             new = min(80, model.model.context_length - 8)
@@ -139,8 +146,27 @@ def score_table(scores: dict[str, float]) -> Table:
     table = Table("task", "score", "value", box=None, pad_edge=False)
     for name, value in scores.items():
         task, score = name.split("/", 1)
-        table.add_row(task, score, f"{value:.1%}" if score == "exact_match" else f"{value:.4f}")
+        table.add_row(task, score, _shown(score, value))
     return table
+
+
+def category_table(task: str, categories: dict[str, dict[str, float]]) -> Table:
+    """Return the scores of one task's categories: one row each, and their mean where there are several."""
+    scores = [score for score in grading.means(list(categories.values())) if score != "questions"]
+    table = Table(task, "questions", *scores, box=None, pad_edge=False)
+    for name, values in categories.items():
+        cells = [_shown(score, values[score]) if score in values else "" for score in scores]
+        table.add_row(name, f"{values['questions']:,}", *cells)
+    if len(categories) > 1:
+        mean, total = grading.means(list(categories.values())), sum(c["questions"] for c in categories.values())
+        row = [f"mean of {len(categories)}", f"{total:,}", *(_shown(score, mean[score]) for score in scores)]
+        table.add_row(*row, style="bold")
+    return table
+
+
+def _shown(score: str, value: float) -> str:
+    """Return a score as it is printed: shares of questions in percent."""
+    return f"{value:.1%}" if score.startswith(SHARES) else f"{value:.4f}"
 
 
 def finish(
@@ -153,6 +179,10 @@ def finish(
 ) -> None:
     """Print the report, write plots and report.json."""
     console.print(score_table(scores))
+    tables = by_category(answered)
+    for name, categories in tables.items():
+        console.print()
+        console.print(category_table(name, categories))
     for name, task_data in data.tasks.items():
         task = task_data.task
         if isinstance(task, TextTask):
@@ -161,21 +191,45 @@ def finish(
             text = model.complete(name, [start], sampling=REPORT_SAMPLING, max_new_tokens=new).values[0]
             say(f"\n{name}, written from {start!r}:\n{start}{text}")
         elif isinstance(task, ImageTask):
-            say(f"\n{name}, drawn (left) beside real held-out ones (right): {_grid(model, data, name, folder)}")
+            say(f"\n{name}, drawn, nearest in training, held out: {_gallery(model, data, name, folder)}")
+        elif isinstance(task, ChatTask):
+            say(f"\n{name}, held out: {_dialogue(model, name, task_data.splits.validation[0])}")
     shown = _five(answered)
     if shown:
         say("\nheld-out questions:")
         for item in shown:
             mark = "right" if item.correct else f"wrong, expected {item.example.answer!r}"
-            say(f"  {item.example.question}  ->  {item.answer!r}  {mark}")
+            say(f"  {_asked(item.example)}  ->  {item.answer!r}  {mark}")
     records = runfolder.read_metrics(folder.metrics)
     plot = pictures.loss_plot(folder.plots / "loss.png", records, model.config.run.dir)
     say(f"\nloss plot: {plot}")
     temporary = folder.report.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"step": model.step, "scores": scores}, indent=1) + "\n")
+    temporary.write_text(json.dumps({"step": model.step, "scores": scores, "by_category": tables}, indent=1) + "\n")
     temporary.replace(folder.report)
     say(f"sample:   python sample.py {model.config.run.dir} --help")
     say(f"go on:    {continue_command(model.config, config_path)}")
+
+
+def _asked(example: QuestionAnswer) -> str:
+    """Return a question on one line, the end of its context before it and its choices behind it."""
+    context = " ".join(example.context.split())
+    parts = [f"...{context[-SHOWN_CONTEXT:]}" if len(context) > SHOWN_CONTEXT else context, example.question.strip()]
+    if example.choices:
+        parts.append(f"({' | '.join(example.choices)})")
+    return " ".join(part for part in parts if part)
+
+
+def _dialogue(model: GPT, name: str, example: Conversation) -> str:
+    """Return the last turn of a user in a held-out conversation that was answered, and what the model says to it."""
+    task = model.tasks[name]
+    system = isinstance(task, ChatTask) and task.system_seen
+    turns = [turn for turn in example.messages if system or turn.role != "system"]
+    answered = (i for i, turn in enumerate(turns[1:]) if (turns[i].role, turn.role) == ("user", "assistant"))
+    last = max(answered, default=None)
+    if last is None:
+        return "(no turn of the assistant follows one of a user)"
+    (got,) = model.reply(name, [turns[: last + 1]])
+    return f"{turns[last].content!r} -> {got!r} (expected {turns[last + 1].content!r})"
 
 
 def _five(answered: dict[str, list[Answered]]) -> list[Answered]:
@@ -187,18 +241,12 @@ def _five(answered: dict[str, list[Answered]]) -> list[Answered]:
     return shown[:5]
 
 
-def _grid(model: GPT, data: Mixture, name: str, folder: runfolder.RunFolder) -> Path:
-    """Write drawn pictures beside held-out ones of the same caption, one caption a row, and return the path."""
-    task_data = data.tasks[name]
-    task = task_data.task
-    captions = list(task.captions[:10]) if isinstance(task, ImageTask) else []
-    drawn = model.complete(
-        name, [caption for caption in captions for _ in range(GRID_COLUMNS)], sampling=PICTURE_SAMPLING
-    ).values
-    blank = np.zeros_like(drawn[0])
-    rows = []
-    for index, caption in enumerate(captions):
-        real = [e.pixels for e in task_data.splits.validation if e.caption == caption][:GRID_COLUMNS]
-        left = drawn[index * GRID_COLUMNS : (index + 1) * GRID_COLUMNS]
-        rows.append([*left, *real, *[blank] * (GRID_COLUMNS - len(real))])
-    return pictures.save_grid(folder.plots / f"{name}.png", rows, split=GRID_COLUMNS)
+def _gallery(model: GPT, data: Mixture, name: str, folder: runfolder.RunFolder) -> str:
+    """Write drawings beside their nearest training pictures and held-out ones; return the path and what distances say."""
+    captions = gallery.captions_to_draw(data.tasks[name], gallery.MAX_ROWS)
+    n = max(1, min(GRID_COLUMNS, DRAWN_AT_MOST // len(captions)))
+    drawn = gallery.draw(model, name, data.tasks[name], captions, n=n)
+    path = folder.plots / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn.sheet().save(path)
+    return f"{path}\n  {drawn.words()}"

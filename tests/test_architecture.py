@@ -14,14 +14,16 @@ PACKAGE = Path(jgpt.__file__).parent
 
 # Groups from left to right; a module imports from its left or from its own group. A folder stands for its modules.
 ORDER = (
-    "axes check batch entry runtime interrupt manifest progress pictures muon loss",
+    "axes check batch entry runtime interrupt manifest progress pictures sheet neighbours muon loss grading",
     "config tokenizers sampling filters checkpoint",
-    "presets configio data metrics interop",
+    "presets configio data metrics interop render",
     "runfolder tasks model",
-    "sharding optim sampler sampler_batch",
+    "sharding optim sampler sampler_batch likelihood",
     "state",
-    "step",
+    "step choices",
+    "show",
     "loaded",
+    "compression gallery picture_scores surprise questions",
     "evaluate",
     "report",
     "loop",
@@ -29,7 +31,19 @@ ORDER = (
     "cli",
 )
 # Loader workers and `--help` must never open an accelerator.
-WITHOUT_JAX = ("batch", "data", "tokenizers", "tasks", "config", "configio", "check", "sampling", "entry", "runtime")
+WITHOUT_JAX = (
+    "scores",
+    "batch",
+    "data",
+    "tokenizers",
+    "tasks",
+    "config",
+    "configio",
+    "check",
+    "sampling",
+    "entry",
+    "runtime",
+)
 MAX_LINES = 400
 LETTERS = {axis.letter for axis in axes.AXES.values()}
 JAXTYPING = {"Array", "Float", "Float32", "Int", "Int32", "Integer", "Bool", "UInt8", "UInt32", "Key"}

@@ -48,6 +48,7 @@ BROKEN = [
     (ModelConfig, dict(attention_softcap=-1.0), ["model.attention_softcap", "-1.0", "None"]),
     (ModelConfig, dict(attention_softcap=30.0, attention="xla"), ["model.attention_softcap 30.0", "'xla'", "einsum"]),
     (TokenizerConfig, dict(bpe_vocab_size=256), ["tokenizer.bpe_vocab_size", "256", "more"]),
+    (TokenizerConfig, dict(bpe_across_words=True), ["tokenizer.bpe_across_words", "'bytes'", "switch it off"]),
     (TokenizerConfig, dict(path="t.json"), ["tokenizer.path 't.json'", "'bytes'", "--tokenizer.text bpe"]),
     (TokenizerConfig, dict(image_levels=1), ["tokenizer.image_levels", "1", "between 2"]),
     (task, dict(weight=0.0), ["data.tasks.*.weight", "0.0", "drop the task"]),

@@ -12,9 +12,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import jgpt
-from jgpt import loop, runfolder
+from jgpt import cli, loop, runfolder
 from jgpt.configio import load_config_file
 
 ROOT = Path(__file__).parent.parent
@@ -222,3 +223,21 @@ def test_the_commands_of_the_readme(unbroken, tmp_path):
     assert out.returncode == 2 and "is not a run folder" in out.stderr
     out = call("sample.py", str(unbroken), "--text", "x" * 500)
     assert out.returncode == 2 and "model.context_length is 134" in out.stderr
+
+
+def test_drawings_are_compared_and_pixels_mapped(unbroken, tmp_path, capsys):
+    def call(*command):
+        arguments = cli.parser().parse_args([str(word) for word in command])
+        arguments.call(arguments)
+        return capsys.readouterr().out
+
+    out = call("draw", unbroken, "--captions", "7", "3", "-n", "2", "--out", tmp_path / "new")
+    distances = json.loads((tmp_path / "new" / "digits_drawn.json").read_text())
+    assert distances["captions"] == ["7", "3"] and distances["drawn"] == 4 and distances["ratio"] > 0
+    assert "4 pictures of 2 captions" in out and f"ratio {distances['ratio']:.2f}" in out
+    assert (tmp_path / "new" / "digits_drawn.png").stat().st_size > 1000
+    out = call("surprise", unbroken, "--held-out", "3", "--out", tmp_path / "map.png")
+    assert "bits per dim over 3 pictures" in out and (tmp_path / "map.png").stat().st_size > 1000
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "black.png")
+    out = call("surprise", unbroken, tmp_path / "black.png", "--caption", "7", "--out", tmp_path / "map.png")
+    assert "bits per dim over 1 picture:" in out

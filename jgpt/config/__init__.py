@@ -57,6 +57,11 @@ class Config:
             "devices: use a multiple.",
         )
         require(
+            self.eval.stride is None or self.eval.stride <= self.model.context_length,
+            f"eval.stride is {self.eval.stride}: windows of model.context_length {self.model.context_length} tokens must "
+            "not move on by more than their length; use half of it, for instance.",
+        )
+        require(
             self.data.path is None or len(self.data.tasks) == 1,
             f"data.path {self.data.path!r} replaces the source of a single task, and this config has "
             f"{len(self.data.tasks)} ({', '.join(self.data.tasks)}): use --data.tasks.NAME.path.",

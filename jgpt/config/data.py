@@ -13,6 +13,8 @@ class TokenizerConfig:
     text: Literal["bytes", "characters", "bpe"] = "bytes"
     bpe_vocab_size: int = 4096
     """Entries of a BPE trained on the run's training text."""
+    bpe_across_words: bool = False
+    """Entries of the BPE may span words, up to the end of a sentence."""
     path: str | None = None
     """bpe only: a tokenizer.json to use instead of training one."""
     image: Literal["auto", "none", "grey", "palette", "rgb", "learned"] = "auto"
@@ -28,6 +30,11 @@ class TokenizerConfig:
         require(
             self.bpe_vocab_size > 256,
             f"tokenizer.bpe_vocab_size is {self.bpe_vocab_size}: 256 bytes come first; use more.",
+        )
+        require(
+            not self.bpe_across_words or (self.text == "bpe" and self.path is None),
+            f"tokenizer.bpe_across_words is on, but tokenizer.text is {self.text!r} and tokenizer.path {self.path!r}: only "
+            "a BPE that this run trains has entries to choose; switch it off.",
         )
         require(
             self.path is None or self.text == "bpe",

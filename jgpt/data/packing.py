@@ -74,6 +74,10 @@ class PackedRows(Sequence[Batch], ABC):
             at += stop - first
         return Batch(tokens, targets, weights * np.float32(self.loss_weight), segments, positions)
 
+    def pieces(self, row: int) -> list[tuple[int, int, int]]:
+        """Return (document, first pair, pair after the last) of each document in an unshifted row, in order."""
+        return [(int(index), int(first), int(stop)) for index, first, stop in self._pieces(row, 0)]
+
     def _fresh(self, index: int, epoch: int) -> Document:
         document = self.refresh(index, epoch) if self.refresh else self.documents[index]
         require(

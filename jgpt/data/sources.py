@@ -11,9 +11,9 @@ from jgpt.config import DataConfig, TaskConfig
 from jgpt.data.digits import read_digits
 from jgpt.data.embedded import read_english
 from jgpt.data.examples import Splits
-from jgpt.data.files import read_path
 from jgpt.data.generated import make_addition, make_stories
 from jgpt.data.picture_decode import PictureRules, in_form
+from jgpt.data.recognise import read_path
 from jgpt.data.tfds_source import read_tfds
 
 SOURCES: Final[dict[str, Callable[[int, float], Splits]]] = {
@@ -32,9 +32,7 @@ def read(task: TaskConfig, data: DataConfig, seed: int) -> Splits:
         FileNotFoundError: the path or the prepared TFDS folder is missing.
     """
     if task.path is not None:
-        return read_path(
-            task.path, kind=task.kind, encoding=data.encoding, validation_fraction=task.validation_fraction, seed=seed
-        )
+        return read_path(task.path, kind=task.kind, data=data, validation_fraction=task.validation_fraction, seed=seed)
     if task.source.startswith("tfds:"):
         name = task.source.removeprefix("tfds:")
         return read_tfds(
@@ -43,7 +41,7 @@ def read(task: TaskConfig, data: DataConfig, seed: int) -> Splits:
             data_dir=data.tfds_dir,
             seed=seed,
             validation_fraction=task.validation_fraction,
-            rules=PictureRules.of(data),
+            data=data,
         )
     if task.source == "path":
         raise ValueError("this task reads the user's own data: say where it is, with --data.path FILE_OR_FOLDER.")

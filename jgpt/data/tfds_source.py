@@ -9,21 +9,37 @@ import functools
 import io
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from jgpt.check import require
-from jgpt.data.examples import Picture, Splits
+from jgpt.config import DataConfig
+from jgpt.data.examples import Picture, QuestionAnswer, Splits
 from jgpt.data.holdout import tail_start
 from jgpt.data.picture_decode import PictureRules, fit
+from jgpt.data.read_log import ReadLog
+from jgpt.data.splitting import splits_of
 from jgpt.data.tfds_folder import base_name, how_to_get, open_builder
+from jgpt.data.tfds_questions import QUESTION_FEATURES, parts_of, questions
 
-TEXT_FEATURES: Final = {"cnn_dailymail": "article", "pg19": "book_text", "xsum": "document", "gigaword": "document"}
+TEXT_FEATURES: Final = {  # where it is not "text", as in lm1b, wiki40b, wikipedia, c4, imdb_reviews, billsum
+    "aeslc": "email_body",
+    "ag_news_subset": "description",
+    "big_patent": "description",
+    "cnn_dailymail": "article",
+    "gigaword": "document",
+    "lambada": "passage",
+    "multi_news": "document",
+    "pg19": "book_text",
+    "reddit": "content",
+    "scientific_papers": "article",
+    "xsum": "document",
+}
 # One document cut at 90 and 95 %: joined again, so that the held-out tail is the last 10 % of the text file.
 JOINED_SPLITS: Final = {"tiny_shakespeare": ("validation", "test")}
 EAGER_BYTES: Final = 1 << 28  # pixels decoded ahead: a data set of this size is read several times and fits in memory
@@ -31,50 +47,97 @@ MODES: Final = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 def read_tfds(
-    name: str,
-    *,
-    kind: str,
-    data_dir: str | None,
-    seed: int,
-    validation_fraction: float,
-    rules: PictureRules = PictureRules(),  # noqa: B008 - frozen
+    name: str, *, kind: str, data_dir: str | None, seed: int, validation_fraction: float, data: DataConfig | None = None
 ) -> Splits:
     """Read a prepared TFDS data set as training and held-out examples.
 
     Held out is the split 'validation', else 'test', else the tail of the training split. TFDS shuffles when it
-    prepares, so that tail is a fair share and `seed` decides nothing.
+    prepares, so that tail is a fair share; questions without a second split are drawn with `seed`, so that none that
+    belong together are parted.
 
     Args:
         name: as in `tfds.builder`: `mnist`, `lm1b`, `wikipedia/20230601.en:1.0.0`.
-        kind: 'text' (yields `str`) or 'image' (yields `Picture`, captioned with the name of its class).
+        kind: 'text' (yields `str`), 'qa' (`QuestionAnswer`), 'image' (`Picture`, captioned with the name of its
+            class), or 'auto' for the one its features are for.
         data_dir: folder of prepared data sets; None is $TFDS_DATA_DIR, then `~/tensorflow_datasets`.
-        seed: not used.
+        seed: of the draw of held-out questions.
         validation_fraction: share held out where there is no second split.
-        rules: how pictures are brought into form; mode auto keeps the channels of the data set, alpha is laid on colour.
+        data: names of the features of a set (`columns`), what is done about bad records, and the form of pictures; mode
+            auto keeps the channels of the data set, alpha is laid on colour.
 
     Raises:
         ValueError: the name is unknown, or the data set has no feature of this kind.
         FileNotFoundError: the data set is not prepared, and one short attempt did not get it.
         ModuleNotFoundError: tensorflow_datasets, or for pictures pillow, is not installed.
     """
-    del seed
+    data = data or DataConfig()
     require(
-        kind in ("text", "image"),
-        f"source 'tfds:{name}' is given to a task of kind {kind!r}: TFDS is read for 'text' and 'image' so far; set "
+        kind in ("auto", "text", "qa", "image"),
+        f"source 'tfds:{name}' is given to a task of kind {kind!r}: TFDS is read for 'text', 'qa' and 'image'; set "
         "--data.tasks.NAME.kind, or use another source.",
     )
     folder = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     with _quiet():
         builder = open_builder(name, Path(folder).expanduser())
-        read = _texts if kind == "text" else functools.partial(_pictures, rules=rules)
+        kind = _kind_of(builder, name, data.columns) if kind == "auto" else kind
         try:
-            splits, convert = read(builder, name)
+            if kind == "qa":
+                return _read_questions(builder, name, data, validation_fraction, seed)
+            splits, convert = (
+                _pictures(builder, name, PictureRules.of(data))
+                if kind == "image"
+                else _texts(builder, name, data.columns)
+            )
         except NotImplementedError:
             raise FileNotFoundError(
                 f"tfds:{name} is prepared in {builder.data_path} as {builder.info.file_format.value}, which only "
                 f"TensorFlow reads: prepare it as array_record in another folder. {how_to_get(name, 'NEW_FOLDER')}"
             ) from None
-        return _split(name, splits, convert, validation_fraction)
+        return replace(_split(name, splits, convert, validation_fraction), kind=kind, recognised=f"TFDS {name}, {kind}")
+
+
+def _kind_of(builder: Any, name: str, columns: Mapping[str, str]) -> str:
+    """Return the kind of task that the features of a data set are for."""
+    from tensorflow_datasets.core.features import Image
+
+    features = dict(builder.info.features.items())
+    if base_name(name) in QUESTION_FEATURES or "question" in {*features, *columns}:
+        return "qa"
+    return "image" if isinstance(features.get("image"), Image) else "text"
+
+
+def _read_questions(builder: Any, name: str, data: DataConfig, fraction: float, seed: int) -> Splits:
+    """Read the questions of a data set whole: they are few, and must be seen to be split."""
+    parts = parts_of(base_name(name), _paths(builder.info.features), data.columns)
+    sources = builder.as_data_source()
+    require("train" in sources, f"tfds:{name} has no split 'train' but {', '.join(sources)}: choose another set.")
+    log = ReadLog(data.on_bad_record)
+    held_name = next((split for split in ("validation", "test") if len(sources.get(split, ()))), None)
+
+    def read(split: str) -> list[tuple[QuestionAnswer, str | None]]:
+        source = sources[split]
+        return questions(_Lazy(source, range(len(source)), dict), parts, f"tfds:{name}, split {split}", log)
+
+    train = read("train")
+    require(bool(train), f"tfds:{name}: no question of the split 'train' can be used: {'; '.join(log.notes())[:400]}.")
+    if held_name is None:
+        splits = splits_of([example for example, _ in train], fraction, seed, [group for _, group in train])
+    else:
+        held = read(held_name)
+        require(bool(held), f"tfds:{name}: no question of the split {held_name!r} has an answer: choose another set.")
+        splits = Splits([example for example, _ in train], [example for example, _ in held], kind="qa")
+    words = f"TFDS {name}, {len(splits.train) + len(splits.validation):,} questions"
+    return replace(splits, recognised=words, notes=log.notes() + splits.notes)
+
+
+def _paths(features: Any, prefix: str = "") -> list[str]:
+    """Return the paths of all features, nested ones with "/"."""
+    paths: list[str] = []
+    for name, feature in features.items():
+        inner = getattr(feature, "feature", feature)  # of a sequence
+        below = _paths(inner, f"{prefix}{name}/") if hasattr(inner, "items") else []
+        paths += below or [prefix + name]
+    return paths
 
 
 @dataclass(frozen=True)
@@ -138,19 +201,19 @@ def _read_ahead(examples: _Lazy) -> Sequence[Any]:
     return list(examples) if small else examples
 
 
-def _texts(builder: Any, name: str) -> tuple[dict[str, Any], Callable]:
+def _texts(builder: Any, name: str, columns: Mapping[str, str]) -> tuple[dict[str, Any], Callable]:
     """Return the splits of a text data set and how an example becomes a string."""
     from tensorflow_datasets.core.features import Text
 
     features = dict(builder.info.features.items())
     of_text = [key for key in features if isinstance(features[key], Text)]
-    wanted = TEXT_FEATURES.get(base_name(name), "text")
-    if wanted not in of_text and len(of_text) == 1:
+    wanted = columns.get("text", TEXT_FEATURES.get(base_name(name), "text"))
+    if wanted not in of_text and len(of_text) == 1 and "text" not in columns:
         wanted = of_text[0]
     require(
         wanted in of_text,
-        f"tfds:{name} has no text feature {wanted!r}; its features: {', '.join(features)}. Choose a data set with a "
-        "feature 'text', or export the texts to a folder for --data.path FOLDER.",
+        f"tfds:{name} has no text feature {wanted!r}; its features: {', '.join(features)}. Name the one to "
+        "read with --data.columns text FEATURE, or export the texts to a folder for --data.path FOLDER.",
     )
     return builder.as_data_source(), functools.partial(_to_text, wanted)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from jgpt.batch import Document
 from jgpt.check import require
-from jgpt.config import AugmentConfig
+from jgpt.config import AugmentConfig, TaskConfig
 from jgpt.data.augment import augment, changes
 from jgpt.data.examples import Picture
 from jgpt.tasks.task import Phase, Prompt
@@ -61,12 +61,13 @@ class ImageTask:
         self._weights: dict[int, np.ndarray] = {}  # one array for all pictures whose captions are as long
 
     @classmethod
-    def fit(cls, vocabulary: Vocabulary, examples: Sequence[Picture]) -> "ImageTask":
+    def fit(cls, vocabulary: Vocabulary, examples: Sequence[Picture], options: TaskConfig | None = None) -> "ImageTask":
         """Return the task for pictures shaped like the first of `examples`.
 
         Captions are free text where there are more than MAX_CAPTIONS of them, or where some have several words and
         they hardly repeat (fewer than PER_CLASS pictures each).
         """
+        del options
         found = {example.caption for example in examples}
         words = any(len(caption.split()) > 1 for caption in found)
         code = vocabulary.code

@@ -15,8 +15,9 @@ from jgpt.check import require, unknown_name
 from jgpt.config import Config, TokenizerConfig
 from jgpt.data import sources
 from jgpt.data.augment import changes
-from jgpt.data.examples import Picture, QuestionAnswer, Splits
+from jgpt.data.examples import Conversation, Picture, QuestionAnswer, Splits
 from jgpt.data.packing import PackedRows, pack
+from jgpt.tasks.chat import ChatTask
 from jgpt.tasks.image import ImageTask
 from jgpt.tasks.qa import QATask
 from jgpt.tasks.task import Task
@@ -25,7 +26,7 @@ from jgpt.tokenizers.image import make_code
 from jgpt.tokenizers.text import tokenizer_class
 from jgpt.tokenizers.vocabulary import Vocabulary
 
-TASKS: Final[dict[str, type[Task]]] = {"text": TextTask, "qa": QATask, "image": ImageTask}
+TASKS: Final[dict[str, type[Task]]] = {"text": TextTask, "qa": QATask, "chat": ChatTask, "image": ImageTask}
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,14 @@ class TaskData:
         splits: the examples.
         train: packed training rows.
         validation: packed held-out rows; every held-out target appears once.
+        too_long: examples of (train, validation) that do not fit the context and were left out.
     """
 
     task: Task
     splits: Splits
     train: PackedRows
     validation: PackedRows
+    too_long: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def build(config: Config) -> Mixture:
                 f"data.tasks.{name}: the {part} split of {task_config.path or task_config.source!r} is empty: give more "
                 "data, or change validation_fraction.",
             )
-        task, refresh = TASKS[kind].fit(vocabulary, splits[name].train), None
+        task, refresh = TASKS[kind].fit(vocabulary, splits[name].train, task_config), None
         dropout = task_config.condition_dropout
         require(
             dropout == 0 or isinstance(task, ImageTask),
@@ -92,15 +95,18 @@ def build(config: Config) -> Mixture:
                 seed=config.train.seed,
             )
         length = config.model.context_length
-        train = _rows(name, "train", task, splits[name].train, length, task_config.loss_weight, refresh)
-        validation = _rows(name, "validation", task, splits[name].validation, length)
+        where, on_long = f"data.tasks.{name}", task_config.on_long
+        train, long_train = _rows(
+            f"{where}, train split", task, splits[name].train, length, task_config.loss_weight, on_long, refresh
+        )
+        validation, long_held = _rows(f"{where}, validation split", task, splits[name].validation, length, 1.0, on_long)
         pairs = sum(len(document.tokens) - 1 for document in train.documents)
         require(
             task.packing != "stream" or pairs >= length,
             f"data.tasks.{name}: {task_config.path or task_config.source!r} holds {pairs} training tokens, fewer than one "
             f"window of model.context_length {length}: lower --model.context-length or give more text.",
         )
-        tasks[name] = TaskData(task, splits[name], train, validation)
+        tasks[name] = TaskData(task, splits[name], train, validation, (long_train, long_held))
     require(
         not changes(config.data.augment) or any(isinstance(data.task, ImageTask) for data in tasks.values()),
         f"data.augment is {config.data.augment}, but no task of the config has pictures: leave it at its default.",
@@ -109,21 +115,33 @@ def build(config: Config) -> Mixture:
 
 
 def _rows(
-    name: str,
-    part: str,
+    where: str,
     task: Task,
     examples: Sequence[Any],
     length: int,
-    loss_weight: float = 1.0,
+    loss_weight: float,
+    on_long: str,
     refresh: Callable[[int, int], Document] | None = None,
-) -> PackedRows:
-    """Encode and pack one split; what is wrong with an example is said with the name of its task."""
+) -> tuple[PackedRows, int]:
+    """Encode and pack one split; return its rows and how many examples were left out as too long.
+
+    What is wrong with an example is said with the name of its task.
+    """
     try:
-        rows = pack([task.encode(example) for example in examples], task.packing, length, loss_weight, refresh)
+        documents = [task.encode(example) for example in examples]
+        skips = on_long == "skip" and task.packing == "whole"
+        kept = [i for i, document in enumerate(documents) if not skips or len(document.tokens) <= length + 1]
+        again = None if refresh is None else lambda i, epoch: refresh(kept[i], epoch)
+        rows = pack([documents[i] for i in kept], task.packing, length, loss_weight, again)
     except ValueError as error:
-        raise ValueError(f"data.tasks.{name}, {part} split: {error}") from None
-    require(len(rows) > 0, f"data.tasks.{name}: the {part} split holds no target to predict: give it more data.")
-    return rows
+        raise ValueError(f"{where}: {error}") from None
+    skipped = len(examples) - len(kept)
+    require(
+        len(rows) > 0,
+        f"{where} holds no target to predict ({skipped} of {len(examples)} examples are longer than "
+        f"model.context_length {length}): give it more data, or raise model.context_length.",
+    )
+    return rows, skipped
 
 
 def make_vocabulary(config: TokenizerConfig, splits: Sequence[Splits], seed: int) -> Vocabulary:
@@ -142,7 +160,7 @@ def make_vocabulary(config: TokenizerConfig, splits: Sequence[Splits], seed: int
         except Exception as error:  # the library raises nothing narrower
             raise ValueError(f"tokenizer.path {config.path!r} is not a tokenizer.json of a BPE: {error}.") from None
     else:
-        text = tokenizer_class(config.text).train(_texts(train), config.bpe_vocab_size)
+        text = tokenizer_class(config.text).train(_texts(train), config.bpe_vocab_size, config.bpe_across_words)
     pictures = [example.pixels for example in train if isinstance(example, Picture)]
     return Vocabulary(config.text, text, make_code(config, pictures, seed))
 
@@ -155,6 +173,8 @@ def _texts(examples: Sequence[Any]) -> list[str]:
         elif isinstance(example, QuestionAnswer):
             for turn in (example, *example.more):
                 texts += [turn.context, turn.question, turn.answer, *turn.choices]
+        elif isinstance(example, Conversation):
+            texts += [message.content for message in example.messages]
         elif isinstance(example, Picture):
             texts.append(example.caption)
     return texts

@@ -2,8 +2,16 @@
 
 Example: "2+3=" -> "5" in bytes: <|question|> 2 + 3 = <|answer|> 5 <|endofanswer|>, weights 0 0 0 0 0 0 1 1. Further
 questions of the same conversation follow in the same way, and see what came before them.
+
+A context stands before the question, and the choices after it, each after its own marker and in their own order:
+
+    <|context|> It is red. <|question|> Which colour? <|choice|> blue <|choice|> red <|answer|> red <|endofanswer|>
+
+What is answered is a choice's own words, never its letter or number, so that its likelihood can be compared with that
+of the other choices. With `data.tasks.NAME.show_choices` off the choices are left out, and the question is asked closed-book.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -11,49 +19,58 @@ import numpy as np
 
 from jgpt.batch import Document
 from jgpt.check import require
+from jgpt.config import TaskConfig
 from jgpt.data.examples import QuestionAnswer
+from jgpt.data.lists import from_lists as from_lists
 from jgpt.tasks.task import Phase, Prompt
 from jgpt.tokenizers.vocabulary import Vocabulary
 
 
 class QATask:
-    """Closed questions, kept whole in a row.
+    """Questions, closed-book or with context and choices, kept whole in a row.
 
     Args:
         vocabulary: of the run.
         max_new_tokens: tokens of the longest answer in training, its end included.
+        show_choices: list the choices of a question that has some before the answer.
     """
 
     kind: ClassVar[str] = "qa"
     packing: ClassVar[str] = "whole"
     score_name: ClassVar[str | None] = None
 
-    def __init__(self, vocabulary: Vocabulary, max_new_tokens: int) -> None:
+    def __init__(self, vocabulary: Vocabulary, max_new_tokens: int, show_choices: bool = False) -> None:
         self.vocabulary = vocabulary
         self.max_new_tokens = max_new_tokens
+        self.show_choices = show_choices
         names = ("<|question|>", "<|answer|>", "<|endofanswer|>")
         self.question, self.answer, self.end = (vocabulary.special(name) for name in names)
+        self.phases = (Phase((*vocabulary.text_ids, self.end)),)
 
     @classmethod
-    def fit(cls, vocabulary: Vocabulary, examples: Sequence[QuestionAnswer]) -> "QATask":
+    def fit(
+        cls, vocabulary: Vocabulary, examples: Sequence[QuestionAnswer], options: TaskConfig | None = None
+    ) -> "QATask":
         """Return the task; its answers may become as long as the longest of `examples`."""
         answers = [turn.answer for example in examples for turn in (example, *example.more)]
-        return cls(vocabulary, max(len(vocabulary.encode_text(answer)) for answer in answers) + 1)
+        longest = max(len(vocabulary.encode_text(answer)) for answer in answers) + 1
+        listed = any(turn.choices for example in examples for turn in (example, *example.more))
+        return cls(vocabulary, longest, listed and (options is None or options.show_choices))
 
     @classmethod
     def from_json(cls, vocabulary: Vocabulary, state: dict[str, Any]) -> "QATask":
-        """Rebuild from `to_json`."""
-        return cls(vocabulary, state["max_new_tokens"])
+        """Rebuild from `to_json`; runs saved before choices were known list none."""
+        return cls(vocabulary, state["max_new_tokens"], state.get("show_choices", False))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the length of the longest answer."""
-        return {"max_new_tokens": self.max_new_tokens}
+        """Return the length of the longest answer, and whether choices are listed."""
+        return {"max_new_tokens": self.max_new_tokens, "show_choices": self.show_choices}
 
     def encode(self, example: QuestionAnswer) -> Document:
         """Return the document of a question and its answer.
 
         Raises:
-            ValueError: question or answer is empty.
+            ValueError: question or answer is empty, or the answer is not one of the choices.
         """
         tokens, weights = [], []
         for turn in (example, *example.more):
@@ -61,34 +78,54 @@ class QATask:
                 bool(turn.answer.strip()),
                 f"the question {turn.question!r} has an empty answer: nothing could be trained or scored; leave it out.",
             )
+            require(
+                not turn.choices or turn.answer in turn.choices,
+                f"the question {turn.question!r} has the answer {turn.answer!r}, which is none of its choices "
+                f"{list(turn.choices)}: give the answer word for word as among the choices, or leave them out.",
+            )
             given = self._given(turn)
             trained = np.concatenate([self.vocabulary.encode_text(turn.answer), [self.end]])
             tokens += [given, trained]
             weights += [np.zeros(len(given), np.float32), np.ones(len(trained), np.float32)]
         return Document(np.concatenate(tokens).astype(np.int32), np.concatenate(weights))
 
+    def candidates(self, example: QuestionAnswer) -> list[Document]:
+        """Return the document of each choice as the answer, in the order of the choices; weights as in `encode`.
+
+        Raises:
+            ValueError: there are no two choices, or one of them is empty.
+        """
+        require(
+            len(example.choices) >= 2,
+            f"the question {example.question!r} has {len(example.choices)} choices: give at least two to choose from.",
+        )
+        return [self.encode(dataclasses.replace(example, answer=choice, more=())) for choice in example.choices]
+
     def prompt(self, request: str | QuestionAnswer) -> Prompt:
-        """Return the prompt that answers a question, with its context where it has one. Raises ValueError where it is empty."""
-        phases = (Phase((*self.vocabulary.text_ids, self.end)),)
+        """Return the prompt that answers a question, with its context and choices. Raises ValueError where it is empty."""
         example = QuestionAnswer(request, "") if isinstance(request, str) else request
-        return Prompt(self._given(example), (self.end,), phases, self.max_new_tokens)
+        return Prompt(self._given(example), (self.end,), self.phases, self.max_new_tokens)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the answer that generated ids stand for."""
         return self.vocabulary.decode_text(ids)
 
     def dimensions(self, example: QuestionAnswer) -> int | None:
-        """Return None: answers are scored by exact match, not by bits."""
+        """Return None: answers are scored by what they say, not by bits."""
         del example
         return None
 
-    def exact_match(self, answer: str, example: QuestionAnswer) -> bool:
-        """Return whether `answer` is the expected one, white space at its ends aside."""
-        return answer.strip() == example.answer.strip()
-
     def _given(self, turn: QuestionAnswer) -> np.ndarray:
+        """Return the ids before the answer, the marker of the answer included."""
         require(bool(turn.question.strip()), f"the question is {turn.question!r}: it must hold something to answer.")
-        ids = [[self.question], self.vocabulary.encode_text(turn.question), [self.answer]]
+        parts = [("<|question|>", turn.question)]
         if turn.context:
-            ids = [[self.vocabulary.special("<|context|>")], self.vocabulary.encode_text(turn.context), *ids]
-        return np.concatenate(ids).astype(np.int32)
+            parts.insert(0, ("<|context|>", turn.context))
+        if self.show_choices:
+            parts += [("<|choice|>", choice) for choice in turn.choices]
+        ids = [
+            ids
+            for marker, text in parts
+            for ids in ([self.vocabulary.special(marker)], self.vocabulary.encode_text(text))
+        ]
+        return np.concatenate([*ids, [self.answer]]).astype(np.int32)

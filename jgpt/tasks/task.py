@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 
 from jgpt.batch import Document
+from jgpt.config import TaskConfig
 from jgpt.tokenizers.vocabulary import Vocabulary
 
 
@@ -58,8 +59,8 @@ class Task(Protocol):
     score_name: ClassVar[str | None]
 
     @classmethod
-    def fit(cls, vocabulary: Vocabulary, examples: Sequence[Any]) -> "Task":
-        """Return the task with what it needs to know of its training examples."""
+    def fit(cls, vocabulary: Vocabulary, examples: Sequence[Any], options: TaskConfig | None = None) -> "Task":
+        """Return the task with what it needs to know of its training examples and of its config; None = defaults."""
         ...
 
     @classmethod

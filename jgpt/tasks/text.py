@@ -10,6 +10,7 @@ import numpy as np
 
 from jgpt.batch import Document
 from jgpt.check import require
+from jgpt.config import TaskConfig
 from jgpt.data.examples import TokenStream
 from jgpt.tasks.task import Phase, Prompt
 from jgpt.tokenizers.vocabulary import Vocabulary
@@ -29,11 +30,12 @@ class TextTask:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
         self.start, self.end = vocabulary.special("<|text|>"), vocabulary.special("<|endoftext|>")
+        self.phases = (Phase((*vocabulary.text_ids, self.end)),)
 
     @classmethod
-    def fit(cls, vocabulary: Vocabulary, examples: Sequence[Any]) -> "TextTask":
+    def fit(cls, vocabulary: Vocabulary, examples: Sequence[Any], options: TaskConfig | None = None) -> "TextTask":
         """Return the task; text needs to know nothing of its examples."""
-        del examples
+        del examples, options
         return cls(vocabulary)
 
     @classmethod
@@ -62,7 +64,7 @@ class TextTask:
     def prompt(self, request: str) -> Prompt:
         """Return the prompt that continues `request`; only text and the end may follow."""
         tokens = np.concatenate([[self.start], self.vocabulary.encode_text(request)]).astype(np.int32)
-        return Prompt(tokens, (self.end,), (Phase((*self.vocabulary.text_ids, self.end)),))
+        return Prompt(tokens, (self.end,), self.phases)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of generated ids."""

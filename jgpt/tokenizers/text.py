@@ -42,9 +42,9 @@ class ByteTokenizer:
     size = 256
 
     @classmethod
-    def train(cls, texts: Iterable[str], size: int) -> "ByteTokenizer":
+    def train(cls, texts: Iterable[str], size: int, across_words: bool = False) -> "ByteTokenizer":
         """Return the tokenizer; bytes need no training."""
-        del texts, size
+        del texts, size, across_words
         return cls()
 
     @classmethod
@@ -80,9 +80,9 @@ class CharacterTokenizer:
         self._ids = {character: index for index, character in enumerate(characters)}
 
     @classmethod
-    def train(cls, texts: Iterable[str], size: int) -> "CharacterTokenizer":
-        """Collect the characters of `texts`. `size` belongs to BPE and has no meaning here."""
-        del size
+    def train(cls, texts: Iterable[str], size: int, across_words: bool = False) -> "CharacterTokenizer":
+        """Collect the characters of `texts`. `size` and `across_words` belong to BPE and have no meaning here."""
+        del size, across_words
         found: set[str] = set()
         for text in texts:
             found.update(text)
@@ -117,6 +117,9 @@ class CharacterTokenizer:
         return json.dumps({"type": "characters", "characters": self.characters})
 
 
+SENTENCE: Final = r"[^.?!\n]*[.?!\n]+"
+
+
 class BPETokenizer:
     """Byte-level byte-pair encoding (Sennrich et al. 2016; bytes as in GPT-2), by Hugging Face `tokenizers`.
 
@@ -129,12 +132,22 @@ class BPETokenizer:
         self.size = model.get_vocab_size()
 
     @classmethod
-    def train(cls, texts: Iterable[str], size: int) -> "BPETokenizer":
-        """Learn `size` entries (fewer where `texts` are too short), the 256 bytes among them."""
-        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    def train(cls, texts: Iterable[str], size: int, across_words: bool = False) -> "BPETokenizer":
+        """Learn `size` entries (fewer where `texts` are too short), the 256 bytes among them.
+
+        Args:
+            texts: to learn from.
+            size: entries.
+            across_words: let an entry span words up to the end of a sentence, as in SuperBPE (Liu et al. 2025): where
+                few phrases make up a text, it becomes several times shorter.
+        """
+        from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
         model = Tokenizer(models.BPE())
-        model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not across_words)
+        if across_words:
+            sentences = pre_tokenizers.Split(Regex(SENTENCE), "isolated")
+            model.pre_tokenizer = pre_tokenizers.Sequence([sentences, model.pre_tokenizer])
         model.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
         model.train_from_iterator(

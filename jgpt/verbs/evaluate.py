@@ -5,6 +5,7 @@ import json
 import sys
 from typing import Final
 
+from jgpt.check import require
 from jgpt.runtime import configure
 
 HELP: Final = "score a run on its held-out data"
@@ -17,28 +18,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--json", action="store_true", help="print one JSON object, last on stdout; the table goes to stderr"
     )
     parser.add_argument("--step", type=int, help="checkpoint to score (default: the newest)")
+    parser.add_argument(
+        "--draw",
+        type=int,
+        metavar="N",
+        help="draw N pictures of each class and count those that a small classifier takes for what they were drawn for",
+    )
+    parser.add_argument(
+        "--stride", type=int, help="score texts also in windows of the whole context that move on by this many tokens"
+    )
+    parser.add_argument("--path", help="score this file or folder instead, all of it, as one task's held-out data")
+    parser.add_argument("--task", help="task that reads --path (default: the run's only one)")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Print a table of scores; with --json one object, last on stdout."""
+    require(
+        arguments.path is not None or arguments.task is None,
+        f"--task {arguments.task!r} says which task reads --path: give --path as well.",
+    )
     configure()
+    import dataclasses
+
     import jax
     from rich.console import Console
 
     import jgpt
-    from jgpt import evaluate, sharding, step
+    from jgpt import evaluate, picture_scores, sharding, step
     from jgpt.config import MeshConfig
-    from jgpt.report import score_table
+    from jgpt.report import category_table, score_table
     from jgpt.tasks import mixture
 
     model = jgpt.load(arguments.run, step=arguments.step)
-    data = mixture.build(model.config)
+    if arguments.stride is not None:
+        config = dataclasses.replace(model.config, eval=dataclasses.replace(model.config.eval, stride=arguments.stride))
+        model = dataclasses.replace(model, config=config)
+    if arguments.path is not None:
+        data = evaluate.from_path(model, arguments.path, arguments.task)
+    else:
+        data = mixture.build(model.config)
     mesh = sharding.make_mesh(MeshConfig(data=1))
     eval_step = step.compile_eval_step(model.model, model.config.train, mesh)
     rows = model.config.eval.batch_size or model.config.train.batch_size
-    scores, _ = evaluate.final_scores(model, data, eval_step, mesh, rows)
+    scores, answered = evaluate.final_scores(model, data, eval_step, mesh, rows)
+    if arguments.draw is not None:
+        scores |= picture_scores.consistencies(model, data.tasks, per_class=arguments.draw)
     table = Console(file=sys.stderr if arguments.json else sys.stdout, highlight=False)
     table.print(f"{arguments.run}, step {model.step}, on {jax.devices()[0].device_kind}")
     table.print(score_table(scores))
+    tables = evaluate.by_category(answered)
+    for name, categories in tables.items():
+        table.print(category_table(name, categories))
     if arguments.json:
-        print(json.dumps({"run": arguments.run, "step": model.step, **scores}))
+        print(json.dumps({"run": arguments.run, "step": model.step, **scores, "by_category": tables}))

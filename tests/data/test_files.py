@@ -7,15 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jgpt.config import DataConfig
 from jgpt.data.examples import Splits
-from jgpt.data.files import read_path
 from jgpt.data.holdout import hold_out, tail_start
+from jgpt.data.recognise import read_path
 
 SHAKESPEARE = Path(__file__).parents[3] / "shared" / "data" / "text" / "tinyshakespeare.txt"
 
 
 def read(path: Path, **changes: object) -> Splits:
-    arguments = {"kind": "text", "encoding": "utf-8", "validation_fraction": 0.1, "seed": 0} | changes
+    data = DataConfig(encoding=str(changes.pop("encoding", "utf-8")))
+    arguments = {"kind": "text", "data": data, "validation_fraction": 0.1, "seed": 0} | changes
     return read_path(str(path), **arguments)
 
 
@@ -91,7 +93,9 @@ def test_a_folder_with_one_file_is_that_file(tmp_path: Path) -> None:
     file = write(tmp_path / "in" / "a.txt", "0123456789")
     assert read(tmp_path / "in") == read(file)
     write(tmp_path / "in" / "b.txt", "0123456789")
-    assert read(tmp_path / "in") == read(file)
+    twins = read(tmp_path / "in")
+    assert (twins.train, twins.validation) == (read(file).train, read(file).validation)
+    assert twins.notes == ("1 text(s) equal to another left out",)
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "int32", ">u4", "int64"])

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jgpt.data import tfds_folder, tfds_source
+from jgpt.config import DataConfig
+from jgpt.data import tfds_folder, tfds_questions, tfds_source
 from jgpt.data.examples import Splits
 from jgpt.data.tfds_source import read_tfds
 
@@ -66,11 +67,64 @@ class ToyPictures(ToyTexts):
             yield value, {"image": file, "label": value % 2}
 
 
+class Squad(ToyTexts):
+    """Questions laid out as in SQuAD v2, one of them without an answer; its name is that of the real set."""
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            "id": tfds.features.Text(),
+            "title": tfds.features.Text(),
+            "context": tfds.features.Text(),
+            "question": tfds.features.Text(),
+            "answers": tfds.features.Sequence({"text": tfds.features.Text(), "answer_start": np.int32}),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, downloads: object) -> dict[str, Iterator]:
+        return {"train": self._questions(range(4)), "validation": self._questions(range(4, 6))}
+
+    def _questions(self, numbers: range) -> Iterator:
+        for i in numbers:
+            texts = [] if i == 3 else [f"a{i}", f"A{i}"]
+            yield (
+                i,
+                {
+                    "id": str(i),
+                    "title": f"article {i}",
+                    "context": f"story {i}",
+                    "question": f"Where is q{i}?",
+                    "answers": [{"text": text, "answer_start": 0} for text in texts],
+                },
+            )
+
+
+class Ai2Arc(ToyTexts):
+    """Multiple choice laid out as in ARC, in a single split; its name is that of the real set."""
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        label = tfds.features.ClassLabel(names=["A", "B", "C", "D", "E"])
+        features = {
+            "question": tfds.features.Text(),
+            "choices": tfds.features.Sequence({"text": tfds.features.Text(), "label": label}),
+            "answerKey": label,
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, downloads: object) -> dict[str, Iterator]:
+        choices = [{"text": text, "label": key} for text, key in zip(("ice", "snow", "rain"), "BCA", strict=True)]
+        keys = "BCAB"
+        return {
+            "train": ((i, {"question": f"q{i}", "choices": choices, "answerKey": keys[i]}) for i in range(len(keys)))
+        }
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = str(tmp_path_factory.mktemp("tfds"))
     for name in ("toy_texts", "toy_novel", "toy_pictures"):
         tfds.builder(name, data_dir=folder, file_format="array_record").download_and_prepare()
+    for cls in (Squad, Ai2Arc):
+        cls(data_dir=folder, file_format="array_record").download_and_prepare()
     return folder
 
 
@@ -162,9 +216,39 @@ def test_missing_features_are_listed(prepared: str) -> None:
     assert "line" in complaint(ValueError, "toy_texts", "image", prepared)
 
 
-def test_questions_are_not_read_from_tfds(prepared: str) -> None:
-    said = complaint(ValueError, "squad", "qa", prepared)
-    assert "'tfds:squad'" in said and "'qa'" in said and "kind" in said
+def test_questions_are_read_by_the_table_of_features(prepared: str) -> None:
+    splits = read("squad", "qa", prepared)
+    assert (len(splits.train), len(splits.validation), splits.kind) == (3, 2, "qa")
+    first = next(example for example in splits.train if example.question == "Where is q0?")
+    assert (first.answer, first.references, first.context) == ("a0", ("a0", "A0"), "story 0")
+    assert splits.notes == ("1 question(s) without an answer left out",)
+
+
+def test_choices_are_found_by_their_label(prepared: str) -> None:
+    splits = read("ai2_arc", "auto", prepared, 0.5)
+    assert splits.kind == "qa" and len(splits.train) == len(splits.validation) == 2
+    for example in (*splits.train, *splits.validation):
+        assert example.choices == ("ice", "snow", "rain")
+        assert example.answer == {"q0": "ice", "q1": "snow", "q2": "rain", "q3": "ice"}[example.question]
+
+
+def test_columns_name_the_features_of_any_other_set(prepared: str) -> None:
+    data = DataConfig(columns={"question": "line", "answer": "line"})
+    splits = read_tfds("toy_texts", kind="qa", data_dir=prepared, seed=0, validation_fraction=0.1, data=data)
+    assert len(splits.train) == 18 and all(example.question == example.answer for example in splits.train)
+    said = complaint(ValueError, "toy_texts", "qa", prepared)
+    assert "'question'" in said and "'line'" in said and "--data.columns" in said
+
+
+@pytest.mark.parametrize("name", [*tfds_questions.QUESTION_FEATURES, *tfds_source.TEXT_FEATURES])
+def test_the_tables_name_features_that_tfds_knows(name: str, tmp_path: Path) -> None:
+    try:
+        features = tfds_source._paths(tfds.builder(name, data_dir=tmp_path).info.features)
+    except tfds.core.registered.DatasetNotFoundError:
+        pytest.skip(f"this release of TFDS does not register {name}")
+    parts = tfds_questions.QUESTION_FEATURES.get(name, {"text": tfds_source.TEXT_FEATURES.get(name, "")})
+    for path in parts.values():
+        assert set(path if isinstance(path, tuple) else [path]) <= set(features)
 
 
 def test_a_missing_data_set_says_how_to_get_it_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from jgpt.tokenizers.text import (
 )
 
 TRAINING = ["The quick brown fox jumps over the lazy dog. " * 20, "Zwölf Boxkämpfer jagen Viktor übers Feld.\n" * 20]
+ACROSS = BPETokenizer.train(TRAINING, 330, across_words=True)
 LETTERS = "".join(sorted(set("".join(TRAINING))))
 BUILT = {name: kind.train(TRAINING, 300) for name, kind in TOKENIZERS.items()}
 AWKWARD = ["", " ", "\r\n\t ", "  two  spaces  ", "<|endoftext|>", "\0", "e\u0301 é", "👩\u200d👧 中文", "\ufeff"]
@@ -34,6 +35,7 @@ def check_round_trip(tokenizer: TextTokenizer, text: str) -> None:
 def test_bytes_and_bpe_express_every_text(text: str) -> None:
     check_round_trip(BUILT["bytes"], text)
     check_round_trip(BUILT["bpe"], text)
+    check_round_trip(ACROSS, text)
 
 
 @given(st.text(LETTERS))
@@ -77,6 +79,13 @@ def test_a_lone_surrogate_is_refused(kind: type[TextTokenizer]) -> None:
     tokenizer = kind.train(TRAINING, 300)
     with pytest.raises(ValueError, match=r"'\\udc80' at character 2.*lone surrogate.*remove it"):
         tokenizer.encode("ab\udc80")
+
+
+def test_entries_across_words_end_with_their_sentence() -> None:
+    pieces = [ACROSS.decode([i]) for i in ACROSS.encode(TRAINING[0])]
+    assert any(" " in piece.strip() for piece in pieces)
+    assert all("." not in piece[:-1] for piece in pieces)
+    assert len(pieces) < len(BUILT["bpe"].encode(TRAINING[0]))
 
 
 def test_an_unknown_character_names_itself_and_the_fix() -> None:

@@ -71,6 +71,6 @@ def test_refusals_name_the_value_and_the_fix() -> None:
     with pytest.raises(ValueError, match=r"no image ids"):
         build().decode_image([], (0, 0))
     with pytest.raises(ValueError, match=r"outside the image ids range\(271, 287\)"):
-        WITH_IMAGES.decode_image([265, 265, 265, 3], (2, 2))
+        WITH_IMAGES.decode_image([271, 271, 271, 3], (2, 2))
     with pytest.raises(ValueError, match=r"2 image ids cannot fill a picture of 2 x 2"):
         WITH_IMAGES.decode_image([271, 271], (2, 2))

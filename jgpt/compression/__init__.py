@@ -1,0 +1,1 @@
+"""Exact compression driven by a model: what its likelihood claims, made into a file that comes back."""

@@ -1,0 +1,122 @@
+"""bAbI (Weston et al. 2015): twenty kinds of questions about short stories, a file a kind and split.
+
+Owns the format. A file holds numbered lines; a line with tabs is a question with its answer and the lines that support
+it, any other a fact, and number 1 begins a new story:
+
+    1 Mary moved to the bathroom.
+    2 John went to the hallway.
+    3 Where is Mary?        bathroom        1
+
+Refuses archives and folders, which `jgpt.data.recognise` opens.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from jgpt.check import require
+from jgpt.data.examples import QuestionAnswer, Splits
+
+NAME: Final = re.compile(r"qa(\d+)_([\w-]+)_(train|test)\.txt$")
+
+
+def read_babi(files: Mapping[str, str]) -> Splits:
+    """Return the stories of all files: 'train' files to learn from, 'test' files held out.
+
+    A training story is one conversation: each question sees the facts, questions and answers before it. One of several
+    questions stands there once more, with its last question alone. A held-out question is asked as the benchmark asks
+    it, after the facts alone.
+
+    Args:
+        files: text of each file by its name; names that are not bAbI's are ignored.
+
+    Raises:
+        ValueError: a line breaks the format; file and line are named. There is no training file, or no test file.
+    """
+    train: list[QuestionAnswer] = []
+    held: list[QuestionAnswer] = []
+    kinds: dict[str, set[str]] = {"train": set(), "test": set()}
+    for name in sorted(files, key=_number):
+        match = NAME.search(name)
+        if match is None:
+            continue
+        category = f"{int(match[1]):02d} {match[2].replace('-', ' ')}"
+        kinds[match[3]].add(category)
+        for story in _stories(name, files[name]):
+            if match[3] == "train":
+                train.append(_conversation(story, category))
+                if train[-1].more:
+                    train.append(list(_questions(story, category))[-1])
+            else:
+                held += _questions(story, category)
+    for part, found in kinds.items():
+        require(bool(found), f"no bAbI file qa*_{part}.txt is among {', '.join(sorted(files)) or 'nothing'}: add them.")
+    notes = []
+    for missing, there, what in (("train", "test", "scored untrained"), ("test", "train", "trained, not scored")):
+        alone = sorted(kinds[there] - kinds[missing])
+        if alone:
+            notes.append(f"no {missing} file of {', '.join(alone)}: {what}")
+    return Splits(
+        train,
+        held,
+        kind="qa",
+        recognised=f"bAbI stories, {len(kinds['train'] | kinds['test'])} kinds of questions",
+        notes=tuple(notes),
+    )
+
+
+def _number(name: str) -> tuple[int, str]:
+    match = NAME.search(name)
+    return (int(match[1]) if match else 0, name)
+
+
+def _stories(name: str, text: str) -> Iterator[list[tuple[str, ...]]]:
+    """Yield stories as lists of (fact,) and (question, answer), in order."""
+    story: list[tuple[str, ...]] = []
+    for at, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        number, _, rest = line.partition(" ")
+        require(
+            number.isdigit() and bool(rest.strip()),
+            f"{name}, line {at}: {line[:60]!r} does not begin with a number and a text, as every line of bAbI does.",
+        )
+        if number == "1" and story:
+            yield story
+            story = []
+        question, *answer = rest.split("\t")
+        if answer:
+            require(
+                bool(question.strip()) and bool(answer[0].strip()),
+                f"{name}, line {at}: a question needs question, tab, answer; found {rest[:60]!r}.",
+            )
+            story.append((question.strip(), answer[0].strip()))
+        else:
+            story.append((rest.strip(),))
+    if story:
+        yield story
+
+
+def _conversation(story: list[tuple[str, ...]], category: str) -> QuestionAnswer:
+    """Return a story as one conversation; each question brings the facts since the one before."""
+    turns: list[QuestionAnswer] = []
+    facts: list[str] = []
+    for line in story:
+        if len(line) == 1:
+            facts.append(line[0])
+        else:
+            turns.append(QuestionAnswer(line[0], line[1], context=" ".join(facts), category=category))
+            facts = []
+    require(bool(turns), f"a story of {category} asks nothing: {' '.join(facts)[:80]!r}.")
+    first, *later = turns
+    return QuestionAnswer(first.question, first.answer, tuple(later), context=first.context, category=category)
+
+
+def _questions(story: list[tuple[str, ...]], category: str) -> Iterator[QuestionAnswer]:
+    """Yield each question of a story with all facts before it."""
+    facts: list[str] = []
+    for line in story:
+        if len(line) == 1:
+            facts.append(line[0])
+        else:
+            yield QuestionAnswer(line[0], line[1], context=" ".join(facts), category=category)

@@ -1,0 +1,202 @@
+"""The files that a path stands for: itself, those below a folder, those inside an archive.
+
+Owns walking, decompression (gzip, xz, bzip2, tar, zip), which files are never data (licences), and which belong to the
+train, validation or test split by name. Refuses to write to disk, and to expand more than `EXPANDED_BYTES`.
+"""
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import re
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Final
+
+from jgpt.check import require
+
+EXPANDED_BYTES: Final = 1 << 30  # of one compressed file or archive; they are read into memory
+OPENERS: Final[dict[str, Callable[[IO[bytes]], io.BufferedIOBase]]] = {
+    ".gz": lambda file: gzip.GzipFile(fileobj=file),
+    ".xz": lambda file: lzma.LZMAFile(file),
+    ".bz2": lambda file: bz2.BZ2File(file),
+}
+ARCHIVE: Final = re.compile(r"\.(tar|tar\.gz|tgz|tar\.xz|txz|tar\.bz2|tbz2?|zip)$", re.IGNORECASE)
+NEVER_DATA: Final = re.compile(r"(licen[cs]e|copying|copyright|notice)([._-].*)?", re.IGNORECASE)
+SPLIT_NAMES: Final = {
+    "train": "train",
+    "training": "train",
+    "valid": "validation",
+    "validation": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """One file to read, wherever it lies.
+
+    Attributes:
+        name: path below the folder or archive, without the suffix of a compression: "part/qa.jsonl".
+        where: what a message calls it.
+        load: returns its bytes.
+    """
+
+    name: str
+    where: str
+    load: Callable[[], bytes]
+
+    @property
+    def suffix(self) -> str:
+        """Suffix in lower case, such as ".csv"; empty where there is none."""
+        return PurePosixPath(self.name).suffix.lower()
+
+    @property
+    def stem(self) -> str:
+        """Name without folder and suffix."""
+        return PurePosixPath(self.name).stem
+
+
+def list_inputs(path: Path) -> tuple[list[InputFile], list[str]]:
+    """Return the data files of a file, folder or archive in order of path, and the names of those that are none.
+
+    Raises:
+        ValueError: an archive is broken, encrypted or expands to more than `EXPANDED_BYTES`.
+    """
+    if path.is_file():
+        return _expand(path, path.name, alone=True), []
+    found = [file for file in files_below(path) if file.stat().st_size]
+    inputs = [entry for file in found for entry in _expand(file, file.relative_to(path).as_posix(), alone=False)]
+    data = [entry for entry in inputs if not is_never_data(entry.name)]
+    if not data:  # a folder of licences is what the user has
+        return inputs, []
+    return data, [entry.name for entry in inputs if is_never_data(entry.name)]
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Return the files at any depth in order of path; hidden ones are left out, and linked folders entered once."""
+    found: list[Path] = []
+    entered: set[str] = set()
+    for name, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(name)
+        folders[:] = [] if real in entered else [below for below in folders if not below.startswith(".")]
+        if real not in entered:
+            found += [Path(name) / file for file in files if not file.startswith(".")]
+        entered.add(real)
+    return sorted((file for file in found if file.is_file()), key=lambda file: file.relative_to(folder).parts)
+
+
+def is_never_data(name: str) -> bool:
+    """Return whether a file is a licence or the like, which lies beside data and is none."""
+    return NEVER_DATA.fullmatch(PurePosixPath(name).name) is not None
+
+
+def split_of(name: str) -> str | None:
+    """Return "train", "validation" or "test" where the file or its topmost folder is named so, else None.
+
+    "train.jsonl", "train-v1.1.json", "trivia_dev.csv" and "test/a.txt" are; "contest.txt" is not.
+    """
+    path = PurePosixPath(name)
+    words = re.split(r"[^a-z]+", path.name.lower().removesuffix(path.suffix.lower()))
+    folder = path.parts[0].lower() if len(path.parts) > 1 else ""
+    for word in (folder, words[0], words[-1]):
+        if word in SPLIT_NAMES:
+            return SPLIT_NAMES[word]
+    return None
+
+
+def own_splits(files: Sequence[InputFile]) -> dict[str, list[InputFile]] | None:
+    """Return the files by split where every one of them is named after a split, and one is for training."""
+    parts: dict[str, list[InputFile]] = {}
+    for file in files:
+        parts.setdefault(split_of(file.name) or "", []).append(file)
+    return parts if "" not in parts and "train" in parts and len(parts) > 1 else None
+
+
+def _expand(file: Path, name: str, *, alone: bool) -> list[InputFile]:
+    """Return a file as it is, decompressed when loaded, or the files inside it where it is an archive."""
+    if ARCHIVE.search(name):
+        members = _zip_members(file) if name.lower().endswith(".zip") else _tar_members(file)
+        inside = "" if alone else f"{name}/"
+        return [
+            InputFile(f"{inside}{member}", f"{file}/{member}", lambda content=content: content)
+            for member, content in members
+        ]
+    opener = OPENERS.get(file.suffix.lower())
+    if opener is None:
+        return [InputFile(name, str(file), file.read_bytes)]
+    return [InputFile(name[: -len(file.suffix)], str(file), lambda: _decompress(file, opener))]
+
+
+def _decompress(file: Path, opener: Callable[[IO[bytes]], io.BufferedIOBase]) -> bytes:
+    try:
+        with open(file, "rb") as raw, opener(raw) as expanded:
+            content = expanded.read(EXPANDED_BYTES + 1)
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+        raise ValueError(_broken(file, error)) from None
+    require(len(content) <= EXPANDED_BYTES, _too_large(file))
+    return content
+
+
+def _tar_members(file: Path) -> list[tuple[str, bytes]]:
+    members: list[tuple[str, bytes]] = []
+    total = 0
+    try:
+        with tarfile.open(file) as archive:
+            for member in archive:
+                total += member.size if member.isfile() else 0
+                require(total <= EXPANDED_BYTES, _too_large(file))
+                content = archive.extractfile(member) if member.isfile() else None
+                if content is not None and member.size:
+                    members.append((member.name, content.read()))
+    except (tarfile.TarError, OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+        raise ValueError(_broken(file, error)) from None
+    return _visible(file, members)
+
+
+def _zip_members(file: Path) -> list[tuple[str, bytes]]:
+    members: list[tuple[str, bytes]] = []
+    left = EXPANDED_BYTES
+    try:
+        with zipfile.ZipFile(io.BytesIO(file.read_bytes())) as archive:
+            for member in archive.infolist():
+                if member.is_dir():
+                    continue
+                with archive.open(member) as content:  # what its header says of its size need not be true
+                    read = content.read(left + 1)
+                left -= len(read)
+                require(left >= 0, _too_large(file))
+                if read:
+                    members.append((member.filename, read))
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError, EOFError, zlib.error) as error:
+        raise ValueError(_broken(file, error)) from None
+    return _visible(file, members)
+
+
+def _visible(file: Path, members: Iterable[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+    """Return members in order of path without hidden ones, such as those of __MACOSX."""
+    kept = [
+        (str(PurePosixPath(name)), content)
+        for name, content in members
+        if not any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
+    ]
+    require(bool(kept), f"the archive {str(file)!r} holds no files: pack data into it, or pass another path.")
+    return sorted(kept, key=lambda member: PurePosixPath(member[0]).parts)
+
+
+def _broken(file: Path, error: Exception) -> str:
+    return f"{str(file)!r} cannot be decompressed ({error}): it is cut off or damaged; get it again, or unpack it."
+
+
+def _too_large(file: Path) -> str:
+    return (
+        f"{str(file)!r} expands to more than {EXPANDED_BYTES:,} bytes, the most that is read from one compressed file "
+        "(a small file may be made to fill a disk): unpack it yourself and pass the folder with --data.path."
+    )

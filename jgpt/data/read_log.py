@@ -1,0 +1,63 @@
+"""What happened while a path was read: records that could not be used, and counts a user should know.
+
+Owns `data.on_bad_record`: 'error' stops at the first bad record with the way out, 'skip' counts and lists them. Refuses
+to know any format: the readers say what is wrong and where.
+"""
+
+from collections import Counter
+from typing import Final
+
+from jgpt.check import require
+
+LISTED: Final = 10  # bad records named in the notes; of the rest only the number
+
+
+class BadRecord(ValueError):
+    """A record breaks a rule; the message says which and what to write instead, the caller adds file and line."""
+
+
+class ReadLog:
+    """Collects bad records and counts of one reading.
+
+    Args:
+        on_bad_record: 'error' or 'skip', as in `DataConfig`.
+    """
+
+    def __init__(self, on_bad_record: str) -> None:
+        self.on_bad_record = on_bad_record
+        self.skipped = 0
+        self._listed: list[str] = []
+        self._counts: Counter[str] = Counter()
+
+    def bad(self, where: str, what: str) -> None:
+        """Stop at a bad record, or note it.
+
+        Args:
+            where: file and line, such as "qa.jsonl, line 3".
+            what: the broken rule and the fix, a sentence without its full stop.
+
+        Raises:
+            ValueError: `on_bad_record` is 'error'.
+        """
+        require(
+            self.on_bad_record == "skip",
+            f"{where}: {what}. Correct it, or leave out such records, counted and listed, with "
+            "--data.on-bad-record skip.",
+        )
+        self.skipped += 1
+        if len(self._listed) < LISTED:
+            self._listed.append(f"{where}: {what}")
+
+    def count(self, what: str, number: int = 1) -> None:
+        """Count something that is no error but worth a note, such as "identical record(s) with an id seen before"."""
+        self._counts[what] += number
+
+    def notes(self) -> tuple[str, ...]:
+        """Return the notes: counts first, then the number of bad records and the first of them."""
+        notes = [f"{number:,} {what}" for what, number in self._counts.items() if number]
+        if self.skipped:
+            notes.append(f"{self.skipped:,} bad record(s) skipped (data.on_bad_record is 'skip')")
+            notes += [f"skipped: {entry}" for entry in self._listed]
+            if self.skipped > len(self._listed):
+                notes.append(f"skipped: and {self.skipped - len(self._listed):,} more")
+        return tuple(notes)

@@ -1,0 +1,180 @@
+"""Files of records with named columns: JSON lines, a JSON list, CSV and TSV.
+
+Owns their syntax and the line each record stands on, ids that come twice, and the choice of a layout for a file.
+`columns` makes examples of the records. Examples: `{"question": "2+3", "answer": "5"}` on a line; or a first line
+`question,answer` and below it `2+3,5`.
+"""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any, Final, NoReturn
+
+from jgpt.check import require
+from jgpt.data.columns import Layout, example_of, layout_of
+from jgpt.data.decoding import check_characters, decode_records
+from jgpt.data.inputs import InputFile
+from jgpt.data.read_log import BadRecord, ReadLog
+
+LINES: Final = (".jsonl", ".ndjson")
+SEPARATED: Final = {".csv": ",", ".tsv": "\t"}
+TABLES: Final = (*LINES, *SEPARATED)
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON: write null or a number")
+
+
+DECODER: Final = json.JSONDecoder(parse_constant=_refuse)  # made once: json.loads makes one a call
+Row = tuple[int, Any]  # line in the file, from 1, and the record or the BadRecord that stands there
+
+
+def read_table(
+    file: InputFile, *, kind: str, columns: dict[str, str], encoding: str, log: ReadLog
+) -> tuple[Layout, list[Any]]:
+    """Read the examples of a file in order.
+
+    Args:
+        file: with a suffix of `TABLES`, or `.json`.
+        kind: "auto", or the kind of examples that are wanted.
+        columns: `data.columns`.
+        encoding: Python name of the encoding.
+        log: gets the records that cannot be used.
+
+    Raises:
+        ValueError: a column is missing, the file is broken as a whole, or a record is bad and the log stops at it.
+    """
+    text = decode_records(file.load(), file.where, encoding)
+    require(bool(text.strip()), f"{file.where!r} is empty: put records into it, or pass another file.")
+    if file.suffix in SEPARATED:
+        names, rows = _separated(text, SEPARATED[file.suffix], file.where)
+    else:
+        parsed = list(_lines(text, encoding) if file.suffix in LINES else _json_list(text, file.where))
+        records = [record for _, record in parsed if isinstance(record, dict)]
+        names, rows = list(dict.fromkeys(key for record in records for key in record)), iter(parsed)
+        for line, record in parsed if not records else ():
+            log.bad(f"{file.where}, line {line}", str(record))
+    layout = layout_of(names, where=file.where, kind=kind, columns=columns)
+    examples: list[Any] = []
+    seen: dict[Any, tuple[int, Any]] = {}
+    for line, record in rows:
+        try:
+            if isinstance(record, BadRecord):
+                raise record
+            example = example_of(record, layout, encoding)
+            if not _is_repeated(record.get(layout.columns.get("id", "")), line, example, seen, log):
+                examples.append(example)
+        except BadRecord as error:
+            log.bad(f"{file.where}, line {line}", str(error))
+    return layout, examples
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON, which knows no NaN. Raises ValueError."""
+    try:
+        return DECODER.decode(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _is_repeated(key: Any, line: int, example: Any, seen: dict[Any, tuple[int, Any]], log: ReadLog) -> bool:
+    """Return whether a record repeats an earlier one of its id. Raises BadRecord where they differ."""
+    if key is None or key == "":
+        return False
+    if not isinstance(key, str | int):
+        raise BadRecord(f"the id is {key!r}: use text or a whole number")
+    if key not in seen:
+        seen[key] = (line, example)
+        return False
+    if seen[key][1] != example:
+        raise BadRecord(f"the id {key!r} stands already on line {seen[key][0]} with other content: give it its own")
+    log.count("record(s) left out that repeat another of the same id")
+    return True
+
+
+def _lines(text: str, encoding: str) -> Iterator[Row]:
+    """Yield the records of JSON lines."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            check_characters(line, encoding)
+            record = parse_json(line)
+        except BadRecord as error:
+            record = error
+        except json.JSONDecodeError as error:
+            record = BadRecord(f"is no JSON ({error.msg} at column {error.colno})")
+        except ValueError as error:
+            record = BadRecord(f"is no JSON ({error})")
+        if not isinstance(record, dict | BadRecord):
+            record = BadRecord('is JSON but no object: write {"name": value, ...} on every line')
+        yield number, record
+
+
+def _json_list(text: str, where: str) -> Iterator[Row]:
+    """Yield the records of a JSON list of objects; one that does not parse makes the file unreadable."""
+    at, line = text.index("[") + 1, text.count("\n", 0, text.index("[")) + 1
+    while True:
+        start = at
+        while at < len(text) and text[at] in " \t\r\n,":
+            at += 1
+        line += text.count("\n", start, at)
+        if text[at : at + 1] == "]":
+            return
+        start = at
+        try:
+            record, at = DECODER.raw_decode(text, at)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{where}, line {line}: is no JSON ({error}): correct the file.") from None
+        yield line, record if isinstance(record, dict) else BadRecord("is no object: write {...} for every record")
+        line += text.count("\n", start, at)
+
+
+def _separated(text: str, separator: str, where: str) -> tuple[list[str], Iterator[Row]]:
+    """Return the names of the header and the rows below it."""
+    header = text.partition("\n")[0]
+    if separator == "," and "," not in header and ";" in header:
+        separator = ";"  # as spreadsheets write where the comma parts decimals
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # 131,072 characters by default: less than an article
+    rows = _rows(text, separator)
+    line, names = next(rows)
+    if isinstance(names, BadRecord):
+        raise ValueError(f"{where}, line {line}: {names}.")
+    names = [name.strip() for name in names]
+    double = sorted({name for name in names if names.count(name) > 1})
+    require(not double, f"{where}, line {line}: the column(s) {double} stand twice in the header: rename one.")
+    return names, _named(names, rows)
+
+
+def _rows(text: str, separator: str) -> Iterator[Row]:
+    """Yield the cells of every row with the line it begins on; empty lines are passed over."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield line, BadRecord(f"is no row of a table ({error}): write quotes within a cell twice")
+            continue
+        if cells:
+            yield line, cells
+
+
+def _named(names: list[str], rows: Iterator[Row]) -> Iterator[Row]:
+    """Yield rows as records; one with more or fewer cells than the header is bad."""
+    for line, cells in rows:
+        if isinstance(cells, BadRecord):
+            yield line, cells
+        elif len(cells) != len(names):
+            yield (
+                line,
+                BadRecord(
+                    f"has {len(cells)} cells, and the header has {len(names)}: put cells that hold the separator in quotes"
+                ),
+            )
+        else:
+            yield line, dict(zip(names, cells, strict=True))

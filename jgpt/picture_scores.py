@@ -1,0 +1,151 @@
+"""Scores of pictures beyond their likelihood: what the codes lose, and whether drawings are what they were asked for.
+
+Owns `TASK/palette_rmse` [grey levels] and `TASK/palette_psnr` [dB] of codes that lose something, and
+`TASK/classifier_accuracy` beside `TASK/class_consistency`. Refuses likelihoods, which are `evaluate`'s.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from jgpt.check import require
+from jgpt.data.examples import Picture
+from jgpt.loaded import GPT
+from jgpt.sampling import Sampling
+from jgpt.tasks.image import ImageTask
+from jgpt.tasks.mixture import TaskData
+
+MAX_TRAINING: Final = 10_000  # pictures that the classifier learns from, and is scored on
+MIN_PER_CLASS: Final = 10
+MAX_CLASSES: Final = 100
+COMPONENTS: Final = 64  # principal components that the classifier sees
+
+
+def image_codes(task: ImageTask, example: Picture) -> np.ndarray:
+    """Return the joint ids of the pixels of a picture: what is trained, without the end."""
+    document = task.encode(example)
+    trained = document.tokens if document.weights is None else document.tokens[document.weights > 0]
+    return trained[:-1]
+
+
+def as_coded(task: ImageTask, example: Picture) -> np.ndarray:
+    """Return a picture as the run's codes show it: encoded and decoded again."""
+    return task.decode(image_codes(task, example).tolist())
+
+
+def squared_error(task: ImageTask, examples: Iterable[Picture]) -> float:
+    """Return the mean squared difference of pictures to what their codes show [grey levels squared]."""
+    total, count = 0, 0
+    for example in examples:
+        difference = example.pixels.astype(np.int64) - as_coded(task, example).astype(np.int64)
+        total, count = total + int((difference**2).sum()), count + difference.size
+    return total / count
+
+
+def code_error(name: str, data: TaskData) -> dict[str, float]:
+    """Return what the codes lose on the held-out pictures; nothing where they lose nothing.
+
+    The peak of the signal to noise ratio is 255.
+    """
+    if not isinstance(data.task, ImageTask):
+        return {}
+    error = squared_error(data.task, data.splits.validation)
+    if error == 0:
+        return {}
+    return {f"{name}/palette_rmse": math.sqrt(error), f"{name}/palette_psnr": 10 * math.log10(255**2 / error)}
+
+
+def classes_of(data: TaskData) -> tuple[str, ...] | None:
+    """Return the captions where they are classes: 2 to `MAX_CLASSES`, each of `MIN_PER_CLASS` training pictures or more."""
+    counts: Counter[str] = Counter()
+    for example in data.splits.train:
+        counts[example.caption] += 1
+        if len(counts) > MAX_CLASSES:
+            return None
+    if len(counts) < 2 or min(counts.values()) < MIN_PER_CLASS:
+        return None
+    return tuple(sorted(counts))
+
+
+def class_consistency(model: GPT, name: str, data: TaskData, *, per_class: int, seed: int = 0) -> dict[str, float]:
+    """Return the accuracy of a small classifier on held-out pictures, and the share of drawings it calls what they are for.
+
+    The classifier (principal components, then a support vector machine) learns from at most `MAX_TRAINING` real training
+    pictures as the codes show them. Pictures are drawn from the model's own distribution. A share of drawings above the
+    accuracy on real ones means drawings that are plainer than real pictures, not better.
+
+    Args:
+        model: to draw with.
+        name: of the task.
+        data: of the task.
+        per_class: pictures to draw of each class.
+        seed: of the drawings and of the choice of training pictures.
+
+    Raises:
+        ValueError: the captions are no classes.
+    """
+    classes = classes_of(data)
+    if classes is None or not isinstance(data.task, ImageTask):
+        raise ValueError(
+            f"the captions of task {name!r} are no classes: class consistency needs 2 to {MAX_CLASSES} captions with at "
+            f"least {MIN_PER_CLASS} training pictures each; leave --draw out."
+        )
+    require(per_class >= 1, f"--draw is {per_class}: draw at least 1 picture of each class.")
+    classifier = _classifier(*_real(data.task, data.splits.train, seed), seed)
+    pixels, captions = _real(data.task, data.splits.validation, seed)
+    known = np.isin(captions, classes)
+    require(
+        bool(known.any()), f"no held-out picture of task {name!r} has a caption of training: nothing to compare with."
+    )
+    wanted = [caption for caption in classes for _ in range(per_class)]
+    drawn = model.complete(name, wanted, sampling=Sampling(temperature=1.0), seed=seed).values
+    return {
+        f"{name}/classifier_accuracy": float(np.mean(classifier.predict(pixels[known]) == captions[known])),
+        f"{name}/class_consistency": float(np.mean(classifier.predict(_features(drawn)) == np.array(wanted))),
+    }
+
+
+def consistencies(model: GPT, data: dict[str, TaskData], *, per_class: int, seed: int = 0) -> dict[str, float]:
+    """Return `class_consistency` of every task whose captions are classes.
+
+    Raises:
+        ValueError: no task has such captions.
+    """
+    names = [name for name, task in data.items() if isinstance(task.task, ImageTask) and classes_of(task) is not None]
+    require(
+        bool(names),
+        f"--draw counts how many drawings show their class, and no task of this run draws from 2 to {MAX_CLASSES} captions "
+        f"with at least {MIN_PER_CLASS} training pictures each: leave it out.",
+    )
+    scores: dict[str, float] = {}
+    for name in names:
+        scores |= class_consistency(model, name, data[name], per_class=per_class, seed=seed)
+    return scores
+
+
+def _real(task: ImageTask, examples: Sequence[Picture], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return features and captions of at most `MAX_TRAINING` pictures, a seeded choice of more."""
+    count = len(examples)
+    chosen = np.arange(count)
+    if count > MAX_TRAINING:
+        chosen = np.sort(np.random.default_rng(seed).choice(count, MAX_TRAINING, replace=False))
+    real = [examples[int(i)] for i in chosen]
+    return _features([as_coded(task, example) for example in real]), np.array([example.caption for example in real])
+
+
+def _features(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    return np.stack(pictures).reshape(len(pictures), -1).astype(np.float32) / 255
+
+
+def _classifier(features: np.ndarray, captions: np.ndarray, seed: int) -> Any:
+    """Return a classifier fitted to pictures: it takes seconds for 10,000 of them."""
+    from sklearn.decomposition import PCA
+    from sklearn.pipeline import make_pipeline
+    from sklearn.svm import SVC
+
+    components = min(COMPONENTS, *features.shape)
+    classifier = make_pipeline(PCA(components, svd_solver="randomized", random_state=seed), SVC(C=10.0))
+    return classifier.fit(features, captions)

@@ -1,0 +1,1 @@
+"""Packed rows to look at, and the rules they must keep."""

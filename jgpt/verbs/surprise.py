@@ -1,0 +1,103 @@
+"""`jgpt surprise RUN`: what each pixel costs under the model, as a map. Imports no jax before parsing."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from jgpt.check import require
+from jgpt.runtime import configure
+
+if TYPE_CHECKING:
+    import numpy as np
+
+HELP: Final = "map how many bits each pixel of a picture costs under the model"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
+    parser.add_argument("run", help="folder of the run, e.g. runs/trio")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("picture", nargs="?", help="picture file of the size that the run draws")
+    what.add_argument("--held-out", type=int, metavar="N", help="N of the run's held-out pictures, evenly spread")
+    parser.add_argument("--caption", help="what the picture shows, where the run draws from captions")
+    parser.add_argument("--task", help="image task to ask (default: the first one)")
+    parser.add_argument("--out", default="surprise.png", help="PNG to write (default %(default)s)")
+    parser.add_argument("--step", type=int, help="checkpoint to load (default: the newest)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Write the map beside the picture, and print the mean bits per dim."""
+    require(
+        arguments.picture is not None or arguments.caption is None,
+        f"--caption {arguments.caption!r} is given with --held-out: held-out pictures have their own captions; leave it out.",
+    )
+    require(
+        arguments.held_out is None or arguments.held_out >= 1,
+        f"--held-out is {arguments.held_out}: map at least 1 picture.",
+    )
+    from jgpt.pictures import check_name
+
+    out = Path(arguments.out)
+    check_name(out)
+    configure()
+    import jgpt
+    from jgpt import gallery, surprise
+    from jgpt.data.examples import Picture
+    from jgpt.tasks import mixture
+
+    model = jgpt.load(arguments.run, step=arguments.step)
+    name = gallery.image_task(model, arguments.task)
+    if arguments.picture is not None:
+        task: Any = model.tasks[name]
+        caption = _caption(arguments.caption, task.captions)
+        pixels = _read(Path(arguments.picture), task.shape, model.config.data.image_background)
+        pictures = [Picture(pixels, caption)]
+    else:
+        held_out = mixture.build(model.config).tasks[name].splits.validation
+        pictures = gallery.spread(held_out, arguments.held_out)
+    found = surprise.surprise(model, name, pictures)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    surprise.sheet_of(pictures, found).save(out)
+    mean = sum(item.bits_per_dim for item in found) / len(found)
+    print(f"{mean:.4f} bits per dim over {len(found)} picture{'s' if len(found) > 1 else ''}: {out}")
+
+
+def _caption(given: str | None, known: tuple[str, ...]) -> str:
+    """Return the caption given, or the only one of training."""
+    if given is not None:
+        return given
+    require(
+        len(known) == 1,
+        "the run draws from captions, so what a pixel costs depends on what the picture shows: add --caption, such as "
+        f"--caption {known[0]!r}."
+        if known
+        else "add --caption: what the picture shows.",
+    )
+    return known[0]
+
+
+def _read(path: Path, shape: tuple[int, ...], background: str) -> "np.ndarray":
+    """Return a picture file as uint8 of `shape`; alpha is composited on `background`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no picture, or has another size.
+    """
+    import numpy as np
+    from PIL import Image, UnidentifiedImageError
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not a file: give a picture, or --held-out N.")
+    try:
+        with Image.open(path) as image:
+            transparent = image.convert("RGBA")
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as a picture ({error}): give a PNG.") from None
+    height, width = shape[:2]
+    require(
+        transparent.size == (width, height),
+        f"{path} is {transparent.width} x {transparent.height} pixels, this run draws {width} x {height}: scale it first.",
+    )
+    page = Image.new("RGBA", transparent.size, background)
+    page.alpha_composite(transparent)
+    return np.array(page.convert("L" if len(shape) == 2 else "RGB"))

@@ -1,0 +1,69 @@
+"""bAbI: stories become conversations in training and facts with one question when held out; broken lines are named."""
+
+import pytest
+
+from jgpt.data.babi import read_babi
+
+TRAIN = """1 Mary moved to the bathroom.
+2 John went to the hallway.
+3 Where is Mary? \tbathroom\t1
+4 Mary took the milk.
+5 What is Mary carrying?\tmilk\t4
+1 Sandra went to the office.
+2 Where is Sandra?\toffice\t1
+"""
+TEST = "1 Ann is here.\n2 Where is Ann?\there\t1\n3 Bob left.\n4 Who left?\tBob\t3\n"
+FILES = {"qa1_one-fact_train.txt": TRAIN, "qa1_one-fact_test.txt": TEST, "readme.txt": "not bAbI"}
+
+
+def test_a_training_story_is_one_conversation_of_which_no_fact_is_lost():
+    first, last, second = read_babi(FILES).train
+    assert (first.context, first.question, first.answer) == (
+        "Mary moved to the bathroom. John went to the hallway.",
+        "Where is Mary?",
+        "bathroom",
+    )
+    (later,) = first.more
+    assert (later.context, later.question, later.answer) == ("Mary took the milk.", "What is Mary carrying?", "milk")
+    assert (second.context, second.answer, second.more) == ("Sandra went to the office.", "office", ())
+    assert first.category == "01 one fact"
+    assert (last.question, last.answer, last.more) == (later.question, later.answer, ())
+    assert last.context == f"{first.context} {later.context}"
+
+
+def test_a_held_out_question_sees_all_facts_and_no_other_question():
+    held = read_babi(FILES).validation
+    assert [(e.context, e.question, e.answer, e.more) for e in held] == [
+        ("Ann is here.", "Where is Ann?", "here", ()),
+        ("Ann is here. Bob left.", "Who left?", "Bob", ()),
+    ]
+
+
+def test_kinds_stand_in_the_order_of_their_numbers_and_lonely_files_are_noted():
+    files = {f"qa{n}_k_{part}.txt": TEST for n in (10, 2) for part in ("train", "test")}
+    files["qa3_k_test.txt"] = TEST
+    splits = read_babi(files)
+    assert [e.category for e in splits.validation][::2] == ["02 k", "03 k", "10 k"]
+    assert splits.notes == ("no train file of 03 k: scored untrained",)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("Mary moved.", ["line 2", "'Mary moved.'", "number"]),
+        ("2 Where is Mary?\t\t1", ["line 2", "question, tab, answer"]),
+        ("2", ["line 2", "number and a text"]),
+    ],
+)
+def test_a_broken_line_is_named(line: str, words: list[str]):
+    with pytest.raises(ValueError) as error:
+        read_babi({"qa1_k_train.txt": f"1 A fact.\n{line}\n", "qa1_k_test.txt": TEST})
+    for word in ["qa1_k_train.txt", *words]:
+        assert word in str(error.value)
+
+
+def test_a_story_without_a_question_and_a_missing_split_are_refused():
+    with pytest.raises(ValueError, match="asks nothing: 'A fact"):
+        read_babi({"qa1_k_train.txt": "1 A fact.\n", "qa1_k_test.txt": TEST})
+    with pytest.raises(ValueError, match=r"no bAbI file qa\*_train.txt"):
+        read_babi({"qa1_k_test.txt": TEST})

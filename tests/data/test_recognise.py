@@ -1,0 +1,222 @@
+"""What a path stands for: every format by suffix and content, splits by name, pictures handed on, kinds that differ."""
+
+import json
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jgpt.config import DataConfig
+from jgpt.data.examples import Picture, QuestionAnswer, Splits
+from jgpt.data.recognise import read_path
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not here: it is no part of the project")
+TRIVIA = "".join(f"#Q Number {i}?\n^ {i}\nA {i}\nB no\n\n" for i in range(10))
+INDEX = "/games/capitals:country:capital\n/games/elements:symbol:number:name\n"
+
+
+def read(path: Path, **changes: Any) -> Splits:
+    arguments = {"kind": "auto", "data": DataConfig(), "validation_fraction": 0.2, "seed": 0} | changes
+    return read_path(str(path), **arguments)
+
+
+def write(folder: Path, files: dict[str, str | bytes]) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    return folder
+
+
+def records(*numbers: int) -> str:
+    return "".join(json.dumps({"question": f"q{i}", "answer": "a"}) + "\n" for i in numbers)
+
+
+@pytest.mark.parametrize(
+    ("files", "recognised", "kind"),
+    [
+        ({"a.txt": "x" * 1500}, "text, 1,500 characters in 1 file", "text"),
+        ({"a.txt": "x", "b.md": "y"}, "text, 2 texts in 2 files", "text"),
+        ({"a.jsonl": records(1, 2)}, "JSON lines of questions, 2 questions in 1 file", "qa"),
+        ({"a.jsonl": records(1), "b.csv": "question,answer\nq,a\n"}, "CSV and JSON lines of questions, 2 ", "qa"),
+        ({"a.jsonl": records(1, 2), "README.md": "about"}, "JSON lines of questions, 2 ", "qa"),
+        ({"animals": TRIVIA, "LICENCE.txt": "free"}, "OpenTriviaQA, 10 questions in 1 file", "qa"),
+        ({"capitals": "a:b\nc:d\n", "elements": "H:1:x\n", "index": INDEX}, "quiz(6), 4 questions in 2 files", "qa"),
+        ({"capitals": "a:b\nc:d\n", "new": "e:f\n", "index": INDEX}, "quiz(6), 3 questions in 2 files", "qa"),
+    ],
+)
+def test_a_folder_is_recognised(files: dict, recognised: str, kind: str, tmp_path: Path) -> None:
+    splits = read(write(tmp_path, files))
+    assert splits.recognised.startswith(recognised) and splits.kind == kind
+    assert splits == read(tmp_path, kind=kind)
+    if len(files) == 1:
+        (file,) = files
+        assert (read(tmp_path / file).train, read(tmp_path / file).recognised) == (splits.train, splits.recognised)
+
+
+def test_what_is_no_data_is_named(tmp_path: Path) -> None:
+    files = {"a.jsonl": records(1, 2), "README.md": "about", "LICENCE.txt": "free"}
+    assert read(write(tmp_path, files)).notes == ("left out, as no data: LICENCE.txt, README.md",)
+
+
+def test_a_quiz_file_finds_the_index_beside_it(tmp_path: Path) -> None:
+    write(tmp_path, {"elements": "H:1:Hydrogen\n", "index": INDEX})
+    splits = read(tmp_path / "elements")
+    assert {e.question for e in (*splits.train, *splits.validation)} == {"H: number", "H: name"}
+
+
+@pytest.mark.parametrize(
+    ("files", "kind", "said"),
+    [
+        ({"a.jsonl": records(1, 2)}, "text", "no column 'text'.*'question', 'answer'"),
+        ({"a.jsonl": records(1, 2)}, "chat", "no column 'messages'.*'question', 'answer'"),
+        ({"a.txt": "some text"}, "qa", "recognised as text.*kind 'text'.*kind 'qa': set --data.tasks.NAME.kind text"),
+        ({"a.txt": "some text"}, "image", "recognised as text.*kind 'image'"),
+        ({"animals": TRIVIA}, "text", "OpenTriviaQA.*kind qa .or auto."),
+        ({"qa1_x_train.txt": "1 x\n", "qa1_x_test.txt": "1 x\n"}, "text", "bAbI.*kind qa"),
+        ({"a.png": b"\x89PNG", "b.png": b"\x89PNG"}, "text", "recognised as pictures.*kind image"),
+    ],
+)
+def test_a_kind_that_differs_is_refused(files: dict, kind: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=said):
+        read(write(tmp_path, files), kind=kind)
+
+
+def test_a_text_task_reads_a_folder_of_sources_as_it_did(tmp_path: Path) -> None:
+    write(tmp_path, {"a.py": "print()", "b.csv": "x,y\n", "c.json": "{}", "d.md": "# d"})
+    splits = read(tmp_path, kind="text")
+    assert sorted([*splits.train, *splits.validation]) == ["# d", "print()", "x,y\n", "{}"]
+    with pytest.raises(ValueError, match="several formats|no known layout"):
+        read(tmp_path)
+
+
+def test_formats_are_not_mixed(tmp_path: Path) -> None:
+    write(tmp_path, {"a.jsonl": records(1), "b.txt": "text"})
+    with pytest.raises(ValueError, match=r"several formats \(records: 'a.jsonl', text: 'b.txt'\)"):
+        read(tmp_path)
+    write(tmp_path, {"b.txt": "", "c.jsonl": '{"text": "x"}\n'})
+    with pytest.raises(ValueError, match="questions, texts.*its own task"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("valid", ["valid", "validation", "val", "dev"])
+def test_files_named_after_splits_bring_their_own(valid: str, tmp_path: Path) -> None:
+    write(tmp_path, {"train.jsonl": records(1, 2, 3), f"{valid}.jsonl": records(3, 4), "test.jsonl": records(5)})
+    splits = read(tmp_path)
+    asked = [[example.question for example in part] for part in (splits.train, splits.validation)]
+    assert asked == [["q1", "q2", "q3"], ["q3", "q4"]]
+    assert "training on train (3), held out validation (2)" in splits.notes[0]
+    assert "test (1 questions)" in splits.notes[1] and splits.notes[2].startswith("1 held-out questions of 2 stand")
+
+
+def test_test_is_held_out_where_there_is_no_validation(tmp_path: Path) -> None:
+    write(tmp_path, {"train/a.txt": "one", "train/b.txt": "two", "test/a.txt": "three"})
+    splits = read(tmp_path)
+    assert (splits.train, splits.validation) == (["one", "two"], ["three"])
+
+
+def test_one_file_that_is_no_split_means_no_split_is_given(tmp_path: Path) -> None:
+    write(tmp_path, {"train.txt": "one", "test.txt": "two", "other.txt": "three"})
+    assert len(read(tmp_path).train) == 2
+
+
+def test_too_few_records_name_the_path(tmp_path: Path) -> None:
+    write(tmp_path, {"a.jsonl": records(1, 1)})
+    with pytest.raises(ValueError, match=r"a.jsonl.*2 questions cannot be split.*Give more data"):
+        read(tmp_path / "a.jsonl")
+    write(tmp_path, {"a.jsonl": "{\n"})
+    with pytest.raises(ValueError, match="its columns are"):
+        read(tmp_path / "a.jsonl", data=DataConfig(on_bad_record="skip"))
+
+
+def test_a_binary_table_says_how_to_bring_it(tmp_path: Path) -> None:
+    write(tmp_path, {"a.parquet": b"PAR1\0\0"})
+    with pytest.raises(ValueError, match=r"a.parquet' is a binary table: write it as .csv or .jsonl"):
+        read(tmp_path / "a.parquet")
+
+
+def test_unknown_json_says_what_is_read(tmp_path: Path) -> None:
+    write(tmp_path, {"a.json": '{"x": 1}', "b.json": '{\n"x": }'})
+    with pytest.raises(ValueError, match="no known layout.*SQuAD"):
+        read(tmp_path / "a.json")
+    with pytest.raises(ValueError, match="b.json, line 2: is no JSON"):
+        read(tmp_path / "b.json")
+    assert read(tmp_path / "a.json", kind="text").kind == "text"
+
+
+def test_a_bad_text_among_many_can_be_skipped(tmp_path: Path) -> None:
+    write(tmp_path, {"a.txt": "one", "b.txt": "two", "c.txt": b"\xff\xfe\xfa"})
+    with pytest.raises(ValueError, match="c.txt.*--data.on-bad-record skip"):
+        read(tmp_path)
+    splits = read(tmp_path, data=DataConfig(on_bad_record="skip"))
+    assert len(splits.train) == 1 and "c.txt" in splits.notes[1]
+
+
+@pytest.fixture
+def handed(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Stand in for the readers of pictures and of bAbI; holds what they were given."""
+    got: dict[str, Any] = {}
+
+    def read_pictures(path: Path, **options: Any) -> Splits:
+        got.update(path=path, **options)
+        return Splits([Picture(np.zeros((2, 2), np.uint8))], [], recognised="a folder of pictures")
+
+    def read_babi(files: dict[str, str]) -> Splits:
+        got.update(files=files)
+        return Splits([QuestionAnswer("q", "a")], [QuestionAnswer("r", "b")])
+
+    for name, function in (("picture_files", read_pictures), ("babi", read_babi)):
+        module = types.ModuleType(f"jgpt.data.{name}")
+        setattr(module, function.__name__, function)
+        monkeypatch.setitem(sys.modules, f"jgpt.data.{name}", module)
+    return got
+
+
+PNG = {"png/ad.png": b"\x89PNG", "png/ae.png": b"\x89PNG"}
+
+
+@pytest.mark.parametrize(
+    ("files", "path"),
+    [
+        (PNG, "."),
+        (PNG | {"captions.json": '[{"file": "ad.png", "name": "x"}, {"file": "ae.png"}]', "LICENCE.txt": "x"}, "."),
+        (PNG | {"captions.json": '[{"file": "ad.png", "name": "x"}, {"file": "ae.png"}]'}, "captions.json"),
+        (PNG | {"names.json": '{"AD": "Andorra", "AE": "Emirates"}'}, "names.json"),
+        (PNG | {"names.csv": "file,caption\nad.png,Andorra\nae.png,x\n"}, "names.csv"),
+    ],
+)
+def test_pictures_are_handed_on_as_a_whole_folder(files: dict, path: str, handed: dict, tmp_path: Path) -> None:
+    splits = read(write(tmp_path, files) / path)
+    assert handed["path"] == tmp_path and handed["seed"] == 0 and handed["validation_fraction"] == 0.2
+    assert splits.kind == "image" and splits.recognised == "a folder of pictures"
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 2), (3, 2, 2, 3)])
+def test_arrays_of_pictures_are_handed_on(shape: tuple, handed: dict, tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros(shape, np.uint8))
+    np.savez(tmp_path / "b.npz", images=np.zeros(shape, np.uint8))
+    for name in ("a.npy", "b.npz"):
+        assert read(tmp_path / name).kind == "image" and handed["path"] == tmp_path / name
+
+
+def test_a_table_beside_pictures_it_does_not_name_is_a_table(handed: dict, tmp_path: Path) -> None:
+    write(tmp_path, PNG | {"qa.jsonl": records(1, 2)})
+    assert read(tmp_path / "qa.jsonl").kind == "qa" and not handed
+
+
+def test_babi_is_handed_on_by_file_name(handed: dict, tmp_path: Path) -> None:
+    files = {"en/qa1_a-b_train.txt": "1 x\n", "en/qa1_a-b_test.txt": "1 y\n", "README.txt": "about"}
+    splits = read(write(tmp_path, files), kind="qa")
+    assert handed["files"] == {"qa1_a-b_train.txt": "1 x\n", "qa1_a-b_test.txt": "1 y\n"}
+    assert splits.kind == "qa" and splits.recognised == "bAbI, 2 files"
+
+
+@needs_shared
+def test_real_folders_are_recognised(handed: dict) -> None:
+    assert read(SHARED / "qa" / "quiz").recognised == "quiz(6), 2,358 questions in 33 files"
+    assert read(SHARED / "qa" / "babi" / "babi_en10k.tar.xz").kind == "qa" and len(handed["files"]) == 39
+    for folder in ("emoji", "flags"):
+        assert read(SHARED / "images" / folder).kind == "image" and handed["path"] == SHARED / "images" / folder

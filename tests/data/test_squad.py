@@ -1,0 +1,92 @@
+"""SQuAD: several references, questions without an answer, ids, and articles that stay whole."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jgpt.config import DataConfig
+from jgpt.data.examples import Splits
+from jgpt.data.recognise import read_path
+
+REAL = Path(__file__).parents[3] / "shared" / "data" / "qa" / "squad"
+
+
+def question(key: str, *answers: str, **more: Any) -> dict[str, Any]:
+    found = [{"text": answer, "answer_start": 0} for answer in answers]
+    return {"id": key, "question": f"What is {key}?", "answers": found, **more}
+
+
+def squad(folder: Path, articles: dict[str, list[list[dict]]]) -> Path:
+    data = [
+        {"title": title, "paragraphs": [{"context": f"{title} {i}", "qas": qas} for i, qas in enumerate(paragraphs)]}
+        for title, paragraphs in articles.items()
+    ]
+    path = folder / "squad.json"
+    path.write_text(json.dumps({"version": "1.1", "data": data}, indent=1))
+    return path
+
+
+def read(path: Path, policy: str = "error", **changes: Any) -> Splits:
+    arguments = {"kind": "auto", "validation_fraction": 0.2, "seed": 0} | changes
+    return read_path(str(path), data=DataConfig(on_bad_record=policy), **arguments)
+
+
+def test_references_context_and_articles(tmp_path: Path) -> None:
+    articles = {f"t{i}": [[question(f"{i}a", "x", "y", "x")], [question(f"{i}b", "z")]] for i in range(5)}
+    splits = read(squad(tmp_path, articles))
+    assert (len(splits.train), len(splits.validation), splits.kind) == (8, 2, "qa")
+    assert splits.recognised == "SQuAD JSON, 10 questions in 1 file"
+    first = splits.train[0]
+    assert (first.answer, first.references) == ("x", ("x", "y")) and first.context.endswith(" 0")
+    sides = [{example.context.split()[0] for example in part} for part in (splits.train, splits.validation)]
+    assert not sides[0] & sides[1]
+
+
+def test_unanswerable_and_repeated_questions_are_counted(tmp_path: Path) -> None:
+    articles = {
+        "a": [[question("1", "x"), question("1", "x"), question("2", is_impossible=True)]],
+        "b": [[question("3", "y")]],
+    }
+    splits = read(squad(tmp_path, articles))
+    assert len(splits.train) + len(splits.validation) == 2
+    assert any(note.startswith("1 question(s) without an answer") for note in splits.notes)
+    assert any(note.startswith("1 record(s) left out that repeat") for note in splits.notes)
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (question("bad"), "'answers' is empty"),
+        (question("bad", ""), "'text' is empty"),
+        (question("bad", "x") | {"question": " "}, "'question' is empty"),
+        (question("bad", "x") | {"question": 3}, "no text 'question'"),
+        (question("0", "other"), "id '0' stands already"),
+    ],
+)
+def test_bad_questions_name_their_place_and_line(bad: dict, said: str, tmp_path: Path) -> None:
+    path = squad(tmp_path, {f"t{i}": [[question(str(i), "x")]] for i in range(4)} | {"t": [[bad]]})
+    with pytest.raises(ValueError, match=rf"squad.json, data\[4\].paragraphs\[0\].qas\[0\] \(line \d+\): .*{said}"):
+        read(path)
+    splits = read(path, "skip")
+    assert len(splits.train) + len(splits.validation) == 4 and "1 bad record(s)" in splits.notes[0]
+
+
+def test_one_article_cannot_be_split(tmp_path: Path) -> None:
+    path = squad(tmp_path, {"only": [[question("1", "x"), question("2", "y")]]})
+    with pytest.raises(ValueError, match=r"squad.json.*2 questions cannot be split"):
+        read(path)
+
+
+def test_a_text_task_is_told_what_it_got(tmp_path: Path) -> None:
+    path = squad(tmp_path, {"a": [[question("1", "x")]], "b": [[question("2", "x")]]})
+    with pytest.raises(ValueError, match=r"recognised as SQuAD JSON.*kind 'text'.*kind qa \(or auto\)"):
+        read(path, kind="text")
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"{REAL} is not here: it is no part of the project")
+def test_the_real_file_is_read_whole() -> None:
+    splits = read(REAL, validation_fraction=0.1)
+    assert len(splits.train) + len(splits.validation) == 1190
+    assert not {e.context for e in splits.train} & {e.context for e in splits.validation}
