@@ -8,6 +8,8 @@ from jgpt.entry import user_errors
 from jgpt.runtime import configure
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from jgpt.loaded import GPT
     from jgpt.sampling import Sampling
 
@@ -20,13 +22,24 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--text", help="write on from this text")
     what.add_argument("--question", help="answer this question")
     what.add_argument("--chat", action="append", help="say this to the assistant; repeat it for the turns that follow")
-    what.add_argument("--image", help="draw a picture of this caption (trio: a digit)")
+    what.add_argument("--image", help="draw a picture of this caption (trio: a digit); '' draws without one")
     what.add_argument("--score", help="say how probable this text is, or the text of this file")
     where = out.add_mutually_exclusive_group()
     where.add_argument("--context", help="what the answer to --question is to be found in")
     where.add_argument("--context-file", help="file with that context")
     out.add_argument("--choices", nargs="+", help="answers to --question that are compared by their likelihoods")
     out.add_argument("--system", help="what the system says before --chat")
+    out.add_argument("--complete", metavar="PNG", help="picture whose top rows are kept; --image draws the rest")
+    out.add_argument(
+        "--keep-rows", type=int, help="rows of --complete to keep (default: all, or half of a whole picture)"
+    )
+    out.add_argument("--guidance", type=float, default=1.0, help="above 1: pictures follow their caption more closely")
+    out.add_argument(
+        "--guidance-schedule",
+        choices=("constant", "linear", "cosine"),
+        default="constant",
+        help="how guidance runs over a picture: constant, or rising from 1 (default %(default)s)",
+    )
     out.add_argument("-n", type=int, default=1, help="samples to make (default %(default)s)")
     out.add_argument(
         "--temperature", type=float, help="0 = most probable token (default: text 0.8, answer 0, picture 1)"
@@ -54,6 +67,8 @@ def main() -> None:
 
         default = {"text": 0.8, "image": 1.0}.get(kind, 0.0 if arguments.n == 1 else 0.8)
         sampling = Sampling(
+            guidance=arguments.guidance,
+            guidance_schedule=arguments.guidance_schedule,
             temperature=default if arguments.temperature is None else arguments.temperature,
             top_k=arguments.top_k,
             top_p=arguments.top_p,
@@ -71,6 +86,7 @@ def check_flags(arguments: argparse.Namespace, kind: str) -> None:
     """Refuse flags that would do nothing for this kind of request. Raises ValueError with the first of them."""
     drawing = ("n", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "max_new_tokens")
     only = {"context": "qa", "context_file": "qa", "choices": "qa", "system": "chat", "out": "image"}
+    only |= dict.fromkeys(("complete", "keep_rows", "guidance", "guidance_schedule"), "image")
     idle = [name for name, owner in only.items() if kind != owner]
     if kind == "score" or arguments.choices is not None:
         idle += drawing
@@ -91,6 +107,10 @@ def check_flags(arguments: argparse.Namespace, kind: str) -> None:
     require(
         kind != "chat" or len(arguments.chat) == 1 or arguments.n == 1,
         f"-n is {arguments.n} and --chat has {len(arguments.chat)} turns: several answers are given to one turn alone.",
+    )
+    require(
+        arguments.keep_rows is None or arguments.complete is not None,
+        f"--keep-rows {arguments.keep_rows} does not apply without --complete: leave it out.",
     )
     require(
         kind != "image" or arguments.out.lower().endswith(".png"),
@@ -146,17 +166,36 @@ def chat(model: "GPT", arguments: argparse.Namespace, sampling: "Sampling") -> N
 
 
 def draw(model: "GPT", arguments: argparse.Namespace, sampling: "Sampling") -> None:
-    """Save a grid of pictures of a caption."""
+    """Save a grid of pictures of a caption; with --complete, the given rows stand first, the rest of them black."""
     from pathlib import Path
 
     from jgpt.pictures import save_grid
 
-    pictures = list(model.draw(arguments.image, arguments.n, sampling=sampling, seed=arguments.seed))
-    columns = min(len(pictures), 8)
-    blank = pictures[0] * 0
-    filled = [*pictures, *[blank] * (-len(pictures) % columns)]
+    caption, shown, what = arguments.image, [], f"{arguments.image!r}" if arguments.image else "nothing in particular"
+    given = None if arguments.complete is None else read_rows(model, arguments)
+    drawn = model.draw(caption, arguments.n, sampling=sampling, seed=arguments.seed, complete=given)
+    if given is not None:
+        top = drawn[0] * 0
+        top[: len(given)] = given
+        shown, what = [top], f"{what}, from the top {len(given)} of {len(top)} rows of {arguments.complete}"
+    shown += list(drawn)
+    columns = min(len(shown), 8)
+    filled = [*shown, *[shown[0] * 0] * (-len(shown) % columns)]
     rows = [filled[i : i + columns] for i in range(0, len(filled), columns)]
-    print(f"{len(pictures)} pictures of {arguments.image!r}: {save_grid(Path(arguments.out), rows)}")
+    print(f"{len(drawn)} pictures of {what}: {save_grid(Path(arguments.out), rows)}")
+
+
+def read_rows(model: "GPT", arguments: argparse.Namespace) -> "np.ndarray":
+    """Return the rows of --complete that are kept, in the form of the run's pictures."""
+    from pathlib import Path
+
+    from jgpt.data.picture_decode import PictureRules
+    from jgpt.data.picture_rows import read, top_rows
+
+    task: Any = model.tasks[model.task_of_kind("image")]
+    raw = Path(arguments.complete).read_bytes()
+    pixels = read(raw, arguments.complete, task.shape, PictureRules.of(model.config.data))
+    return top_rows(pixels, task.shape[0], arguments.keep_rows)
 
 
 def score(model: "GPT", arguments: argparse.Namespace, sampling: "Sampling") -> None:

@@ -4,7 +4,7 @@ Owns the way from a request to a decoded result; refuses to train, and prints no
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from jgpt.check import require
 from jgpt.checkpoint import Checkpoints
 from jgpt.choices import Choice, choose
 from jgpt.config import Config, MeshConfig, ModelConfig
-from jgpt.data.examples import Message, QuestionAnswer
+from jgpt.data.examples import Message, Picture, QuestionAnswer
+from jgpt.data.picture_rows import top_rows
 from jgpt.data.sliding import SlidingRows
 from jgpt.likelihood import Score, token_nats
 from jgpt.model import gpt
@@ -25,6 +26,7 @@ from jgpt.runfolder import open_existing
 from jgpt.sampler import Samples, decoder_for, sample
 from jgpt.sampling import Allowed, Sampling
 from jgpt.tasks import mixture
+from jgpt.tasks.image import ImageTask
 from jgpt.tasks.task import Task
 from jgpt.tokenizers.vocabulary import Vocabulary
 
@@ -79,8 +81,9 @@ class GPT:
 
         Args:
             task: name in `tasks`.
-            requests: texts to continue, questions, or captions.
-            sampling: how to draw.
+            requests: texts to continue, questions, captions, or `Picture`s with a caption and their top rows, which are
+                completed; in one call all have as many rows.
+            sampling: how to draw. Guidance is for pictures of runs that also saw some without their captions.
             seed: fixes the result.
             max_new_tokens: longest result; None = what the task needs, or DEFAULT_NEW_TOKENS as far as the context goes.
 
@@ -97,6 +100,11 @@ class GPT:
             f"{longest - context + 1} tokens, or train with a longer --model.context-length.",
         )
         first = prompts[0]
+        require(
+            all(prompt.begun == first.begun for prompt in prompts),
+            f"the given pictures begin with {sorted({prompt.begun for prompt in prompts})} tokens: complete those with as "
+            "many rows in one call, and others in the next.",
+        )
         new = next(n for n in (max_new_tokens, first.max_new_tokens, DEFAULT_NEW_TOKENS) if n is not None)
         if max_new_tokens is None and first.max_new_tokens is None:
             new = min(new, context - longest)  # an open end goes as far as the context; a picture must fit whole
@@ -106,12 +114,31 @@ class GPT:
             [prompt.tokens for prompt in prompts],
             max_new_tokens=new,
             sampling=sampling,
+            unconditional=None if sampling.guidance == 1.0 else self._without_condition(task, requests),
             seeds=seed,
             stop_ids=first.stop_ids,
             allowed=Allowed.phases([(phase.ids, phase.count) for phase in first.phases], self.tokenizer.size),
             pad_id=self.tokenizer.special("<|pad|>"),
         )
-        return Completion([self.tasks[task].decode(ids.tolist()) for ids in samples.tokens], samples)
+        begun = [prompt.tokens[len(prompt.tokens) - prompt.begun :] for prompt in prompts]
+        ids = [[*given.tolist(), *new.tolist()] for given, new in zip(begun, samples.tokens, strict=True)]
+        return Completion([self.tasks[task].decode(row) for row in ids], samples)
+
+    def _without_condition(self, name: str, requests: Sequence[Any]) -> list[np.ndarray]:
+        """Return the prompts of the same pictures without captions. Raises ValueError where the run knows none."""
+        task = self.tasks[name]
+        require(
+            isinstance(task, ImageTask),
+            f"guidance was asked of task {name!r} of kind {task.kind!r}: only pictures are drawn with it; leave --guidance "
+            "at 1.",
+        )
+        require(
+            getattr(task, "unconditional", False),
+            f"guidance needs pictures without captions in training, and task {name!r} saw none: train with "
+            f"--data.tasks.{name}.condition-dropout 0.1, or leave --guidance at 1.",
+        )
+        bare = [replace(request, caption="") if isinstance(request, Picture) else "" for request in requests]
+        return [task.prompt(request).tokens for request in bare]
 
     def task_of_kind(self, kind: str) -> str:
         """Return the name of the first task of a kind ("text", "qa", "chat", "image").
@@ -129,9 +156,37 @@ class GPT:
         """Return n continuations of `text`; options as in `complete`."""
         return self.complete(self.task_of_kind("text"), [text] * n, **options).values
 
-    def draw(self, caption: str, n: int = 1, **options: Any) -> np.ndarray:
-        """Return n pictures of `caption`, uint8 [n, height, width] or [n, height, width, channel]."""
-        return np.stack(self.complete(self.task_of_kind("image"), [caption] * n, **options).values)
+    def draw(
+        self,
+        caption: str,
+        n: int = 1,
+        *,
+        complete: np.ndarray | None = None,
+        keep_rows: int | None = None,
+        **options: Any,
+    ) -> np.ndarray:
+        """Return n pictures of `caption`, uint8 [n, height, width] or [n, height, width, channel].
+
+        Args:
+            caption: "" draws without any, where the run learned to.
+            n: pictures.
+            complete: the top rows of a picture of the run's width, or a whole one; the rest is drawn.
+            keep_rows: rows of `complete` that are kept; None = all, or the upper half of a whole picture.
+            options: as in `complete`.
+
+        Raises:
+            ValueError: the run has no such caption, or the given rows do not fit it.
+        """
+        name = self.task_of_kind("image")
+        require(
+            keep_rows is None or complete is not None,
+            f"keep_rows is {keep_rows}, but no picture is given to complete: pass `complete`, or leave keep_rows out.",
+        )
+        request: Any = caption
+        if complete is not None:
+            task: Any = self.tasks[name]
+            request = Picture(top_rows(complete, task.shape[0], keep_rows), caption)
+        return np.stack(self.complete(name, [request] * n, **options).values)
 
     def answer(
         self, question: str, context: str | None = None, choices: Sequence[str] | None = None, **options: Any
@@ -241,7 +296,11 @@ def load(run: str | Path, *, step: int | None = None, mesh: MeshConfig | None = 
     vocabulary, tasks = mixture.load(folder.tokenizer)
     devices = sharding.make_mesh(mesh or MeshConfig(data=1))
     model = gpt.resolve(
-        config.model, vocab_size=vocabulary.size, backend=jax.default_backend(), text_end=vocabulary.text_ids.stop
+        config.model,
+        vocab_size=vocabulary.size,
+        backend=jax.default_backend(),
+        text_end=vocabulary.text_ids.stop,
+        pictures=mixture.picture_grids(vocabulary, tasks),
     )
     tx = optim.make_optimizer(config.optim, config.train.steps, gpt.param_axes(model))
     abstract = state.abstract_state(model, tx, devices, ema=config.optim.ema_decay is not None)

@@ -88,6 +88,7 @@ def train(config: Config, config_path: str) -> None:
         vocab_size=data.vocabulary.size,
         backend=jax.default_backend(),
         text_end=data.vocabulary.text_ids.stop,
+        pictures=data.picture_grids(),
     )
     tx = optim.make_optimizer(config.optim, config.train.steps, gpt.param_axes(model))
     abstract = state.abstract_state(model, tx, mesh, ema=config.optim.ema_decay is not None)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from jgpt.check import require
 from jgpt.config.data import AugmentConfig, DataConfig, TaskConfig, TokenizerConfig
-from jgpt.config.model import ModelConfig
+from jgpt.config.model import ModelConfig, PictureGrid
 from jgpt.config.training import CheckpointConfig, EvalConfig, MeshConfig, OptimConfig, RunConfig, TrainConfig
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "MeshConfig",
     "ModelConfig",
     "OptimConfig",
+    "PictureGrid",
     "RunConfig",
     "TaskConfig",
     "TokenizerConfig",

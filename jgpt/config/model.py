@@ -10,6 +10,23 @@ from jgpt.check import require
 
 
 @dataclass(frozen=True, kw_only=True)
+class PictureGrid:
+    """How the tokens of a picture lie behind its marker: cell by cell, in raster order.
+
+    Attributes:
+        start_id: id of the marker `<|image|>`.
+        width: cells in a row.
+        cells: of a picture.
+        tokens_per_cell: 1, or 3 where each channel has its own.
+    """
+
+    start_id: int
+    width: int
+    cells: int
+    tokens_per_cell: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """One decoder-only transformer (pre-norm). Presets that name the papers stand in `jgpt.presets`."""
 
@@ -26,7 +43,8 @@ class ModelConfig:
     """Longest row in training and longest prompt plus answer in sampling [tokens]."""
     norm: Literal["layernorm", "rmsnorm"] = "rmsnorm"
     norm_epsilon: float = 1e-5
-    positions: Literal["learned", "rotary", "none"] = "rotary"
+    positions: Literal["learned", "rotary", "rotary_2d", "none"] = "rotary"
+    """rotary_2d: as rotary for text; within a picture half of the channel pairs turn by row and half by column."""
     rope_base: float = 10_000.0
     rotary_fraction: float = 1.0
     """Share of each head's channels that rotary positions turn; the rest match by content at any distance."""
@@ -41,6 +59,13 @@ class ModelConfig:
     qk_norm: bool = True
     windows: tuple[int | None, ...] = (None,)
     """Sliding windows [tokens], repeated over the layers: (None,) full attention, (64, None) every other layer local."""
+    patterns: tuple[Literal["full", "strided", "fixed"], ...] = ("full",)
+    """Sparse attention (Child et al. 2019), repeated over the layers. strided: the last `pattern_stride` tokens, and before
+    them every pattern_stride-th; fixed: the query's own block of `pattern_stride` tokens, and the ends of earlier blocks."""
+    pattern_stride: int | None = None
+    """Length of a row or block of sparse layers [tokens]; None = a row of the run's pictures."""
+    pattern_summary: int = 1
+    """fixed only: tokens at the end of each block that all later queries see."""
     attention_softcap: float | None = None
     logit_softcap: float | None = None
     tie_embeddings: bool = False
@@ -60,6 +85,14 @@ class ModelConfig:
     """The vocabulary is padded up to a multiple of this, so that it can be sharded."""
     vocab_size: int | None = None
     """Rows of the embedding; None = derived from the tokenizer when the run starts."""
+    image_start_id: int | None = None
+    """rotary_2d only, as the next three: id after which a picture begins; None = derived from the run's image task."""
+    picture_width: int | None = None
+    """Cells in a row of a picture; None = derived."""
+    picture_cells: int | None = None
+    """Cells of a picture; None = derived."""
+    tokens_per_cell: int | None = None
+    """Tokens of a cell, 3 where each channel has its own; None = derived."""
 
     def __post_init__(self) -> None:
         for name in ("num_layers", "embed_dim", "num_heads", "context_length", "vocab_multiple"):
@@ -79,10 +112,11 @@ class ModelConfig:
             "a whole group of query heads.",
         )
         require(
-            self.positions != "rotary" or self.width_of_head % 2 == 0,
+            self.positions not in ("rotary", "rotary_2d") or self.width_of_head % 2 == 0,
             f"model.head_dim {self.width_of_head} is odd: rotary positions turn pairs of channels; use an even one.",
         )
         require(0 <= self.rotary_fraction <= 1, f"model.rotary_fraction is {self.rotary_fraction}: must lie in [0, 1].")
+        self._check_pictures()
         require(len(self.windows) >= 1, "model.windows is empty: use (None,) for full attention.")
         for window in self.windows:
             require(
@@ -90,6 +124,7 @@ class ModelConfig:
                 f"model.windows holds {window}: a window must lie between 1 and model.context_length "
                 f"{self.context_length}, or be None for full attention.",
             )
+        self._check_patterns()
         for n in self.ngrams:
             require(2 <= n <= 16, f"model.ngrams holds {n}: an n-gram has 2 to 16 tokens.")
         require(self.ngram_rows >= 2, f"model.ngram_rows is {self.ngram_rows}: must be at least 2.")
@@ -102,6 +137,80 @@ class ModelConfig:
             f"model.attention_softcap {self.attention_softcap} is not supported by model.attention {self.attention!r}: "
             "use auto, einsum or blocked.",
         )
+
+    def _check_pictures(self) -> None:
+        names = ("image_start_id", "picture_width", "picture_cells", "tokens_per_cell")
+        if self.positions != "rotary_2d":
+            for name in names:
+                value = getattr(self, name)
+                require(
+                    value is None,
+                    f"model.{name} is {value}, which only model.positions 'rotary_2d' reads: leave it out.",
+                )
+            return
+        pairs = round(self.width_of_head // 2 * self.rotary_fraction)
+        require(
+            pairs >= 2,
+            f"model.head_dim {self.width_of_head} with model.rotary_fraction {self.rotary_fraction} turns {pairs} pairs of "
+            "channels: rotary_2d needs at least one for rows and one for columns; use wider heads or a larger fraction.",
+        )
+        for name in names:
+            value, least = getattr(self, name), int(name != "image_start_id")
+            require(
+                value is None or value >= least, f"model.{name} is {value}: must be at least {least}; leave it out."
+            )
+        require(
+            self.picture_cells is None or self.picture_width is None or self.picture_cells % self.picture_width == 0,
+            f"model.picture_cells {self.picture_cells} is no multiple of model.picture_width {self.picture_width}: a "
+            "picture has whole rows; leave both out.",
+        )
+
+    def _check_patterns(self) -> None:
+        require(len(self.patterns) >= 1, "model.patterns is empty: use ('full',) for full attention.")
+        stride, known = self.pattern_stride, ("full", "strided", "fixed")
+        for kind in self.patterns:
+            require(kind in known, f"model.patterns holds {kind!r}: use {', '.join(known)}.")
+        for layer in range(self.num_layers):
+            kind, window = self.patterns[layer % len(self.patterns)], self.window_of(layer)
+            require(
+                kind == "full" or window is None,
+                f"layer {layer} has model.patterns {kind!r} and model.windows {window}: a layer has one or the other; put "
+                "None into windows, or 'full' into patterns, at that layer's place.",
+            )
+        require(
+            stride is None or self.is_sparse,
+            f"model.pattern_stride is {stride}, but every layer of model.patterns is full: name a sparse pattern, or leave "
+            "the stride out.",
+        )
+        require(
+            stride is None or 1 <= stride <= self.context_length,
+            f"model.pattern_stride is {stride}: must lie between 1 and model.context_length {self.context_length}.",
+        )
+        require(
+            self.pattern_summary == 1 or "fixed" in self.patterns,
+            f"model.pattern_summary is {self.pattern_summary}, but no layer of model.patterns is fixed: leave it at 1.",
+        )
+        require(
+            1 <= self.pattern_summary <= (stride or self.pattern_summary),
+            f"model.pattern_summary is {self.pattern_summary}: must lie between 1 and model.pattern_stride {stride}.",
+        )
+
+    @property
+    def picture(self) -> PictureGrid | None:
+        """How pictures lie in the tokens; None where the config does not say it all, as before it is resolved."""
+        if None in (self.image_start_id, self.picture_width, self.picture_cells, self.tokens_per_cell):
+            return None
+        return PictureGrid(
+            start_id=self.image_start_id or 0,
+            width=self.picture_width or 1,
+            cells=self.picture_cells or 1,
+            tokens_per_cell=self.tokens_per_cell or 1,
+        )
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether any layer has a sparse pattern."""
+        return any(kind != "full" for kind in self.patterns)
 
     @property
     def kv_heads(self) -> int:

@@ -6,7 +6,10 @@ The rest of jgpt sees no Flax.
 """
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import flax.linen as nn
@@ -14,27 +17,39 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jgpt.config import ModelConfig
-from jgpt.model.attention import Visibility, choose_attention
+from jgpt.check import require
+from jgpt.config import ModelConfig, PictureGrid
+from jgpt.model.attention import choose_attention
 from jgpt.model.cache import Cache
 from jgpt.model.embedding import Embedding
-from jgpt.model.layers import GPT2_INIT_STD, Block, Norm, rotary
+from jgpt.model.layers import GPT2_INIT_STD, Block, Norm
+from jgpt.model.rotary import rotary
+from jgpt.model.visibility import Pattern, Visibility
 
 Params = dict[str, Any]  # a nested dict of arrays
 REMAT = {"none": None, "full": jax.checkpoint_policies.nothing_saveable, "dots": jax.checkpoint_policies.dots_saveable}
 
 
-def resolve(cfg: ModelConfig, *, vocab_size: int, backend: str, text_end: int | None = None) -> ModelConfig:
-    """Return `cfg` with everything that depends on the run filled in: vocabulary, type of compute, attention backend.
+def resolve(
+    cfg: ModelConfig,
+    *,
+    vocab_size: int,
+    backend: str,
+    text_end: int | None = None,
+    pictures: Mapping[str, PictureGrid] = MappingProxyType({}),
+) -> ModelConfig:
+    """Return `cfg` with everything that depends on the run filled in: vocabulary, pictures, type of compute, attention.
 
     Args:
         cfg: as the user wrote it.
         vocab_size: ids that mean something; rounded up to `vocab_multiple`.
         backend: `jax.default_backend()`: cpu, gpu or tpu.
         text_end: the id after the last that stands for text; None = all do.
+        pictures: how the pictures of each image task lie in the tokens, by the task's name.
 
     Raises:
-        ValueError: the backend cannot compute the attention asked for, or `cfg` gives another vocabulary.
+        ValueError: the backend cannot compute the attention asked for, `cfg` gives another vocabulary, or it needs one
+            shape of pictures and there are none or several.
     """
     dtype = cfg.compute_dtype
     if dtype == "auto":
@@ -51,7 +66,42 @@ def resolve(cfg: ModelConfig, *, vocab_size: int, backend: str, text_end: int | 
     if cfg.vocab_size not in (None, padded):
         raise ValueError(f"model.vocab_size is {cfg.vocab_size}, the tokenizer needs {padded}: leave it out.")
     ngram_ids = text_end if cfg.ngram_ids is None else cfg.ngram_ids
-    return dataclasses.replace(cfg, vocab_size=padded, compute_dtype=dtype, attention=attention, ngram_ids=ngram_ids)
+    cfg = dataclasses.replace(cfg, vocab_size=padded, compute_dtype=dtype, attention=attention, ngram_ids=ngram_ids)
+    if cfg.positions == "rotary_2d":
+        cfg = _with_picture(cfg, pictures)
+    if cfg.is_sparse and cfg.pattern_stride is None:
+        grid = cfg.picture or _only("model.pattern_stride", "give the stride [tokens]", pictures)
+        cfg = dataclasses.replace(cfg, pattern_stride=grid.width * grid.tokens_per_cell)
+    return cfg
+
+
+def _with_picture(cfg: ModelConfig, pictures: Mapping[str, PictureGrid]) -> ModelConfig:
+    """Return `cfg` with the fields that say how pictures lie in the tokens."""
+    if cfg.picture is not None and not pictures:
+        return cfg
+    grid = _only("model.positions 'rotary_2d'", "use 'rotary'", pictures)
+    fields = dict(
+        image_start_id=grid.start_id,
+        picture_width=grid.width,
+        picture_cells=grid.cells,
+        tokens_per_cell=grid.tokens_per_cell,
+    )
+    for name, value in fields.items():
+        given = getattr(cfg, name)
+        require(given in (None, value), f"model.{name} is {given}, the run's pictures have {value}: leave it out.")
+    return dataclasses.replace(cfg, **fields)
+
+
+def _only(who: str, instead: str, pictures: Mapping[str, PictureGrid]) -> PictureGrid:
+    """Return the one grid of all pictures; raise ValueError where there are none or several."""
+    require(bool(pictures), f"{who} follows the rows of pictures, and this run has no image task: {instead}.")
+    shapes = {name: f"{g.width} x {g.cells // g.width} cells of {g.tokens_per_cell}" for name, g in pictures.items()}
+    require(
+        len(set(pictures.values())) == 1,
+        f"{who} follows the rows of pictures, and the image tasks have different ones ({shapes}): bring them to one size "
+        f"with --data.image-size, or {instead}.",
+    )
+    return next(iter(pictures.values()))
 
 
 class Head(nn.Module):
@@ -84,7 +134,7 @@ def _boxed(cfg: ModelConfig, key: PRNGKeyArray) -> tuple[Params, Params, Params]
 
     def block(key: PRNGKeyArray) -> Params:
         return Block(dataclasses.replace(cfg, attention="einsum")).init(
-            key, x_BSD, visible, rotary(cfg, tokens_BS), None, False
+            key, x_BSD, visible, rotary(cfg, tokens_BS, tokens_BS), None, False
         )["params"]
 
     return embedding, head, jax.vmap(block)(jax.random.split(block_key, cfg.num_layers))
@@ -155,28 +205,27 @@ def features(
         kv_positions_BT = jnp.broadcast_to(jnp.arange(cached_BT.shape[1])[None, :], cached_BT.shape)
     x_BSD = Embedding(cfg).apply({"params": params["embedding"]}, tokens_BS, positions_BS, cached_BT)
     visible = Visibility(positions_BS, kv_positions_BT, segments_BS, segments_BS)
-    turn = rotary(cfg, positions_BS)
+    turn = rotary(cfg, positions_BS, tokens_BS, cached_BT)
     if train:
         embed_key, *keys = jax.random.split(dropout_key, cfg.num_layers + 1)
         x_BSD = nn.Dropout(cfg.dropout, deterministic=False).apply({}, x_BSD, rngs={"dropout": embed_key})
 
-    def block(layer_params: Params, x_BSD: Array, window: int | None, layer_cache: Any, key: Any) -> tuple[Array, Any]:
+    def block(layer_params: Params, x_BSD: Array, layer: int, layer_cache: Any, key: Any) -> tuple[Array, Any]:
         rngs = {"dropout": key} if train else {}
-        return Block(cfg).apply(
-            {"params": layer_params}, x_BSD, visible._replace(window=window), turn, layer_cache, train, rngs=rngs
-        )
+        seen = visible._replace(window=cfg.window_of(layer), pattern=pattern_of(cfg, layer))
+        return Block(cfg).apply({"params": layer_params}, x_BSD, seen, turn, layer_cache, train, rngs=rngs)
 
     if REMAT[cfg.remat] is not None:
         block = jax.checkpoint(block, policy=REMAT[cfg.remat], static_argnums=(2,))
 
     if cfg.scan_layers and cache is None and not isinstance(params["blocks"], tuple):
-        windows = tuple(cfg.window_of(layer) for layer in range(cfg.num_layers))
-        period = len(cfg.windows) if cfg.num_layers % len(cfg.windows) == 0 else cfg.num_layers
+        period = math.lcm(len(cfg.windows), len(cfg.patterns))
+        period = period if cfg.num_layers % period == 0 else cfg.num_layers
 
         def body(x_BSD: Array, xs: tuple) -> tuple[Array, None]:
-            for i in range(period):  # a whole period of windows a turn, so that each window stays a constant
+            for i in range(period):  # a whole period a turn, so that windows and patterns stay constants
                 layer_params, key = jax.tree.map(lambda a: a[i], xs)  # noqa: B023 - used at once
-                x_BSD, _ = block(layer_params, x_BSD, windows[i], None, key)
+                x_BSD, _ = block(layer_params, x_BSD, i, None, key)
             return x_BSD, None
 
         grouped = jax.tree.map(
@@ -190,10 +239,22 @@ def features(
         for i, layer_params in enumerate(layers):
             layer_cache = None if cache is None else cache.layers[i]
             key = keys[i] if train else None
-            x_BSD, layer_cache = block(layer_params, x_BSD, cfg.window_of(i), layer_cache, key)
+            x_BSD, layer_cache = block(layer_params, x_BSD, i, layer_cache, key)
             caches.append(layer_cache)
         new_cache = None if cached_BT is None else Cache(cached_BT, tuple(caches))
     return Head(cfg).apply({"params": params["head"]}, x_BSD), new_cache
+
+
+def pattern_of(cfg: ModelConfig, layer: int) -> Pattern | None:
+    """Return the sparse pattern of a layer, None where it sees everything in its window."""
+    kind = cfg.patterns[layer % len(cfg.patterns)]
+    if kind == "full":
+        return None
+    require(
+        cfg.pattern_stride is not None,
+        f"model.pattern_stride is None in a layer of pattern {kind!r}: pass the config through gpt.resolve first.",
+    )
+    return Pattern(kind, cfg.pattern_stride or 1, cfg.pattern_summary)
 
 
 def output_matrix(cfg: ModelConfig, params: Params) -> Float[Array, "D V"]:

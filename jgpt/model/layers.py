@@ -1,21 +1,21 @@
-"""The parts of a block: dense layers, norms, rotary turns, MLP, attention, and the block itself.
+"""The parts of a block: dense layers, norms, MLP, attention, and the block itself.
 
 Linen modules hold no arrays; every parameter carries the logical names of its axes (`jgpt.axes`), from which
 `jgpt.sharding` derives where it lives.
 """
 
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from jgpt.config import ModelConfig
-from jgpt.model.attention import ATTENTION, Visibility
+from jgpt.model.attention import ATTENTION
 from jgpt.model.cache import LayerCache, update
 from jgpt.model.fused import gelu, normalise, squared_relu, swiglu
+from jgpt.model.rotary import Rotary, rotate
+from jgpt.model.visibility import Visibility
 
 GPT2_INIT_STD: Final = 0.02  # GPT-2's released code; the residual outputs are scaled further, GPT-2 paper, section 2.3
 
@@ -92,40 +92,6 @@ class Norm(nn.Module):
         if self.use_bias:
             bias_N = self.param("bias", nn.with_partitioning(nn.initializers.zeros_init(), ("norm",)), (width,))
         return normalise(self.kind == "layernorm", self.epsilon, x, scale_N, bias_N).astype(self.dtype)
-
-
-class Rotary(NamedTuple):
-    """Cosine and sine of the angle by which each pair of channels turns at each position."""
-
-    cos_BS1k: Float[Array, "B S 1 k"]
-    sin_BS1k: Float[Array, "B S 1 k"]
-
-
-def rotary(cfg: ModelConfig, positions_BS: Int[Array, "B S"]) -> Rotary | None:
-    """Return the turns at these positions, the same in all layers; None where positions are not rotary.
-
-    Pair k of n = rotary_fraction K/2 turns by position * rope_base^(-k/n) (Su et al. 2021, equation 15); the others keep
-    their values at every distance, so that content can be matched exactly (GPT-NeoX, Black et al. 2022, turns a quarter).
-    """
-    if cfg.positions != "rotary":
-        return None
-    half = cfg.width_of_head // 2
-    turned = round(half * cfg.rotary_fraction)
-    frequency_k = jnp.where(jnp.arange(half) < turned, cfg.rope_base ** (-jnp.arange(half) / max(turned, 1)), 0.0)
-    angle_BS1k = positions_BS[:, :, None, None].astype(jnp.float32) * frequency_k[None, None, None, :]
-    # kept from being fused into every layer: XLA:CPU would compute them again for each
-    return Rotary(*jax.lax.optimization_barrier((jnp.cos(angle_BS1k), jnp.sin(angle_BS1k))))
-
-
-def rotate(x_BSHK: Float[Array, "B S H K"], turn: Rotary) -> Float[Array, "B S H K"]:
-    """Turn channel k with channel k + K/2 (the half-split layout)."""
-    half = x_BSHK.shape[-1] // 2
-    low_BSHk, high_BSHk = x_BSHK[..., :half].astype(jnp.float32), x_BSHK[..., half:].astype(jnp.float32)
-    parts = (
-        low_BSHk * turn.cos_BS1k - high_BSHk * turn.sin_BS1k,
-        high_BSHk * turn.cos_BS1k + low_BSHk * turn.sin_BS1k,
-    )
-    return jnp.concatenate(parts, axis=-1).astype(x_BSHK.dtype)
 
 
 class Attention(nn.Module):

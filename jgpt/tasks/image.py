@@ -127,15 +127,17 @@ class ImageTask:
             )
         return self._document(example.caption, self.vocabulary.encode_image(pixels))
 
-    def prompt(self, request: str | None) -> Prompt:
+    def prompt(self, request: str | Picture | None) -> Prompt:
         """Return the prompt that draws `request`: exactly the tokens of a picture may follow, then the end.
 
         Args:
-            request: a caption; None or "" draws on nothing.
+            request: a caption; None or "" draws on nothing. A picture with fewer rows: see `prompt_from`.
 
         Raises:
             ValueError: captions are classes and this is none of them, or nothing is asked for and was never trained.
         """
+        if isinstance(request, Picture):
+            return self.prompt_from(request.caption, request.pixels)
         request = request or ""
         require(
             bool(request) or self.unconditional,
@@ -211,3 +213,43 @@ class ImageTask:
     def _given(self, caption: str) -> np.ndarray:
         ids = self.vocabulary.encode_text(caption)
         return np.concatenate([[self.caption], ids, [self.image]]).astype(np.int32)
+
+    def prompt_from(self, caption: str | None, rows: np.ndarray) -> Prompt:
+        """Return the prompt that goes on with a picture: as `prompt`, with the tokens of its top rows given.
+
+        Codes whose cells are higher than a pixel see the given rows as if the lowest went on to the bottom.
+
+        Args:
+            caption: as `prompt` takes it.
+            rows: the top rows, uint8 of the task's width and channels.
+
+        Raises:
+            ValueError: the rows are none, all or too many, of another width, or end within a row of cells.
+        """
+        height, (cell_rows, columns, per_cell) = self.shape[0], self.grid
+        require(
+            rows.dtype == np.uint8 and rows.ndim == len(self.shape) and rows.shape[1:] == self.shape[1:],
+            f"the given rows are {rows.dtype} of shape {rows.shape}, this run draws uint8 of shape {self.shape}: give "
+            "fewer rows of the same width and channels.",
+        )
+        side = height // cell_rows
+        require(
+            0 < len(rows) < height and len(rows) % side == 0,
+            f"{len(rows)} rows are given of pictures of {height} rows: give {side} to {height - side}"
+            + (f", a multiple of {side}, since the image code has cells of {side} rows." if side > 1 else "."),
+        )
+        whole = np.concatenate([rows, np.repeat(rows[-1:], height - len(rows), axis=0)])
+        begun = len(rows) // side * columns * per_cell
+        plain, phases, left = self.prompt(caption), [], begun
+        for phase in plain.phases:
+            taken = left if phase.count is None else min(left, phase.count)
+            left -= taken
+            if phase.count is None or taken < phase.count:
+                phases.append(Phase(phase.ids, None if phase.count is None else phase.count - taken))
+        return Prompt(
+            tokens=np.concatenate([plain.tokens, self.vocabulary.encode_image(whole)[:begun]]).astype(np.int32),
+            stop_ids=plain.stop_ids,
+            phases=tuple(phases),
+            max_new_tokens=math.prod(self.grid) + 1 - begun,
+            begun=begun,
+        )

@@ -5,14 +5,14 @@ Owns `TASKS` and what is saved of vocabulary and tasks with a run, so that sampl
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from jgpt.batch import Document
 from jgpt.check import require, unknown_name
-from jgpt.config import Config, TaskConfig, TokenizerConfig
+from jgpt.config import Config, PictureGrid, TaskConfig, TokenizerConfig
 from jgpt.data import sources
 from jgpt.data.augment import changes
 from jgpt.data.examples import Conversation, Picture, QuestionAnswer, Splits
@@ -54,6 +54,10 @@ class Mixture:
 
     vocabulary: Vocabulary
     tasks: dict[str, TaskData]
+
+    def picture_grids(self) -> dict[str, PictureGrid]:
+        """Return how the tokens of each image task's pictures lie."""
+        return picture_grids(self.vocabulary, {name: data.task for name, data in self.tasks.items()})
 
 
 def build(config: Config) -> Mixture:
@@ -178,6 +182,16 @@ def _texts(examples: Sequence[Any]) -> list[str]:
         elif isinstance(example, Picture):
             texts.append(example.caption)
     return texts
+
+
+def picture_grids(vocabulary: Vocabulary, tasks: Mapping[str, Task]) -> dict[str, PictureGrid]:
+    """Return how the tokens of pictures lie behind their marker, by the name of each image task."""
+    start, grids = vocabulary.special("<|image|>"), {}
+    for name, task in tasks.items():
+        if isinstance(task, ImageTask):
+            rows, columns, per_cell = task.grid
+            grids[name] = PictureGrid(start_id=start, width=columns, cells=rows * columns, tokens_per_cell=per_cell)
+    return grids
 
 
 def save(mixture: Mixture, folder: Path) -> None:

@@ -36,12 +36,14 @@ class Prompt:
         stop_ids: ids that end the answer; they are not part of it.
         phases: which ids may be generated, in order.
         max_new_tokens: longest answer [tokens], the end marker included; None leaves it to the caller.
+        begun: tokens at the end of `tokens` that are part of the answer already, as the given half of a picture.
     """
 
     tokens: np.ndarray
     stop_ids: tuple[int, ...]
     phases: tuple[Phase, ...]
     max_new_tokens: int | None = None
+    begun: int = 0
 
 
 @runtime_checkable
