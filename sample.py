@@ -92,21 +92,17 @@ def check_flags(arguments: argparse.Namespace, kind: str) -> None:
         idle += drawing
     elif kind == "image":
         idle.append("max_new_tokens")
+    what = (
+        "--choices" if arguments.choices is not None and kind == "qa" else f"--{'question' if kind == 'qa' else kind}"
+    )
     default = parser().get_default
     for name in idle:
         flag = "-n" if name == "n" else f"--{name.replace('_', '-')}"
-        what = (
-            "--choices"
-            if arguments.choices is not None and kind == "qa"
-            else f"--{'question' if kind == 'qa' else kind}"
-        )
-        require(
-            getattr(arguments, name) == default(name),
-            f"{flag} does not apply to {what}: leave it out.",
-        )
+        require(getattr(arguments, name) == default(name), f"{flag} does not apply to {what}: leave it out.")
+    turns = len(arguments.chat or [])
     require(
-        kind != "chat" or len(arguments.chat) == 1 or arguments.n == 1,
-        f"-n is {arguments.n} and --chat has {len(arguments.chat)} turns: several answers are given to one turn alone.",
+        turns <= 1 or arguments.n == 1,
+        f"-n is {arguments.n} and --chat has {turns} turns: several answers are given to one turn alone.",
     )
     require(
         arguments.keep_rows is None or arguments.complete is not None,

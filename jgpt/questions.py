@@ -23,8 +23,8 @@ from jgpt.sampler import MAX_ROWS, decoder_for, sample
 from jgpt.sampling import Allowed, Sampling
 from jgpt.tasks.qa import QATask
 
-# Attention scores and cached keys and values that stand in memory at once [numbers]: half a gigabyte in f32 on a CPU.
-NUMBERS_AT_ONCE: Final = {"cpu": 2**27}
+# Attention scores and cached keys and values that stand in memory at once [numbers]: a quarter of a gigabyte in f32 on a CPU.
+NUMBERS_AT_ONCE: Final = {"cpu": 2**26}
 NUMBERS_ON_ACCELERATORS: Final = 2**30
 
 
