@@ -9,6 +9,7 @@ import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from jgpt.check import require
 from jgpt.config import DataConfig
 from jgpt.data.examples import Picture, Splits
+from jgpt.tokenizers.image_code import one_thread
 
 SKIP: Final = "take the file out, or leave such files out with --data.on-bad-record skip"
 TURNED, DEEP, CMYK, ALPHA = "turned upright by EXIF", "16 bits a channel brought to 8", "CMYK made RGB", "alpha"
@@ -183,11 +185,13 @@ def square(pixels: np.ndarray, size: int) -> np.ndarray:
 
         return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).resize((size, size), Image.Resampling.BICUBIC))
     share = _area(side, size)
-    rows = np.tensordot(share, pixels.astype(np.float32), (1, 0))
-    both = np.moveaxis(np.tensordot(share, rows, (1, 1)), 0, 1)
+    with one_thread():
+        rows = np.tensordot(share, pixels.astype(np.float32), (1, 0))
+        both = np.moveaxis(np.tensordot(share, rows, (1, 1)), 0, 1)
     return np.rint(both).clip(0, 255).astype(np.uint8)
 
 
+@cache
 def _area(side: int, size: int) -> np.ndarray:
     """Return [size, side]: the share that each source pixel has in each new one, rows summing to 1."""
     edge = np.arange(size + 1) * (side / size)

@@ -40,7 +40,7 @@ class ImageTask:
 
     kind: ClassVar[str] = "image"
     packing: ClassVar[str] = "whole"
-    exact = True
+    score_name: ClassVar[str | None] = "bits_per_dim"
 
     def __init__(
         self,
@@ -56,6 +56,7 @@ class ImageTask:
         self.shape = shape
         self.captions = captions
         self.free, self.unconditional, self.exact = free, unconditional, exact
+        self.score_name = "bits_per_dim" if exact else None  # a lossy code would be one of other pictures than these
         names = ("<|caption|>", "<|image|>", "<|endofimage|>")
         self.caption, self.image, self.end = (vocabulary.special(name) for name in names)
         self._weights: dict[int, np.ndarray] = {}  # one array for all pictures whose captions are as long
@@ -102,11 +103,6 @@ class ImageTask:
             "unconditional": self.unconditional,
             "exact": self.exact,
         }
-
-    @property
-    def score_name(self) -> str | None:
-        """bits_per_dim where the image code loses nothing; a lossy one would code other pictures than the data hold."""
-        return "bits_per_dim" if self.exact else None
 
     @property
     def grid(self) -> tuple[int, int, int]:
