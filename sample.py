@@ -199,13 +199,13 @@ def score(model: "GPT", arguments: argparse.Namespace, sampling: "Sampling") -> 
     del sampling
     import os
 
-    text = arguments.score
+    text, what = arguments.score, "the text given"
     if os.path.isfile(text):
-        text = read_text(text, model.config.data.encoding)
+        text, what = read_text(text, model.config.data.encoding), f"the text of {text}"
     found = model.score(text)
     print(
-        f"{found.nats:.3f} nats, {found.tokens:,} tokens, {found.bytes:,} bytes: {found.bits_per_byte:.4f} bits per byte, "
-        f"perplexity {found.perplexity:.3f}"
+        f"{what}: {found.nats:.3f} nats, {found.tokens:,} tokens, {found.bytes:,} bytes: "
+        f"{found.bits_per_byte:.4f} bits per byte, perplexity {found.perplexity:.3f}"
     )
     worst = sorted(range(found.tokens), key=lambda i: -found.per_token[i][1])[:5]
     for i in worst:
@@ -214,10 +214,12 @@ def score(model: "GPT", arguments: argparse.Namespace, sampling: "Sampling") -> 
 
 
 def read_text(path: str, encoding: str) -> str:
-    """Return the text of a file. Raises ValueError where it is in another encoding."""
+    """Return the text of a file. Raises FileNotFoundError where there is none, ValueError where it is in another encoding."""
     try:
         with open(path, encoding=encoding) as file:
             return file.read()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no file {path!r}: give the path of a text file.") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path!r} is not {encoding} text at byte {error.start}: save it as {encoding}.") from None
 

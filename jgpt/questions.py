@@ -17,7 +17,6 @@ from jgpt.choices import Choice, choose
 from jgpt.config import ModelConfig
 from jgpt.data.examples import QuestionAnswer
 from jgpt.loaded import GPT
-from jgpt.model import gpt
 from jgpt.progress import CountProgress
 from jgpt.sampler import MAX_ROWS, decoder_for, sample
 from jgpt.sampling import Allowed, Sampling
@@ -70,35 +69,35 @@ def ask(model: GPT, name: str, examples: Sequence[QuestionAnswer], *, batch_size
     task = model.tasks[name]
     if not isinstance(task, QATask):
         raise ValueError(f"task {name!r} is of kind {task.kind!r}: only questions ('qa') can be asked.")
-    params = gpt.unstack(model.params)  # once, not at every call of the sampler
     with CountProgress(f"{name}: answering", len(examples)) as progress:
-        answers = _greedy(model.model, params, model.tokenizer.size, task, examples, progress.advance)
+        answers = _greedy(model, task, examples, progress.advance)
     several = [i for i, example in enumerate(examples) if len(example.choices) >= 2]
     chosen: dict[int, Choice] = {}
     if several:
         with CountProgress(f"{name}: comparing choices", len(several)) as progress:
             some = [examples[i] for i in several]
-            found = choose(model.model, params, task, some, batch_size=batch_size, advance=progress.advance)
+            found = choose(model.model, model.params, task, some, batch_size=batch_size, advance=progress.advance)
             chosen = dict(zip(several, found, strict=True))
     return [judge(example, answers[i], chosen.get(i)) for i, example in enumerate(examples)]
 
 
 def _greedy(
-    cfg: ModelConfig,
-    params: gpt.Params,
-    num_ids: int,
+    model: GPT,
     task: QATask,
     examples: Sequence[QuestionAnswer],
     advance: Callable[[int], None],
 ) -> list[str]:
     """Return the most probable answer to each question, token by token."""
+    cfg, num_ids = model.model, model.tokenizer.size
+    decoder = decoder_for(cfg, num_ids)
+    params = decoder.prepare(model.params)  # once, not at every call of the sampler
     prompts = [task.prompt(example) for example in examples]
     sizes = [len(prompt.tokens) for prompt in prompts]
     allowed = Allowed.phases([(phase.ids, phase.count) for phase in task.phases], num_ids)
     out = [""] * len(prompts)
     for turn, new in turns(sizes, task.max_new_tokens, cfg, _numbers_at_once()):
         samples = sample(
-            decoder_for(cfg, num_ids),
+            decoder,
             params,
             [prompts[i].tokens for i in turn],
             max_new_tokens=new,

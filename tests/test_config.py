@@ -98,6 +98,7 @@ BROKEN = [
         dict(data=DataConfig(tasks={"a": TEXT, "b": TEXT}, path="x.txt")),
         ["data.path 'x.txt'", "a, b", "--data.tasks.NAME.path"],
     ),
+    (Config, dict(eval=EvalConfig(stride=257)), ["eval.stride is 257", "model.context_length 256", "half"]),
     (Config, dict(data=DataConfig(path="x.txt")), ["data.path 'x.txt'", "0"]),
     (
         Config,

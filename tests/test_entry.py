@@ -95,7 +95,12 @@ def test_config_is_found_from_any_folder(tmp_path: Path):
             ["error: --max-new-tokens does not apply to --image", "leave it out"],
         ),
         (["--text", "hi", "--question", "why?"], ["error: argument --question: not allowed with argument --text"]),
-        ([], ["error: one of the arguments --text --question --image is required"]),
+        ([], ["error: one of the arguments --text --question --chat --image --score is required"]),
+        (["--text", "hi", "--system", "Be."], ["error: --system does not apply to --text: leave it out"]),
+        (["--chat", "hi", "--context", "x"], ["error: --context does not apply to --chat"]),
+        (["--score", "hi", "--seed", "3"], ["error: --seed does not apply to --score"]),
+        (["--question", "hi", "-n", "2", "--choices", "a", "b"], ["error: -n does not apply to --choices"]),
+        (["--chat", "hi", "--chat", "you", "-n", "2"], ["error: -n is 2 and --chat has 2 turns"]),
     ],
     ids=lambda value: " ".join(value[:3]),
 )

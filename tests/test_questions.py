@@ -35,7 +35,9 @@ def model() -> GPT:
     """Return a model with random weights and a task of each kind that answers."""
     cfg = ModelConfig(num_layers=1, embed_dim=32, num_heads=2, context_length=CONTEXT, init="gpt2")
     cfg = gpt.resolve(cfg, vocab_size=WORDS.size, backend="cpu", text_end=WORDS.text_ids.stop)
-    params = jax.tree.map(lambda leaf: leaf * 5, gpt.init(cfg, jax.random.key(0)))  # far from uniform
+    params = jax.tree.map(
+        lambda leaf: leaf * 5, jax.jit(gpt.init, static_argnums=0)(cfg, jax.random.key(0))
+    )  # far from uniform
     tasks = {"qa": QATask.fit(WORDS, [QUESTION]), "chat": ChatTask.fit(WORDS, [TALK]), "text": TextTask(WORDS)}
     return GPT(params, Config(model=cfg), cfg, WORDS, tasks, 0)
 

@@ -106,10 +106,11 @@ class EvalConfig:
     batch_size: int | None = None
     """Rows per evaluation batch; None = train.batch_size."""
     stride: int | None = None
-    """Text is scored in windows of the whole context that move on by this many tokens, so that no token is predicted
-    from less than context_length - stride others; None = in rows that each begin without a past."""
+    """Text is finally scored also in windows of the whole context that move on by this many tokens, so that no token but a
+    document's first ones is predicted from less than context_length - stride others; None = only in rows that each begin
+    without a past."""
     max_questions: int | None = None
-    """Held-out questions answered for the final scores; None = all."""
+    """Held-out questions of a task that are answered for the final scores, drawn by train.seed; None = all."""
 
     def __post_init__(self) -> None:
         require(self.every_steps >= 1, f"eval.every_steps is {self.every_steps}: must be at least 1.")

@@ -10,7 +10,7 @@ import pytest
 
 from jgpt.config import AugmentConfig, Config, DataConfig, ModelConfig, TaskConfig, TokenizerConfig
 from jgpt.data import sources
-from jgpt.data.examples import Picture, QuestionAnswer, Splits, TokenStream
+from jgpt.data.examples import Conversation, Message, Picture, QuestionAnswer, Splits, TokenStream
 from jgpt.data.loader import eval_batches
 from jgpt.tasks import mixture
 
@@ -177,6 +177,26 @@ def test_characters_of_follow_up_questions_are_learned(monkeypatch: pytest.Monke
     )
     text = mixture.build(config("qa", text="characters")).vocabulary.text
     assert set("xyz") <= set(text.decode(range(text.size)))
+
+
+def test_characters_of_conversations_are_learned_and_their_kind_is_saved(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    talk = Conversation((Message("user", "ab"), Message("assistant", "yz")))
+    monkeypatch.setitem(sources.SOURCES, "talk", lambda seed, fraction: Splits([talk], [talk], kind="chat"))
+    tasks = {"talk": TaskConfig(kind="auto", source="talk")}
+    built = mixture.build(dataclasses.replace(config("qa", text="characters"), data=DataConfig(tasks=tasks)))
+    assert built.vocabulary.text.decode(range(4)) == "abyz"
+    mixture.save(built, tmp_path)
+    again = mixture.load(tmp_path)[1]["talk"]
+    assert again.kind == "chat" and repr(again.prompt("ba")) == repr(built.tasks["talk"].task.prompt("ba"))
+
+
+def test_choices_are_shown_as_the_config_of_the_task_says(monkeypatch: pytest.MonkeyPatch):
+    question = QuestionAnswer("a?", "b", choices=("b", "c"))
+    serve(monkeypatch, "qa", train=[question], validation=[question])
+    shown, hidden = (mixture.build(config("qa", show_choices=show)).tasks["qa"].task for show in (True, False))
+    assert len(shown.prompt(question).tokens) == len(hidden.prompt(question).tokens) + 4
 
 
 def test_config_without_tasks_is_refused():

@@ -1,0 +1,122 @@
+"""Scores of whole splits: their names, sliding windows beside plain rows, tables by category, other files."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from jgpt import evaluate, sharding, step
+from jgpt.config import Config, DataConfig, EvalConfig, MeshConfig, ModelConfig, TaskConfig
+from jgpt.data import sources
+from jgpt.data.examples import Conversation, Message, QuestionAnswer, Splits
+from jgpt.data.sliding import SlidingRows
+from jgpt.likelihood import token_nats
+from jgpt.loaded import GPT
+from jgpt.model import gpt
+from jgpt.tasks import mixture
+
+CONTEXT = 32
+ROWS = 4
+CLOSE = 1e-4  # f32 sums in another order
+HELD = [
+    QuestionAnswer("1+1=", "2", choices=("2", "3"), category="qa2"),
+    QuestionAnswer("1+2=", "3", choices=("2", "3"), category="qa2"),
+    QuestionAnswer("who?", "I", category="qa10"),
+]
+TALK = Conversation((Message("user", "Hi"), Message("assistant", "Yo")))
+DATA = {
+    "qa": Splits(HELD, HELD),
+    "chat": Splits([TALK], [TALK], baselines={"zlib": 1.5}),
+    "text": Splits(["some text " * 20], ["another text " * 9, "short one"]),
+}
+CONFIG = Config(
+    model=ModelConfig(num_layers=1, embed_dim=32, num_heads=2, context_length=CONTEXT, init="gpt2"),
+    data=DataConfig(tasks={name: TaskConfig(kind=name, source=name) for name in DATA}),  # type: ignore[arg-type]
+)
+
+
+@pytest.fixture(scope="module")
+def run() -> tuple[GPT, mixture.Mixture, Any, Any]:
+    """Return an untrained model, its mixture, and what likelihoods need."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, splits in DATA.items():
+            patch.setitem(sources.SOURCES, name, lambda seed, fraction, splits=splits: splits)
+        data = mixture.build(CONFIG)
+    words = data.vocabulary
+    cfg = gpt.resolve(CONFIG.model, vocab_size=words.size, backend="cpu", text_end=words.text_ids.stop)
+    params = jax.tree.map(lambda leaf: leaf * 4, jax.jit(gpt.init, static_argnums=0)(cfg, jax.random.key(0)))
+    mesh = sharding.make_mesh(MeshConfig(data=1))
+    tasks = {name: task_data.task for name, task_data in data.tasks.items()}
+    return GPT(params, CONFIG, cfg, words, tasks, 0), data, step.compile_eval_step(cfg, CONFIG.train, mesh), mesh
+
+
+def final(run: tuple, **settings: Any) -> tuple[dict[str, float], dict]:
+    model, data, eval_step, mesh = run
+    config = dataclasses.replace(CONFIG, eval=EvalConfig(**settings))
+    return evaluate.final_scores(dataclasses.replace(model, config=config), data, eval_step, mesh, ROWS)
+
+
+def test_every_score_has_its_name_and_they_agree(run: tuple):
+    scores, answered = final(run)
+    kinds = ("exact_match", "f1", "accuracy", "accuracy_length_normalised")
+    assert [key.removeprefix("qa/") for key in scores if key.startswith("qa/")] == [
+        "nats_per_token",
+        *kinds,
+        *(f"{kind}_category_mean" for kind in kinds),
+    ]
+    assert [key for key in scores if key.startswith("chat/")] == ["chat/nats_per_token", "chat/perplexity", "chat/zlib"]
+    assert scores["chat/perplexity"] == pytest.approx(math.exp(scores["chat/nats_per_token"]))
+    bits = scores["text/nats_per_token"] / math.log(2)
+    documents = run[1].tasks["text"].validation.documents
+    tokens, size = sum(len(d.tokens) - 1 for d in documents), sum(len(t) for t in DATA["text"].validation)
+    assert scores["text/bits_per_byte"] == pytest.approx(bits * tokens / size)
+    assert scores["qa/accuracy"] == np.mean([item.scores["accuracy"] for item in answered["qa"][:2]])
+    assert not any("sliding" in key for key in scores)
+
+
+def test_categories_are_tabled_and_count_alike(run: tuple):
+    scores, answered = final(run)
+    table = evaluate.by_category(answered)
+    assert list(table) == ["qa"] and list(table["qa"]) == ["qa2", "qa10"]
+    assert [table["qa"][name]["questions"] for name in table["qa"]] == [2, 1]
+    assert "accuracy" not in table["qa"]["qa10"]
+    assert scores["qa/f1_category_mean"] == (table["qa"]["qa2"]["f1"] + table["qa"]["qa10"]["f1"]) / 2
+
+
+def test_a_sample_of_the_questions_is_asked(run: tuple):
+    _, answered = final(run, max_questions=2)
+    assert len(answered["qa"]) == 2
+
+
+@pytest.mark.parametrize("stride", [8, CONTEXT])
+def test_sliding_scores_stand_beside_the_plain_ones(run: tuple, stride: int):
+    model, data, *_ = run
+    scores, _ = final(run, stride=stride)
+    rows = SlidingRows(data.tasks["text"].validation.documents, CONTEXT, stride)
+    nats = sum(float(n.sum()) for n in token_nats(model.model, model.params, rows, batch_size=ROWS))
+    size = sum(len(text) for text in DATA["text"].validation)
+    assert scores["text/bits_per_byte_sliding"] == pytest.approx(nats / math.log(2) / size, rel=CLOSE)
+    assert scores["text/perplexity_sliding"] == pytest.approx(math.exp(scores["text/nats_per_token_sliding"]))
+    assert scores["text/bits_per_byte"] != scores["text/bits_per_byte_sliding"]
+    assert not any(key.endswith("_sliding") for key in scores if not key.startswith("text/"))
+
+
+def test_another_file_is_scored_whole(run: tuple, tmp_path: Path):
+    model, _, eval_step, mesh = run
+    text = "A file of its own.\n" * 7
+    (tmp_path / "own.txt").write_text(text)
+    data = evaluate.from_path(model, str(tmp_path / "own.txt"), "text")
+    assert list(data.tasks) == ["text"] and data.tasks["text"].splits.validation == [text]
+    scores, answered = evaluate.final_scores(model, data, eval_step, mesh, ROWS)
+    assert set(scores) == {"text/nats_per_token", "text/perplexity", "text/bits_per_byte"} and not answered
+
+
+def test_the_task_of_another_file_must_be_clear(run: tuple):
+    with pytest.raises(ValueError, match="this run has 3 tasks \\(qa, chat, text\\).*--task NAME"):
+        evaluate.from_path(run[0], "x.txt", None)
+    with pytest.raises(ValueError, match="unknown task of this run 'texts'.*Did you mean 'text'"):
+        evaluate.from_path(run[0], "x.txt", "texts")
