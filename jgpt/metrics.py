@@ -30,7 +30,8 @@ def flops_per_token(cfg: ModelConfig) -> float:
     """Return the model FLOPs of one trained token, forward and backward: 6 a matrix weight, plus causal attention.
 
     The count of Kaplan et al. 2020 (appendix of PaLM, Chowdhery et al. 2022), with attention scores counted half, since
-    half of them are masked, and windows counted at their width. The embedding look-up costs nothing; the head does.
+    half of them are masked, windows counted at their width, and sparse patterns at the keys they let a query see. The
+    embedding look-up costs nothing; the head does.
 
     Args:
         cfg: a resolved config.
@@ -39,10 +40,19 @@ def flops_per_token(cfg: ModelConfig) -> float:
     mlp = D * F * (3 if cfg.mlp == "swiglu" else 2)
     attention = D * K * (2 * cfg.num_heads + 2 * cfg.kv_heads)
     weights = cfg.num_layers * (mlp + attention) + D * (cfg.vocab_size or 0)
-    seen = sum(
-        min(cfg.window_of(layer) or cfg.context_length, cfg.context_length / 2) for layer in range(cfg.num_layers)
-    )
+    seen = sum(_keys_seen(cfg, layer) for layer in range(cfg.num_layers))
     return 6.0 * weights + 12.0 * cfg.num_heads * K * seen
+
+
+def _keys_seen(cfg: ModelConfig, layer: int) -> float:
+    """Return the keys that a query of a layer sees, about, in a row that is one document."""
+    half, stride = cfg.context_length / 2, cfg.pattern_stride or cfg.context_length
+    match cfg.patterns[layer % len(cfg.patterns)]:
+        case "strided":
+            return min(stride + half / stride, half)
+        case "fixed":
+            return min(stride / 2 + cfg.pattern_summary * half / stride, half)
+    return min(cfg.window_of(layer) or cfg.context_length, half)
 
 
 def peak_flops(device_kind: str) -> float | None:

@@ -203,6 +203,9 @@ def test_other_values_compile_nothing() -> None:
 @pytest.mark.parametrize(
     ("fields", "value", "fix"),
     [
+        ({"guidance": -1.0}, "guidance is -1.0", "--guidance 1"),
+        ({"guidance": float("nan")}, "nan", "--guidance 1"),
+        ({"guidance_schedule": "linear"}, "'linear' but guidance is 1", "set --guidance"),
         ({"temperature": -0.5}, "-0.5", "--temperature 0"),
         ({"temperature": float("nan")}, "nan", "--temperature 0"),
         ({"temperature": float("inf")}, "inf", "--temperature 0"),

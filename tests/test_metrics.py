@@ -34,6 +34,13 @@ def test_window_counts_at_its_width_and_never_above_full_attention():
     assert flops_per_token(dataclasses.replace(SMALL, windows=(10,))) == full
 
 
+def test_patterns_count_what_they_let_a_query_see():
+    full = flops_per_token(SMALL)
+    sparse = dataclasses.replace(SMALL, patterns=("strided", "fixed"), pattern_stride=2)
+    # strided: 2 in the row and 5 / 2 above, so 4.5 of 5; fixed: 1 in the block and 5 / 2 summaries, so 3.5
+    assert full - flops_per_token(sparse) == 3 * (2 * 2 * 2 * 4) * (0.5 + 1.5)
+
+
 @pytest.mark.parametrize("name", presets.PRESETS)
 def test_every_matrix_is_counted_once(name: str):
     """The count is 6 a matrix entry, so its slope over the parameters is checked on those that `init` makes."""

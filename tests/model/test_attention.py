@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jgpt.model.attention import ATTENTION, MAX_BLOCKS, Visibility, block_bounds, choose_attention
+from jgpt.model.attention import ATTENTION, choose_attention
+from jgpt.model.blocked import MAX_BLOCKS, block_bounds
+from jgpt.model.visibility import Pattern, Visibility
 
 ON_THIS_DEVICE = [name for name in ATTENTION if name != "cudnn" or jax.default_backend() == "gpu"]
 TOLERANCE = 2e-6  # f32 sums over at most 200 products of order 1
@@ -29,7 +31,17 @@ def numpy_attention(q, k, v, mask, softcap):
     return out
 
 
-def numpy_mask(positions, segments, window):
+def in_pattern(query, key, pattern):
+    """Write the sets of Child et al. 2019, section 4.3, as they stand there, for keys that are not later."""
+    if pattern is None:
+        return True
+    stride = pattern.stride
+    if pattern.kind == "strided":
+        return key in {*range(max(0, query - stride + 1), query + 1)} or (query - key) % stride == 0
+    return query // stride == key // stride or key % stride in range(stride - pattern.summary, stride)
+
+
+def numpy_mask(positions, segments, window, pattern=None):
     B, S = positions.shape
     mask = np.zeros((B, S, S), bool)
     for b in range(B):
@@ -37,7 +49,8 @@ def numpy_mask(positions, segments, window):
             for t in range(S):
                 distance = positions[b, s] - positions[b, t]
                 near = window is None or distance < window
-                mask[b, s, t] = distance >= 0 and near and segments[b, s] == segments[b, t]
+                here = segments[b, s] == segments[b, t] and in_pattern(positions[b, s], positions[b, t], pattern)
+                mask[b, s, t] = distance >= 0 and near and here
     return mask
 
 
@@ -47,9 +60,63 @@ def packed(S, sizes):
     return positions[None].astype(np.int32), segments[None].astype(np.int32)
 
 
-def visibility(positions, segments, window):
+def visibility(positions, segments, window, pattern=None):
     positions, segments = jnp.asarray(positions), jnp.asarray(segments)
-    return Visibility(positions, positions, segments, segments, window)
+    return Visibility(positions, positions, segments, segments, window, pattern)
+
+
+PATTERNS = (Pattern("strided", 7), Pattern("strided", 80), Pattern("fixed", 9, 2))
+
+
+def test_patterns_as_in_their_worked_example():
+    positions = jnp.arange(8)[None]
+    for kind, expected in (("strided", [1, 4, 5, 6, 7]), ("fixed", [2, 5, 6, 7])):
+        mask = Visibility(positions, positions, pattern=Pattern(kind, 3)).mask()
+        assert np.flatnonzero(mask[0, 7]).tolist() == expected
+
+
+@pytest.mark.parametrize("name", ON_THIS_DEVICE)
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+def test_patterns_equal_numpy(name, pattern):
+    rng = np.random.default_rng(5)
+    S = 150  # no multiple of a stride, more than one query block
+    positions, segments = packed(S, [70, 1, 79])
+    q, k, v = (rng.normal(size=(1, S, n, 8)).astype(np.float32) for n in (4, 2, 2))
+    softcap = 4.0 if pattern.stride == 7 else None
+    attend = jax.jit(lambda q, k, v: ATTENTION[name](q, k, v, visibility(positions, segments, None, pattern), softcap))
+    expected = numpy_attention(q, k, v, numpy_mask(positions, segments, None, pattern), softcap)
+    np.testing.assert_allclose(attend(q, k, v), expected, atol=TOLERANCE * 10, rtol=0)
+
+
+@pytest.mark.parametrize("name", ON_THIS_DEVICE)
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+def test_gradient_reaches_exactly_the_keys_of_the_pattern(name, pattern):
+    rng = np.random.default_rng(6)
+    S = 130
+    positions, segments = packed(S, [60, 70])
+    q, k, v = (jnp.asarray(rng.normal(size=(1, S, 2, 8)), jnp.float32) for _ in range(3))
+    mask = numpy_mask(positions, segments, None, pattern)[0]
+    visible = visibility(positions, segments, None, pattern)
+    gradient = jax.jit(jax.grad(lambda v, at: jnp.sum(ATTENTION[name](q, k, v, visible, None)[0, at])))
+    for query in (0, 59, 60, 100, 129):
+        reached = np.abs(np.asarray(gradient(v, query)[0])).sum((1, 2)) > 0
+        np.testing.assert_array_equal(reached, mask[query])
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+def test_gradients_through_blocks_of_a_pattern_equal_automatic_differentiation(pattern):
+    rng = np.random.default_rng(7)
+    S = 150
+    positions, segments = packed(S, [100, 50])
+    q, k, v = (jnp.asarray(rng.normal(size=(2, S, n, 8)), jnp.float32) for n in (4, 2, 2))
+    visible = visibility(np.tile(positions, (2, 1)), np.tile(segments, (2, 1)), None, pattern)
+
+    def gradients(name):
+        loss = lambda q, k, v: jnp.sum(jnp.sin(ATTENTION[name](q, k, v, visible, 4.0)))  # noqa: E731
+        return jax.jit(jax.grad(loss, (0, 1, 2)))(q, k, v)
+
+    for ours, theirs in zip(gradients("blocked"), gradients("einsum"), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=GRADIENT_TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("name", ON_THIS_DEVICE)

@@ -20,6 +20,16 @@ VARIANTS = {
     "modern": presets.modern(**SIZES),
     "windows": presets.modern(**SIZES, windows=(5, None), attention_softcap=10.0, logit_softcap=8.0, num_kv_heads=1),
     "ngrams": presets.modern(**SIZES, ngrams=(2, 4), ngram_rows=64, rotary_fraction=0.5, init="half"),
+    "plane": presets.modern(
+        **SIZES,
+        positions="rotary_2d",
+        image_start_id=3,
+        picture_width=2,
+        picture_cells=6,
+        tokens_per_cell=1,
+        patterns=("strided", "fixed"),
+        pattern_stride=5,
+    ),
     "positionless": presets.llama(**SIZES, positions="none", head_dim=10),
 }
 LOGIT_TOLERANCE = 2e-5  # f32, two layers of width 32, logits of order 1
