@@ -47,8 +47,8 @@ class Work(NamedTuple):
     table_GV: Bool[Array | np.ndarray, "G V"]
     group_BT: Int[Array | np.ndarray, "B T"]
     stop_V: Bool[Array | np.ndarray, " V"]
-    steps: Array | np.ndarray | np.generic
-    pad: Array | np.ndarray | np.generic
+    steps: Array | np.int32
+    pad: Array | np.int32
     knobs: Knobs
 
 
