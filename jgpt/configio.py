@@ -42,7 +42,7 @@ def load_config_file(path: str | Path) -> Config:
     try:
         config = module.get_config()
     except TypeError as error:  # a field that does not exist; Python names the section and the nearest is in --help
-        raise ValueError(f"config file {path}: {error}. All fields are in jgpt/config.py.") from None
+        raise ValueError(f"config file {path}: {error}. All fields are in jgpt/config/.") from None
     require(
         isinstance(config, Config), f"get_config() of {path} returned {type(config).__name__}: it must be a Config."
     )

@@ -152,7 +152,7 @@ def final_scores(
         values = grading.means([item.scores for item in answered.get(name, [])])
         if len(tables.get(name, {})) > 1:
             overall = grading.means(list(tables[name].values()))
-            values |= {f"{score}_category_mean": overall[score] for score in values}
+            values |= {f"{score}_category_mean": overall[score] for score in values if score in overall}
         ordered |= {f"{name}/{score}": value for score, value in values.items()}
         ordered |= picture_scores.code_error(name, task_data)
         if task_data.too_long[1]:

@@ -98,9 +98,11 @@ def image_task(model: GPT, name: str | None) -> str:
 def captions_to_draw(task: TaskData, most: int) -> list[str]:
     """Return up to `most` distinct held-out captions, spread evenly: classes in order, or names never seen in training.
 
-    Where every picture has the same caption, such as none, it is returned `UNCAPTIONED_ROWS` times.
+    Classes that training lacks are left out; where nothing remains, captions are taken from training. Where every picture
+    has the same caption, such as none, it is returned `UNCAPTIONED_ROWS` times.
     """
-    captions = list(dict.fromkeys(example.caption for example in task.splits.validation))
+    held = dict.fromkeys(example.caption for example in task.splits.validation)
+    captions = [caption for caption in held if task.task.knows(caption)] or list(task.task.captions)
     if len(captions) == 1:
         return captions * min(UNCAPTIONED_ROWS, most)
     if len(captions) <= most:

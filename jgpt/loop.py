@@ -3,6 +3,7 @@
 Owns the order of things: data, state, steps, validation, checkpoints, report. Each of them is made elsewhere.
 """
 
+import base64
 import math
 import time
 from dataclasses import dataclass
@@ -264,4 +265,8 @@ def _validate(parts: Parts, train_state: state.TrainState, writer: metrics.Metri
 
 
 def _tokenizer_files(folder: Path) -> dict[str, str]:
-    return {path.name: path.read_text() for path in sorted(folder.iterdir())}
+    """Return the files of a tokenizer as text, for the checkpoint's JSON; those of arrays in base64."""
+    return {
+        path.name: base64.b64encode(path.read_bytes()).decode() if path.suffix == ".npz" else path.read_text("utf-8")
+        for path in sorted(folder.iterdir())
+    }

@@ -25,7 +25,7 @@ def train(config: Config, **examples: Sequence[Any]) -> GPT:
             or `Conversation`. They replace the task's source and are kept in `RUN.data/NAME.jsonl` beside the run.
 
     Raises:
-        ValueError: a name is no task of the config, or its examples break a rule.
+        ValueError: a name is no task of the config, its examples break a rule, or the run has others.
         Others: as `jgpt.loop.train`.
     """
     tasks = dict(config.data.tasks)
@@ -35,8 +35,16 @@ def train(config: Config, **examples: Sequence[Any]) -> GPT:
             raise ValueError(unknown_name("task of the config", name, tasks))
         require(len(values) > 0, f"the examples of task {name!r} are empty: give at least two.")
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{name}.jsonl"
-        write_jsonl(values, path)
+        path, new = folder / f"{name}.jsonl", folder / f".{name}.new"
+        write_jsonl(values, new)
+        same = not path.is_file() or path.read_bytes() == new.read_bytes()
+        if not same and config.run.on_existing != "overwrite":
+            new.unlink()
+            raise ValueError(
+                f"{path} holds other examples than the {len(values)} given for task {name!r}: the run in {config.run.dir!r} "
+                "was trained on them. Use another run.dir, or run.on_existing='overwrite' to start over."
+            )
+        new.replace(path)
         tasks[name] = replace(tasks[name], source="path", path=str(path))
     config = replace(config, data=replace(config.data, tasks=tasks))
     train_config(config, "CONFIG")

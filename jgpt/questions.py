@@ -48,7 +48,7 @@ class Answered:
 
 def judge(example: QuestionAnswer, answer: str, choice: Choice | None) -> Answered:
     """Return an answer with its scores: exact_match and f1, and for choices accuracy and accuracy_length_normalised."""
-    references = example.references or (example.answer,)
+    references = (example.answer, *example.references)
     values = {"exact_match": grading.exact_match(answer, references), "f1": grading.f1(answer, references)}
     if choice is not None:
         right = {example.answer, *example.references}

@@ -198,7 +198,8 @@ def _check_prompt(name: str, row: np.ndarray, new: int, num_ids: int, context: i
         "tokens, so that a new one fits behind it.",
     )
     require(
-        n + new <= context,
-        f"{name} has {n} tokens and max_new_tokens is {new}, together {n + new}: model.context_length is {context}; "
-        f"use --max-new-tokens {context - n} at most, or shorten the prompt by {n + new - context} tokens.",
+        n + new <= context + 1,  # the last token is drawn, and never fed
+        f"{name} has {n} tokens and max_new_tokens is {new}, together {n + new}: model.context_length is {context}, and one "
+        f"more can be drawn; use --max-new-tokens {context + 1 - n} at most, or shorten the prompt by "
+        f"{n + new - context - 1} tokens.",
     )

@@ -94,8 +94,11 @@ def test_every_change_is_found_under_its_dotted_name():
             new = other(old, field)
             if new is None or section.name in ("run", "mesh"):
                 continue
-            changed = dataclasses.replace(getattr(FULL, section.name), **{field.name: new})
-            config = dataclasses.replace(FULL, **{section.name: changed})
+            try:
+                changed = dataclasses.replace(getattr(FULL, section.name), **{field.name: new})
+                config = dataclasses.replace(FULL, **{section.name: changed})
+            except ValueError:  # a field that means nothing beside the values of others
+                continue
             assert configio.changed_fields(FULL, config) == {f"{section.name}.{field.name}": (old, new)}
             seen += 1
     assert seen > 25  # nearly every number and switch
@@ -134,7 +137,7 @@ def test_missing_config_file_lists_its_neighbours(tmp_path: Path):
         ("def get_config(: return", ["line 1", "invalid syntax"]),
         (
             "from jgpt.config import TrainConfig\ndef get_config(): return TrainConfig(stepps=3)",
-            ["'stepps'", "jgpt/config.py"],
+            ["'stepps'", "jgpt/config/"],
         ),
     ],
 )

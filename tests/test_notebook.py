@@ -35,6 +35,15 @@ def test_lists_train_a_model_whose_data_stay_with_the_run(tmp_path: Path, monkey
     assert jgpt.train(config(tmp_path), qa=from_lists(QUESTIONS, ANSWERS)).step == 2  # complete: nothing is trained
 
 
+def test_other_examples_do_not_replace_those_of_a_run(tmp_path: Path):
+    kept = tmp_path / "run.data" / "qa.jsonl"
+    kept.parent.mkdir()
+    kept.write_text("earlier ones")
+    with pytest.raises(ValueError, match="holds other examples than the 12 given.*Use another run.dir"):
+        jgpt.train(config(tmp_path), qa=from_lists(QUESTIONS, ANSWERS))
+    assert kept.read_text() == "earlier ones" and [path.name for path in kept.parent.iterdir()] == ["qa.jsonl"]
+
+
 def test_mistakes_are_named_before_anything_is_written(tmp_path: Path):
     with pytest.raises(ValueError, match="unknown task of the config 'q'.*'qa'"):
         jgpt.train(config(tmp_path), q=[QuestionAnswer("a?", "b")])

@@ -381,7 +381,7 @@ def test_logits_that_are_not_finite_are_an_error() -> None:
     [
         ([[1], []], {}, "prompt 1 has 0 tokens", "at least one"),
         ([[1] * 70], {}, "70 tokens, model.context_length is 64", "by at least 7 tokens"),
-        ([[1] * 60], {}, "together 65", "--max-new-tokens 4 at most"),
+        ([[1] * 61], {}, "together 66", "--max-new-tokens 4 at most"),
         ([[1]], {"max_new_tokens": 0}, "max_new_tokens is 0", "raise --max-new-tokens"),
         ([[1], [2, 6]], {}, "prompt 1 holds ids 2 to 6", "0 to 5"),
         ([[-1]], {}, "ids -1 to -1", "0 to 5"),

@@ -76,6 +76,8 @@ class TaskConfig:
     """Share of documents held out where the source brings no split of its own."""
     show_choices: bool = True
     """qa only: a question with choices lists them before the answer; off = it is asked closed-book."""
+    condition: Literal["caption", "none"] = "caption"
+    """image only: what a picture is drawn after. none = nothing, as in most published likelihoods."""
     condition_dropout: float = 0.0
     """image only: share of training pictures that are shown without their caption, for guidance in sampling."""
     on_long: Literal["error", "skip"] = "error"
@@ -90,6 +92,12 @@ class TaskConfig:
         require(
             0 <= self.condition_dropout < 1,
             f"data.tasks.*.condition_dropout is {self.condition_dropout}: a share of the pictures, in [0, 1).",
+        )
+        require(
+            self.condition == "caption" or (self.kind in ("auto", "image") and self.condition_dropout == 0),
+            f"data.tasks.*.condition is {self.condition!r} in a task of kind {self.kind!r} with condition_dropout "
+            f"{self.condition_dropout}: only pictures have captions to leave out, and then there are none to drop; set it to "
+            "'caption', or condition_dropout to 0.",
         )
         require(
             self.condition_dropout == 0 or self.kind in ("auto", "image"),

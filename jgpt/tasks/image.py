@@ -65,8 +65,8 @@ class ImageTask:
     def fit(cls, vocabulary: Vocabulary, examples: Sequence[Picture], options: TaskConfig | None = None) -> "ImageTask":
         """Return the task for pictures shaped like the first of `examples`.
 
-        Captions are free text where there are more than MAX_CAPTIONS of them, or where some have several words and
-        they hardly repeat (fewer than PER_CLASS pictures each).
+        Captions are free text where there are more than MAX_CAPTIONS of them, or where they hardly repeat: fewer than
+        PER_CLASS pictures each if some have several words, else fewer than two.
         """
         del options
         found = {example.caption for example in examples}
@@ -76,7 +76,7 @@ class ImageTask:
             vocabulary,
             examples[0].pixels.shape,
             tuple(sorted(found)[:MAX_CAPTIONS]),
-            free=len(found) > MAX_CAPTIONS or (words and len(examples) < PER_CLASS * len(found)),
+            free=len(found) > MAX_CAPTIONS or len(examples) < (PER_CLASS if words else 2) * len(found),
             unconditional="" in found,
             exact=all(is_exact(code, example.pixels) for example in examples),  # ends at the first loss
         )
@@ -119,9 +119,13 @@ class ImageTask:
         if pixels.dtype != np.uint8 or pixels.shape != self.shape:
             raise ValueError(
                 f"a picture captioned {example.caption!r} is {pixels.dtype} of shape {pixels.shape}, this run draws "
-                f"uint8 of shape {self.shape}: resize and convert it."
+                f"uint8 of shape {self.shape}: bring it to that form, by --data.image-size and --data.image-mode."
             )
         return self._document(example.caption, self.vocabulary.encode_image(pixels))
+
+    def knows(self, caption: str) -> bool:
+        """Return whether pictures of this caption can be asked for."""
+        return self.unconditional if not caption else self.free or caption in self.captions
 
     def prompt(self, request: str | Picture | None) -> Prompt:
         """Return the prompt that draws `request`: exactly the tokens of a picture may follow, then the end.

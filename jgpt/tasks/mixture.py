@@ -69,7 +69,7 @@ def build(config: Config) -> Mixture:
     """
     configs = config.task_configs()
     require(bool(configs), "data.tasks is empty: give the config at least one task.")
-    splits = {name: sources.read(task, config.data, config.train.seed) for name, task in configs.items()}
+    splits = {name: _read(name, task, config) for name, task in configs.items()}
     vocabulary = make_vocabulary(config.tokenizer, list(splits.values()), config.train.seed)
     tasks = {name: _task_data(name, task, config, vocabulary, splits[name]) for name, task in configs.items()}
     require(
@@ -77,6 +77,20 @@ def build(config: Config) -> Mixture:
         f"data.augment is {config.data.augment}, but no task of the config has pictures: leave it at its default.",
     )
     return Mixture(vocabulary, tasks)
+
+
+def _read(name: str, options: TaskConfig, config: Config) -> Splits:
+    """Return the examples of one task, pictures without their captions where they are to be drawn after nothing."""
+    splits = sources.read(options, config.data, config.train.seed)
+    if options.condition == "caption":
+        return splits
+    pictures = [[*part] for part in (splits.train, splits.validation)]
+    require(
+        all(isinstance(example, Picture) for part in pictures for example in part),
+        f"data.tasks.{name}.condition is 'none', but its examples are no pictures: leave it at 'caption'.",
+    )
+    train, held = ([replace(example, caption="") for example in part] for part in pictures)
+    return replace(splits, train=train, validation=held)
 
 
 def _task_data(name: str, options: TaskConfig, config: Config, vocabulary: Vocabulary, splits: Splits) -> TaskData:

@@ -208,12 +208,12 @@ def test_pictures_of_another_shape_or_type_are_refused(pixels: np.ndarray):
     task = TASKS["image"].fit(vocabulary("bytes"), [Picture(PIXELS, "7")])
     with pytest.raises(ValueError) as caught:
         task.encode(Picture(pixels, "7"))
-    for word in ("'7'", str(pixels.dtype), str(pixels.shape), "uint8 of shape (2, 3)", "resize and convert"):
+    for word in ("'7'", str(pixels.dtype), str(pixels.shape), "uint8 of shape (2, 3)", "--data.image-size"):
         assert word in str(caught.value)
 
 
 def test_unknown_caption_is_refused_with_the_known_ones():
-    task = TASKS["image"].fit(vocabulary("bytes"), [Picture(PIXELS, "7"), Picture(PIXELS, "3")])
+    task = TASKS["image"].fit(vocabulary("bytes"), [Picture(PIXELS, "7"), Picture(PIXELS, "3")] * 2)
     with pytest.raises(ValueError, match="'seven' in training.*Known: 3, 7"):
         task.prompt("seven")
 
