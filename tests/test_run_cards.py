@@ -1,5 +1,7 @@
 """Run cards: every one loads, says what a card says, and those of pictures leave room to train on one and to draw one."""
 
+import base64
+import json
 from pathlib import Path
 
 import numpy as np
@@ -36,3 +38,14 @@ def test_a_picture_can_be_trained_on_and_drawn(name: str):
     prompt, context = task.prompt(example.caption), config.model.context_length
     assert len(task.encode(example).tokens) <= context + 1
     assert len(prompt.tokens) + prompt.max_new_tokens <= context + 1
+
+
+def test_arrays_of_a_tokenizer_go_into_a_checkpoint_as_text(tmp_path: Path):
+    from jgpt.loop import _tokenizer_files
+
+    (tmp_path / "image.json").write_text('{"é": 1}', encoding="utf-8")
+    np.savez(tmp_path / "image.npz", weights=np.arange(300, dtype=np.float32))
+    files = _tokenizer_files(tmp_path)
+    assert files["image.json"] == '{"é": 1}'
+    assert base64.b64decode(files["image.npz"]) == (tmp_path / "image.npz").read_bytes()
+    json.dumps(files)
