@@ -5,7 +5,7 @@ Owns the choice of captions, what stands beside what, and the distances that sho
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -37,7 +37,7 @@ class Entry:
     Attributes:
         caption: asked for.
         drawn: pictures by the model.
-        nearest: of each drawn one, the training picture nearest by pixels.
+        nearest: of each drawn one, the training picture nearest by pixels, as it was before the codes.
         held_out: real pictures of this caption, none where no held-out picture has it.
     """
 
@@ -53,8 +53,8 @@ class Gallery:
 
     Attributes:
         entries: one a caption.
-        distances: mean distance of drawn and of held-out pictures to their nearest training picture [root mean square,
-            grey levels], their ratio, how many are identical to one, and how many were counted.
+        distances: mean distance of drawn and of held-out pictures to their nearest training picture, all as the codes show
+            them [root mean square, grey levels], their ratio, how many are identical to one, and how many were counted.
     """
 
     entries: tuple[Entry, ...]
@@ -132,7 +132,7 @@ def draw(model: GPT, name: str, data: TaskData, captions: Sequence[str], *, n: i
     drawn = model.complete(name, requests, sampling=SAMPLING, seed=seed).values
     real = _held_out(data, set(captions))
     compared = [as_coded(data.task, example) for example in spread(real, MAX_COMPARED)]
-    where, distances = nearest([*drawn, *compared], (example.pixels for example in data.splits.train))
+    where, distances = nearest([*drawn, *compared], _training(data))
     by_caption = defaultdict(list)
     for example in real:
         by_caption[example.caption].append(example.pixels)
@@ -143,6 +143,12 @@ def draw(model: GPT, name: str, data: TaskData, captions: Sequence[str], *, n: i
         beside, by_caption[caption] = by_caption[caption][:n], by_caption[caption][n:]
         entries.append(Entry(caption, tuple(drawn[mine]), neighbours, tuple(beside)))
     return Gallery(tuple(entries), _summary(distances[: len(drawn)], distances[len(drawn) :], len(data.splits.train)))
+
+
+def _training(data: TaskData) -> Iterator[np.ndarray]:
+    """Yield the training pictures as the run's codes show them: what the model learned, and all that it could copy."""
+    for example in data.splits.train:
+        yield example.pixels if data.task.exact else as_coded(data.task, example)
 
 
 def _held_out(data: TaskData, captions: set[str]) -> list[Picture]:

@@ -160,10 +160,18 @@ def _text(vocabulary: Vocabulary, index: int) -> str:
 
 
 def _colour(vocabulary: Vocabulary, code: int) -> tuple[int, int, int]:
-    """Return a pixel's colour; where an id is no colour by itself, a grey by its number."""
+    """Return a pixel's colour, or the part of it that an id of one channel gives; else a grey by the id's number."""
     colours = getattr(vocabulary.image, "colours", None)
-    if colours is None:
-        grey = round(255 * code / max(len(vocabulary.image_ids) - 1, 1))
-        return grey, grey, grey
-    values = [int(value) for value in colours[code]]
-    return (values[0],) * 3 if len(values) == 1 else (values[0], values[1], values[2])
+    if colours is not None:
+        values = [int(value) for value in colours[code]]
+        return (values[0],) * 3 if len(values) == 1 else (values[0], values[1], values[2])
+    channels = vocabulary.code.cycle
+    if len(channels) == 3:  # ids of red, green and blue, each its own
+        red, green, blue = (_share(code, ids) if code in ids else 0 for ids in channels)
+        return red, green, blue
+    return (_share(code, range(vocabulary.code.size)),) * 3
+
+
+def _share(number: int, of: range) -> int:
+    """Return how far into a range of ids a number lies, 0 to 255."""
+    return round(255 * (number - of.start) / max(len(of) - 1, 1))

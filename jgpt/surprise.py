@@ -38,12 +38,15 @@ class Surprise:
         bits: of each pixel [bits], [height, width], summed over its channels; a code that covers several pixels is shared
             out evenly among them.
         end_bits: of the end of the picture, which is part of a complete code [bits].
-        bits_per_dim: all of them over pixels times channels, as `evaluate` counts.
+        bits_per_token: all of them over the ids of the picture and its end.
+        bits_per_dim: all of them over pixels times channels, as `evaluate` counts; None where the code loses any of the
+            picture, since they would be bits of another one.
     """
 
     bits: np.ndarray
     end_bits: float
-    bits_per_dim: float
+    bits_per_token: float
+    bits_per_dim: float | None
 
 
 def token_nats(model: GPT, documents: Sequence[Document]) -> list[np.ndarray]:
@@ -89,8 +92,18 @@ def surprise(model: GPT, name: str, pictures: Sequence[Picture]) -> list[Surpris
         trained = np.ones(len(nats), bool) if document.weights is None else document.weights[1:] > 0
         bits = nats[trained].astype(np.float64) / math.log(2)
         pixels = on_pixels(bits[:-1], picture.pixels.shape)
-        out.append(Surprise(pixels, float(bits[-1]), float(bits.sum()) / picture.pixels.size))
+        dimensions, total = task.dimensions(picture), float(bits.sum())
+        per_dim = None if dimensions is None else total / dimensions
+        out.append(Surprise(pixels, float(bits[-1]), total / len(bits), per_dim))
     return out
+
+
+def mean(found: Sequence[Surprise]) -> tuple[float, str]:
+    """Return the mean over pictures and its unit: bits per dim, or bits per token where the code loses any of them."""
+    per_dim = [item.bits_per_dim for item in found if item.bits_per_dim is not None]
+    if len(per_dim) == len(found):
+        return sum(per_dim) / len(found), "bits per dim"
+    return sum(item.bits_per_token for item in found) / len(found), "bits per token"
 
 
 def on_pixels(bits: np.ndarray, shape: Sequence[int]) -> np.ndarray:
@@ -120,7 +133,7 @@ def sheet_of(pictures: Sequence[Picture], found: Sequence[Surprise]) -> "Image.I
     high = max(float(item.bits.max()) for item in found)
     rows = [
         sheet.Row(
-            f"{picture.caption}\n{item.bits_per_dim:.2f} bits per dim".strip(),
+            "{}\n{:.2f} {}".format(picture.caption, *mean([item])).strip(),
             ((picture.pixels,), (sheet.colours(item.bits, 0, high),)),
         )
         for picture, item in zip(pictures, found, strict=True)

@@ -11,6 +11,7 @@ from jgpt.config import Config, ModelConfig
 from jgpt.data.examples import Picture, Splits
 from jgpt.data.packing import pack
 from jgpt.loaded import GPT, Completion
+from jgpt.picture_scores import as_coded
 from jgpt.sampler import Samples
 from jgpt.tasks.image import ImageTask
 from jgpt.tasks.mixture import TaskData
@@ -25,8 +26,8 @@ def picture(caption: str) -> Picture:
     return Picture(RANDOM.integers(0, 256, (3, 2)).astype(np.uint8), caption)
 
 
-def task_data(train: list[Picture], validation: list[Picture]) -> TaskData:
-    words = Vocabulary("bytes", TOKENIZERS["bytes"].train([], 0), Palette.grey(256))
+def task_data(train: list[Picture], validation: list[Picture], levels: int = 256) -> TaskData:
+    words = Vocabulary("bytes", TOKENIZERS["bytes"].train([], 0), Palette.grey(levels))
     task = ImageTask.fit(words, train)
     rows = [pack([task.encode(example) for example in part], "whole", 64) for part in (train, validation)]
     return TaskData(task, Splits(train, validation), *rows)
@@ -73,6 +74,16 @@ def test_copies_are_found_beside_their_originals():
     assert made.distances["drawn_identical"] == 4 and made.distances["held_out_identical"] == 0
     assert (made.distances["drawn"], made.distances["held_out"], made.distances["training"]) == (4, 8, 20)
     assert "ratio 0.00" in made.words() and "4 of 4 drawn" in made.words()
+
+
+def test_a_copy_in_the_colours_of_a_lossy_code_is_a_copy():
+    train = [picture("a") for _ in range(9)]
+    data = task_data(train, [picture("a")], levels=3)
+    copies = [as_coded(data.task, train[i]) for i in (5, 2)]
+    made = gallery.draw(fake(data, copies), "p", data, ["a"], n=2)
+    assert made.distances["drawn_to_training"] == 0 and made.distances["drawn_identical"] == 2
+    for shown, i in zip(made.entries[0].nearest, (5, 2), strict=True):
+        np.testing.assert_array_equal(shown, train[i].pixels)  # as it was, not as it was coded
 
 
 def test_held_out_pictures_drawn_again_have_a_ratio_of_one():

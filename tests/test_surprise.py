@@ -74,6 +74,12 @@ def test_bits_are_those_of_the_models_probabilities(model):
     assert found.end_bits == pytest.approx(bits[-1], rel=1e-4)
 
 
+def test_a_lossy_code_has_no_bits_per_dim():
+    exact, lossy = surprise.Surprise(np.ones((2, 2)), 2.0, 1.2, 1.5), surprise.Surprise(np.ones((2, 2)), 1.0, 1.0, None)
+    assert surprise.mean([exact, exact]) == (1.5, "bits per dim")
+    assert surprise.mean([exact, lossy]) == (pytest.approx(1.1), "bits per token")
+
+
 def test_codes_of_channels_and_of_blocks_find_their_pixels():
     np.testing.assert_array_equal(surprise.on_pixels(np.arange(6.0), (2, 3)), [[0, 1, 2], [3, 4, 5]])
     channels = surprise.on_pixels(np.array([1.0, 2, 3, 10, 20, 30]), (1, 2, 3))

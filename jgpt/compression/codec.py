@@ -226,7 +226,7 @@ def _decode(model: GPT, file: Container, task: Any, reader: RangeReader, take: C
         told = reader.take(uniform(others, ids)) if others else np.zeros(0, np.int32)
         lanes = _drive(model, layout.text_lanes(pairs, length, np.array([task.start, *told])), take)
         return originals.text_bytes(task, layout.text_of(lanes))
-    blank = originals.Picture(np.broadcast_to(task.decode(_any_picture(task)), task.shape), file.caption)
+    blank = originals.Picture(np.zeros(task.shape, np.uint8), file.caption)  # only its markers and caption are used
     document, stack = task.encode(blank), []
     for part, lanes in layout.picture_lanes([document] * file.count):
         lanes = _drive(model, lanes, take)
@@ -235,12 +235,6 @@ def _decode(model: GPT, file: Container, task: Any, reader: RangeReader, take: C
             for lane in range(part.stop - part.start)
         ]
     return np.stack(stack)
-
-
-def _any_picture(task: ImageTask) -> list[int]:
-    """Return the ids of some picture of the task: only its markers and caption are used."""
-    phase = task.prompt(task.captions[0]).phases[0]
-    return [phase.ids[0]] * (phase.count or 0)
 
 
 def _drive(model: GPT, lanes: Lanes, code: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Lanes:

@@ -89,9 +89,11 @@ def summary(batch: Batch, row: int) -> str:
     )
 
 
-def columns_of(shape: tuple[int, ...] | None, count: int) -> int:
-    """Return in how many columns `count` pixels stand: the picture's width where it is known, else about a square."""
-    if shape is None:
-        return max(1, round(count**0.5))
-    per_pixel = max(1, round(count / max(shape[0] * shape[1], 1)))  # ids a pixel, where channels are told apart
-    return shape[1] * per_pixel
+def columns_of(grid: tuple[int, int, int] | None, count: int) -> int:
+    """Return in how many columns `count` image ids stand: those of the grid, ids of a cell side by side; else a square.
+
+    Args:
+        grid: (rows, columns, ids of a cell) of the task's pictures; None where it is not known.
+        count: ids to lay out.
+    """
+    return max(1, round(count**0.5)) if grid is None else grid[1] * grid[2]

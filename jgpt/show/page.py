@@ -60,14 +60,14 @@ class Section:
     Attributes:
         name: of the task.
         about: a line below its name.
-        shape: of its pictures; None where it has none.
+        grid: (rows, columns, ids of a cell) of its pictures; None where it has none.
         found: what became of the rules.
         rows: (summary, documents) of each row.
     """
 
     name: str
     about: str
-    shape: tuple[int, ...] | None
+    grid: tuple[int, int, int] | None
     found: Sequence[Finding]
     rows: Sequence[tuple[str, Sequence[Drawn]]]
 
@@ -96,7 +96,7 @@ def _section(section: Section) -> str:
     )
     rows = "".join(
         f'<div class="row"><h3>row {number}<small>{escape(about)}</small></h3>{_map(drawn)}'
-        + "".join(_document(document, section.shape) for document in drawn)
+        + "".join(_document(document, section.grid) for document in drawn)
         + "</div>"
         for number, (about, drawn) in enumerate(section.rows)
     )
@@ -119,9 +119,9 @@ def _runs(document: Drawn) -> str:
     return "".join(f'<{"b" if on else "em"} style="flex:{size}"></{"b" if on else "em"}>' for on, size in runs)
 
 
-def _document(document: Drawn, shape: tuple[int, ...] | None) -> str:
+def _document(document: Drawn, grid: tuple[int, int, int] | None) -> str:
     parts = "".join(
-        _picture(document.segment, cells, columns_of(shape, len(cells)))
+        _picture(document.segment, cells, columns_of(grid, len(cells)))
         if pixels
         else "".join(_token(document.segment, cell) for cell in cells)
         for pixels, cells in document.parts()

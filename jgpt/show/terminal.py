@@ -18,17 +18,17 @@ LABELS: Final = ("token", "target", "weight", "position")
 MARGIN: Final = 11  # columns before a stripe
 
 
-def rows_of(document: Drawn, shape: tuple[int, ...] | None, width: int) -> Iterator[Text]:
+def rows_of(document: Drawn, grid: tuple[int, int, int] | None, width: int) -> Iterator[Text]:
     """Yield the lines of one document.
 
     Args:
         document: of a row.
-        shape: of the task's pictures; None where it has none.
+        grid: (rows, columns, ids of a cell) of the task's pictures; None where it has none.
         width: of the terminal [columns].
     """
     for pixels, cells in document.parts():
         if pixels:
-            yield from _picture(cells, columns_of(shape, len(cells)))
+            yield from _picture(cells, columns_of(grid, len(cells)))
         else:
             yield from _stripes(cells, width - MARGIN)
 

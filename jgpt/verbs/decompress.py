@@ -1,4 +1,4 @@
-"""`jgpt decompress FILE.jgz RUN`: what `jgpt compress` made, back again. Imports no jax before the command line is parsed."""
+"""`jgpt decompress RUN FILE.jgz`: what `jgpt compress` made, back again. Imports no jax before the command line is parsed."""
 
 import argparse
 from pathlib import Path
@@ -17,8 +17,8 @@ the model may round otherwise, and the checksum refuses the result.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
     parser.description, parser.formatter_class = DESCRIPTION, argparse.RawDescriptionHelpFormatter
-    parser.add_argument("file", help="compressed file")
     parser.add_argument("run", help="folder of the run that compressed it")
+    parser.add_argument("file", help="compressed file")
     parser.add_argument("--out", help="file to write (default: the name without .jgz)")
     parser.add_argument("--overwrite", action="store_true", help="replace the output where it exists")
 

@@ -70,15 +70,15 @@ def run(arguments: argparse.Namespace) -> None:
         found = rules.check(rules.Rows(batch, data.vocabulary, task.kind, task.packing, own))
         if probe is not None:
             found += probe(batch)
-        shape = getattr(task, "shape", None)
+        grid = getattr(task, "grid", None)
         rows = [(drawn.summary(batch, r), drawn.documents(data.vocabulary, batch, r)) for r in range(shown)]
-        sections.append(Section(name, about, shape, found, rows))
+        sections.append(Section(name, about, grid, found, rows))
         broken += sum(finding.problem is not None for finding in found)
         for number, (words, documents) in enumerate(rows):
             console.print(Text(f"{name}, row {number}: {words}", style="bold"))
             for document in documents:
                 console.print(Text(f"document {document.segment}", style="dim"))
-                for line in terminal.rows_of(document, shape, console.width):
+                for line in terminal.rows_of(document, grid, console.width):
                     console.print(line)
     for section in sections:
         terminal.findings(section.name, section.found, console)

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Write the map beside the picture, and print the mean bits per dim."""
+    """Write the map beside the picture, and print the mean bits per dim, or per token where the code is lossy."""
     require(
         arguments.picture is not None or arguments.caption is None,
         f"--caption {arguments.caption!r} is given with --held-out: held-out pictures have their own captions; leave it out.",
@@ -58,8 +58,12 @@ def run(arguments: argparse.Namespace) -> None:
     found = surprise.surprise(model, name, pictures)
     out.parent.mkdir(parents=True, exist_ok=True)
     surprise.sheet_of(pictures, found).save(out)
-    mean = sum(item.bits_per_dim for item in found) / len(found)
-    print(f"{mean:.4f} bits per dim over {len(found)} picture{'s' if len(found) > 1 else ''}: {out}")
+    value, unit = surprise.mean(found)
+    print(f"{value:.4f} {unit} over {len(found)} picture{'s' if len(found) > 1 else ''}: {out}")
+    if unit != "bits per dim":
+        print(
+            "the image code is lossy: these are bits of the picture as coded, and bits per dim would say nothing of it"
+        )
 
 
 def _caption(given: str | None, known: tuple[str, ...]) -> str:
@@ -77,27 +81,21 @@ def _caption(given: str | None, known: tuple[str, ...]) -> str:
 
 
 def _read(path: Path, shape: tuple[int, ...], background: str) -> "np.ndarray":
-    """Return a picture file as uint8 of `shape`; alpha is composited on `background`.
+    """Return a picture file as uint8 of `shape`, read as those of training are; alpha is composited on `background`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no picture, or has another size.
+        ValueError: it is no picture, a damaged or an animated one, or has another size.
     """
-    import numpy as np
-    from PIL import Image, UnidentifiedImageError
+    from jgpt.data.picture_decode import PictureRules, colour, decode
 
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file: give a picture, or --held-out N.")
-    try:
-        with Image.open(path) as image:
-            transparent = image.convert("RGBA")
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as a picture ({error}): give a PNG.") from None
+    rules = PictureRules(mode="grey" if len(shape) == 2 else "rgb", background=colour(background))
+    pixels, _ = decode(path.read_bytes(), str(path), rules)
     height, width = shape[:2]
     require(
-        transparent.size == (width, height),
-        f"{path} is {transparent.width} x {transparent.height} pixels, this run draws {width} x {height}: scale it first.",
+        pixels.shape[:2] == (height, width),
+        f"{path} is {pixels.shape[1]} x {pixels.shape[0]} pixels, this run draws {width} x {height}: scale it first.",
     )
-    page = Image.new("RGBA", transparent.size, background)
-    page.alpha_composite(transparent)
-    return np.array(page.convert("L" if len(shape) == 2 else "RGB"))
+    return pixels

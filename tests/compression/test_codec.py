@@ -14,20 +14,21 @@ from jgpt.tasks.image import ImageTask
 from jgpt.tasks.qa import QATask
 from jgpt.tasks.text import TextTask
 from jgpt.tokenizers.image import Palette
+from jgpt.tokenizers.image_rgb import RGB
 from jgpt.tokenizers.text import ByteTokenizer
 from jgpt.tokenizers.vocabulary import Vocabulary
 
 ENGLISH = b"It was the best of times,\r\nit was the worst of times. \xff\xfe\0 "
 
 
-def model(*, context=32, seed=0, **fields) -> GPT:
-    """Return a model nobody trained, with texts and pictures of 4 x 5."""
+def model(*, context=32, seed=0, code=None, shape=(4, 5), **fields) -> GPT:
+    """Return a model nobody trained, with texts and pictures of `shape`."""
     cfg = ModelConfig(num_layers=1, embed_dim=16, num_heads=2, context_length=context, **fields)
-    vocabulary = Vocabulary("bytes", ByteTokenizer(), Palette.grey(4))
+    vocabulary = Vocabulary("bytes", ByteTokenizer(), code or Palette.grey(4))
     resolved = gpt.resolve(cfg, vocab_size=vocabulary.size, backend="cpu", text_end=vocabulary.text_ids.stop)
     tasks = {
         "prose": TextTask(vocabulary),
-        "digits": ImageTask(vocabulary, (4, 5), ("one", "two")),
+        "digits": ImageTask(vocabulary, shape, ("one", "two")),
         "quiz": QATask(vocabulary, 4),
     }
     params = jax.tree.map(lambda a: 2 * a, disturbed(resolved, seed))
@@ -71,6 +72,15 @@ def test_pictures_come_back(tiny, count):
     assert measured.tokens == count * 21 and measured.agrees
     # packed several a row by the forward pass, coded one a lane
     assert measured.stepped_bits == pytest.approx(measured.forward_bits, rel=1e-4)
+
+
+def test_pictures_of_an_id_a_channel_come_back():
+    colourful = model(code=RGB(), shape=(2, 3, 3))
+    stack = np.random.default_rng(0).integers(0, 256, (2, 2, 3, 3)).astype(np.uint8)
+    original = originals._pictures(colourful.tasks["digits"], stack, "f", "two", "stack")
+    file, measured = codec.compress(colourful, "digits", original, "two")
+    assert (codec.decompress(colourful, file) == stack).all()
+    assert measured.tokens == 2 * 19 and measured.agrees
 
 
 def test_a_forward_pass_that_sees_the_future_breaks_the_ratio(tiny, monkeypatch):

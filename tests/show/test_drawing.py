@@ -12,6 +12,8 @@ from jgpt.show.rules import Finding
 from jgpt.tasks.image import ImageTask
 from jgpt.tasks.qa import QATask
 from jgpt.tokenizers.image import Palette
+from jgpt.tokenizers.image_learned import Learned, init
+from jgpt.tokenizers.image_rgb import RGB
 from jgpt.tokenizers.text import ByteTokenizer
 from jgpt.tokenizers.vocabulary import Vocabulary
 
@@ -43,7 +45,7 @@ def test_a_row_is_taken_apart_without_loss():
 
 
 def test_columns_of_pictures():
-    assert drawn.columns_of((2, 3), 6) == 3
+    assert drawn.columns_of((2, 3, 1), 6) == 3
     assert drawn.columns_of((2, 3, 3), 18) == 9  # one id a channel
     assert drawn.columns_of(None, 16) == 4
 
@@ -63,10 +65,27 @@ def test_a_terminal_shows_every_token_with_target_weight_and_position():
 
 
 def test_a_terminal_draws_pictures():
-    lines = list(terminal.rows_of(PICTURES[1][0], (2, 3), 60))
+    lines = list(terminal.rows_of(PICTURES[1][0], (2, 3, 1), 60))
     blocks = [line for line in lines if "▀" in line.plain]
     assert len(blocks) == 1 and blocks[0].plain.count("▀") == 3
     assert "rgb(128,128,128) on rgb(128,128,128)" in {str(span.style) for span in blocks[0].spans}
+
+
+def test_codes_of_blocks_stand_in_their_own_grid_and_ids_of_channels_in_their_colour():
+    learned = Learned(init(2, 1, (8, 6, 5), 4, 1, 0), 2, 1, (8, 6, 5))
+    words = Vocabulary("bytes", ByteTokenizer(), learned)
+    task = ImageTask(words, (4, 8), ("a",))
+    batch = stack(list(pack([task.encode(Picture(np.zeros((4, 8), np.uint8), "a"))], task.packing, 40, 2.0)))
+    lines = list(terminal.rows_of(drawn.documents(words, batch, 0)[0], task.grid, 60))
+    assert [line.plain.count("▀") for line in lines if "▀" in line.plain] == [4]  # two rows of four cells
+
+    words = Vocabulary("bytes", ByteTokenizer(), RGB())
+    task = ImageTask(words, (1, 1, 3), ("a",))
+    batch = stack(list(pack([task.encode(Picture(np.array([[[7, 0, 255]]], np.uint8), "a"))], task.packing, 40, 2.0)))
+    cells = drawn.documents(words, batch, 0)[0].cells
+    colours = [cell.token.colour for cell in cells if cell.token.kind == "pixel"]
+    assert colours == [(7, 0, 0), (0, 0, 0), (0, 0, 255)]
+    assert drawn.columns_of(task.grid, 3) == 3
 
 
 def test_findings_are_printed():
@@ -77,7 +96,7 @@ def test_findings_are_printed():
 
 def test_the_page_escapes_data_and_shows_everything():
     section = page.Section("q", "qa", None, [Finding("one"), Finding("two", "at <3>")], [("s", QUESTIONS[1])])
-    pictures = page.Section("p", "image", (2, 3), [], [("s", PICTURES[1])])
+    pictures = page.Section("p", "image", (2, 3, 1), [], [("s", PICTURES[1])])
     text = page.page("T & <i>", "a", [section, pictures])
     assert "<script" not in text and "<b>&" not in text and "T &amp; &lt;i&gt;" in text
     assert 'class="bad">two: at &lt;3&gt;' in text

@@ -75,6 +75,12 @@ def test_what_does_not_fit_is_refused(folder, name, options, message):
     assert not (folder[0] / f"{name}.jgz").exists()
 
 
+def test_both_ways_name_the_run_first():
+    for verb in ("compress", "decompress"):
+        parsed, _ = cli.parser().parse_known_args([verb, "runs/trio", "a.txt"])
+        assert (parsed.run, parsed.file) == ("runs/trio", "a.txt")
+
+
 def test_overrides_belong_to_the_verbs_that_read_a_config(capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["jgpt", "compress", "run", "file", "--model.num-layers", "3"])
     with pytest.raises(SystemExit) as left:

@@ -2,11 +2,17 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
+from test_gallery import picture, task_data
 
+import jgpt
 from jgpt import cli
+from jgpt.config import Config, ModelConfig
+from jgpt.loaded import GPT
+from jgpt.model import gpt
 from jgpt.verbs.surprise import _caption, _read
 
 
@@ -45,13 +51,29 @@ def test_files_come_in_the_channels_of_the_run_on_its_background(tmp_path: Path)
     np.testing.assert_array_equal(_read(tmp_path / "grey.png", (2, 3), "white"), grey)
 
 
-def test_files_that_do_not_fit_are_refused(tmp_path: Path):
+def test_deep_and_turned_files_are_read_as_in_training(tmp_path: Path):
+    Image.fromarray(np.array([[0, 257, 65535]], np.uint16)).save(tmp_path / "deep.png")
+    np.testing.assert_array_equal(_read(tmp_path / "deep.png", (1, 3), "white"), [[0, 1, 255]])
+    turned = Image.fromarray(np.array([[10, 200]], np.uint8))
+    turned.getexif()[0x0112] = 6  # shown a quarter turn clockwise
+    turned.save(tmp_path / "turned.png", exif=turned.getexif())
+    np.testing.assert_array_equal(_read(tmp_path / "turned.png", (2, 1), "white"), [[10], [200]])
+
+
+def test_files_that_do_not_fit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     Image.fromarray(np.zeros((4, 9), np.uint8)).save(tmp_path / "small.png")
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(ValueError, match="is 9 x 4 pixels, this run draws 8 x 8: scale it"):
         _read(tmp_path / "small.png", (8, 8), "white")
-    with pytest.raises(ValueError, match="text.png cannot be read as a picture"):
+    with pytest.raises(ValueError, match="text.png' is not a picture"):
         _read(tmp_path / "text.png", (8, 8), "white")
+    frames = [Image.fromarray(np.full((8, 8), value, np.uint8)) for value in (0, 255)]
+    frames[0].save(tmp_path / "moves.gif", save_all=True, append_images=frames[1:])
+    with pytest.raises(ValueError, match="moves.gif' is animated"):
+        _read(tmp_path / "moves.gif", (8, 8), "white")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    with pytest.raises(ValueError, match="small.png' has more than 20 pixels"):
+        _read(tmp_path / "small.png", (4, 9), "white")
     with pytest.raises(FileNotFoundError, match="absent.png is not a file"):
         _read(tmp_path / "absent.png", (8, 8), "white")
 
@@ -60,3 +82,16 @@ def test_the_caption_is_asked_for_where_there_are_several():
     assert _caption(None, ("",)) == "" and _caption("7", ("3", "7")) == "7"
     with pytest.raises(ValueError, match="add --caption, such as --caption '3'"):
         _caption(None, ("3", "7"))
+
+
+def test_bits_of_a_lossy_code_are_counted_per_token(tmp_path: Path, monkeypatch, capsys):
+    data = task_data([picture("a")], [picture("a")], levels=3)
+    config = ModelConfig(num_layers=1, embed_dim=16, num_heads=2, context_length=16)
+    cfg = gpt.resolve(config, vocab_size=data.task.vocabulary.size, backend="cpu", text_end=260)
+    model = GPT(gpt.init(cfg, jax.random.key(0)), Config(), cfg, data.task.vocabulary, {"p": data.task}, 0)
+    monkeypatch.setattr(jgpt, "load", lambda *args, **named: model)
+    Image.fromarray(picture("a").pixels).save(tmp_path / "lossy.png")
+    call("surprise", "run", str(tmp_path / "lossy.png"), "--out", str(tmp_path / "map.png"))
+    printed = capsys.readouterr().out
+    assert "bits per token over 1 picture" in printed and "the image code is lossy" in printed
+    assert "bits per dim over" not in printed
