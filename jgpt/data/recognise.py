@@ -104,10 +104,30 @@ def read_path(path: str, *, kind: str, data: DataConfig, validation_fraction: fl
         _check_kind(path, "qa", kind, "bAbI")
         from jgpt.data.babi import read_babi
 
-        texts = {PurePosixPath(file.name).name: decode_text(file.load(), file.where, data.encoding) for file in babi}
-        splits = read_babi(texts)
-        return replace(splits, kind="qa", recognised=splits.recognised or f"bAbI, {len(babi)} files")
+        splits = read_babi(_babi_texts(path, babi, data.encoding))
+        notes = splits.notes + _left_out_note([*left_out, *(file.name for file in files if file not in babi)])
+        recognised = splits.recognised or f"bAbI, {len(babi)} files"
+        return replace(splits, kind="qa", recognised=recognised, notes=notes)
     return _read_files(path, where, files, left_out, kind, data, validation_fraction, seed)
+
+
+def _babi_texts(path: str, files: Sequence[InputFile], encoding: str) -> dict[str, str]:
+    """Return the texts of bAbI files by name. Raises ValueError where two folders hold a file of the same name."""
+    named: dict[str, InputFile] = {}
+    for file in files:
+        name = PurePosixPath(file.name).name
+        first = named.setdefault(name, file)
+        folders = " and ".join(repr(str(PurePosixPath(of.name).parent)) for of in (first, file))
+        require(
+            first is file,
+            f"data.path {path!r} holds {name!r} in two folders, {folders}: they are two editions of bAbI, such as en and "
+            "shuffled; pass one of them.",
+        )
+    return {name: decode_text(file.load(), file.where, encoding) for name, file in named.items()}
+
+
+def _left_out_note(names: Sequence[str]) -> tuple[str, ...]:
+    return (f"left out, as no data: {', '.join(names[:10])}",) if names else ()
 
 
 def _read_files(
@@ -161,7 +181,7 @@ def _read_files(
     )
     recognised = f"{words}, {amount} in {len(files)} file{'s' * (len(files) > 1)}"
     _check_kind(path, found_kind, kind, recognised)
-    notes = log.notes() + ((f"left out, as no data: {', '.join(left_out[:10])}",) if left_out else ())
+    notes = log.notes() + _left_out_note(left_out)
     if parts is not None:
         return _given(path, read, found_kind, recognised, notes)
     try:

@@ -220,3 +220,23 @@ def test_real_folders_are_recognised(handed: dict) -> None:
     assert read(SHARED / "qa" / "babi" / "babi_en10k.tar.xz").kind == "qa" and len(handed["files"]) == 39
     for folder in ("emoji", "flags"):
         assert read(SHARED / "images" / folder).kind == "image" and handed["path"] == SHARED / "images" / folder
+
+
+STORY = "1 Ann is here.\n2 Where is Ann?\there\t1\n"
+
+
+def test_two_editions_of_babi_are_refused_rather_than_mixed(tmp_path: Path) -> None:
+    names = [f"{folder}/qa1_k_{part}.txt" for folder in ("en", "shuffled") for part in ("train", "test")]
+    write(tmp_path, dict.fromkeys(names, STORY))
+    with pytest.raises(ValueError, match=r"'qa1_k_test.txt' in two folders, 'en' and 'shuffled'.*pass one"):
+        read(tmp_path)
+    assert len(read(tmp_path / "en").train) == 1
+
+
+def test_what_babi_leaves_out_is_noted(tmp_path: Path) -> None:
+    names = [f"qa1_k_{part}.txt" for part in ("train", "test", "valid")]
+    splits = read(write(tmp_path, dict.fromkeys(names, STORY) | {"LICENSE": "free"}))
+    assert splits.notes == (
+        "left out, since test is what is held out: 1 valid files, such as qa1_k_valid.txt",
+        "left out, as no data: LICENSE",
+    )
