@@ -315,13 +315,13 @@ def _is_about_data(file: InputFile) -> bool:
 def _pictures(where: Path, kind: str) -> Path | None:
     """Return the path that `picture_files` is to read, None where there are no pictures.
 
-    A captions file beside its pictures stands for the whole folder.
+    A captions file beside its pictures stands for the pictures of its folder, with the captions in it and no other's.
     """
     if where.is_file():
         if where.suffix.lower() in PICTURES or _is_array_of_pictures(where):
             return where
         captions = kind in ("auto", "image") and where.suffix.lower() in CAPTIONS
-        return where.parent if captions and _names_pictures(where) else None
+        return where if captions and _names_pictures(where) else None
     files = [file for file in files_below(where) if file.stat().st_size and not is_never_data(file.name)]
     pictures = sum(file.suffix.lower() in PICTURES or _is_array_of_pictures(file) for file in files)
     others = sum(

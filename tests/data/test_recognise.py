@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jgpt.config import DataConfig
 from jgpt.data.examples import Picture, QuestionAnswer, Splits
@@ -188,9 +189,9 @@ PNG = {"png/ad.png": b"\x89PNG", "png/ae.png": b"\x89PNG"}
         (PNG | {"names.csv": "file,caption\nad.png,Andorra\nae.png,x\n"}, "names.csv"),
     ],
 )
-def test_pictures_are_handed_on_as_a_whole_folder(files: dict, path: str, handed: dict, tmp_path: Path) -> None:
+def test_pictures_are_handed_on_with_the_path_given(files: dict, path: str, handed: dict, tmp_path: Path) -> None:
     splits = read(write(tmp_path, files) / path)
-    assert handed["path"] == tmp_path and handed["seed"] == 0 and handed["validation_fraction"] == 0.2
+    assert handed["path"] == tmp_path / path and handed["seed"] == 0 and handed["validation_fraction"] == 0.2
     assert splits.kind == "image" and splits.recognised == "a folder of pictures"
 
 
@@ -205,6 +206,16 @@ def test_arrays_of_pictures_are_handed_on(shape: tuple, handed: dict, tmp_path: 
 def test_a_table_beside_pictures_it_does_not_name_is_a_table(handed: dict, tmp_path: Path) -> None:
     write(tmp_path, PNG | {"qa.jsonl": records(1, 2)})
     assert read(tmp_path / "qa.jsonl").kind == "qa" and not handed
+
+
+def test_of_two_captions_files_the_one_given_is_read(tmp_path: Path) -> None:
+    for name in "ab":
+        Image.new("L", (2, 2), ord(name)).save(tmp_path / f"{name}.png")
+    write(tmp_path, {f"{name}.json": f'{{"a.png": "{name}", "b.png": "{name}"}}' for name in ("short", "long")})
+    with pytest.raises(ValueError, match="2 captions files"):
+        read(tmp_path)
+    splits = read(tmp_path / "long.json")
+    assert [picture.caption for picture in (*splits.train, *splits.validation)] == ["long", "long"]
 
 
 def test_babi_is_handed_on_by_file_name(handed: dict, tmp_path: Path) -> None:
