@@ -62,7 +62,8 @@ def read_pictures(path: Path, *, data: DataConfig, validation_fraction: float, s
         raise FileNotFoundError(f"data.path {str(path)!r} does not exist: give a folder of pictures, or a .npz file.")
     if path.suffix.lower() in (".npz", ".npy"):
         parts, recognised = read_arrays(path, data.columns, rules)
-        by_class = len({p.caption for pictures in parts.values() for p in pictures}) > 1
+        captioned = [p.caption for pictures in parts.values() for p in pictures]
+        by_class = 1 < len(set(captioned)) <= len(captioned) / 2  # else most differ: they describe, and are no classes
         return _splits(parts, by_class, validation_fraction, seed, recognised, ())
     captions = None
     if path.is_file():
