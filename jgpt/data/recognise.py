@@ -16,7 +16,8 @@ from typing import Any, Final
 import numpy as np
 
 from jgpt.check import require
-from jgpt.config import DataConfig
+from jgpt.config import COLUMNS, DataConfig
+from jgpt.data.columns import check_columns
 from jgpt.data.decoding import decode_records, decode_text
 from jgpt.data.examples import Splits
 from jgpt.data.files import read_texts, read_tokens
@@ -92,6 +93,7 @@ def read_path(path: str, *, kind: str, data: DataConfig, validation_fraction: fl
     tokens = read_tokens(where, validation_fraction)
     if tokens is not None:
         _check_kind(path, "text", kind, tokens.recognised)
+        check_columns(data, (), tokens.recognised)
         return tokens
     files, left_out = list_inputs(where)
     if not files:
@@ -102,6 +104,7 @@ def read_path(path: str, *, kind: str, data: DataConfig, validation_fraction: fl
     babi = [file for file in data_files if BABI.fullmatch(PurePosixPath(file.name).name)]
     if babi and len(babi) == len(data_files):
         _check_kind(path, "qa", kind, "bAbI")
+        check_columns(data, (), "bAbI")
         from jgpt.data.babi import read_babi
 
         splits = read_babi(_babi_texts(path, babi, data.encoding))
@@ -181,6 +184,7 @@ def _read_files(
     )
     recognised = f"{words}, {amount} in {len(files)} file{'s' * (len(files) > 1)}"
     _check_kind(path, found_kind, kind, recognised)
+    check_columns(data, COLUMNS[found_kind] if form.kind is None else (), words)
     notes = log.notes() + _left_out_note(left_out)
     if parts is not None:
         return _given(path, read, found_kind, recognised, notes)

@@ -314,3 +314,13 @@ def test_labels_of_arrays_are_classes_only_where_they_repeat(tmp_path: Path):
     for seed in range(5):
         assert captions(read(tmp_path / "classes.npz", seed=seed)).count("a") == 4
         assert {picture.caption for picture in read(tmp_path / "classes.npz", seed=seed).validation} == {"a", "b"}
+
+
+def test_columns_that_pictures_have_not_are_refused(tmp_path: Path):
+    np.savez(tmp_path / "a.npz", images=IMAGES, labels=np.arange(8))
+    with pytest.raises(ValueError, match="no array 'worte'; it holds images"):
+        read(tmp_path / "a.npz", columns={"caption": "worte"})
+    for i in range(4):
+        paint(tmp_path / "in" / f"{i}.png", i)
+    with pytest.raises(ValueError, match="'caption', which plays no part in pictures without captions"):
+        read(tmp_path / "in", columns={"caption": "worte"})

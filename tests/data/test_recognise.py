@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jgpt.config import DataConfig
+from jgpt.config import COLUMNS, DataConfig, TaskConfig
+from jgpt.data.columns import SYNONYMS
 from jgpt.data.examples import Picture, QuestionAnswer, Splits
 from jgpt.data.recognise import read_path
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not here: it is no part of the project")
 TRIVIA = "".join(f"#Q Number {i}?\n^ {i}\nA {i}\nB no\n\n" for i in range(10))
+STORY = "1 Ann is here.\n2 Where is Ann?\there\t1\n"
 INDEX = "/games/capitals:country:capital\n/games/elements:symbol:number:name\n"
 
 
@@ -233,9 +235,6 @@ def test_real_folders_are_recognised(handed: dict) -> None:
         assert read(SHARED / "images" / folder).kind == "image" and handed["path"] == SHARED / "images" / folder
 
 
-STORY = "1 Ann is here.\n2 Where is Ann?\there\t1\n"
-
-
 def test_two_editions_of_babi_are_refused_rather_than_mixed(tmp_path: Path) -> None:
     names = [f"{folder}/qa1_k_{part}.txt" for folder in ("en", "shuffled") for part in ("train", "test")]
     write(tmp_path, dict.fromkeys(names, STORY))
@@ -251,3 +250,30 @@ def test_what_babi_leaves_out_is_noted(tmp_path: Path) -> None:
         "left out, since test is what is held out: 1 valid files, such as qa1_k_valid.txt",
         "left out, as no data: LICENSE",
     )
+
+
+def test_the_names_of_ours_are_those_that_have_synonyms() -> None:
+    assert {name for kind in ("text", "qa", "chat") for name in COLUMNS[kind]} == set(SYNONYMS)
+    with pytest.raises(ValueError, match=r"unknown name of ours in data.columns 'queston'.*'question'"):
+        DataConfig(columns={"queston": "frage"})
+
+
+@pytest.mark.parametrize(
+    ("files", "ours", "said"),
+    [
+        ({"a.txt": "some text"}, "text", "plays no part in text: it has no columns to name"),
+        ({"animals": TRIVIA}, "question", "plays no part in OpenTriviaQA"),
+        ({f"qa1_k_{part}.txt": STORY for part in ("train", "test")}, "question", "no part in bAbI"),
+        ({"a.jsonl": records(1, 2)}, "caption", "no part in JSON lines of questions: only question, answer"),
+        ({"a.bin": bytes(40)}, "text", "no columns to name"),
+    ],
+)
+def test_a_column_that_plays_no_part_is_refused_unless_another_task_may_need_it(
+    files: dict, ours: str, said: str, tmp_path: Path
+) -> None:
+    write(tmp_path, files)
+    path = tmp_path / next(iter(files)) if len(files) == 1 else tmp_path
+    with pytest.raises(ValueError, match=said):
+        read(path, data=DataConfig(columns={ours: "spalte"}))
+    tasks = {name: TaskConfig(kind="auto") for name in "ab"}
+    assert read(path, data=DataConfig(columns={ours: "spalte"}, tasks=tasks)).train
