@@ -8,11 +8,12 @@ import dataclasses
 from dataclasses import dataclass
 
 from jgpt.check import require
-from jgpt.config.data import AugmentConfig, DataConfig, TaskConfig, TokenizerConfig
+from jgpt.config.data import COLUMNS, AugmentConfig, DataConfig, TaskConfig, TokenizerConfig
 from jgpt.config.model import ModelConfig, PictureGrid
 from jgpt.config.training import CheckpointConfig, EvalConfig, MeshConfig, OptimConfig, RunConfig, TrainConfig
 
 __all__ = [
+    "COLUMNS",
     "AugmentConfig",
     "CheckpointConfig",
     "Config",

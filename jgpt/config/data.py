@@ -1,9 +1,16 @@
 """What is read, and how it becomes ids: tasks, files, pictures, tokenizers."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
-from jgpt.check import require
+from jgpt.check import require, unknown_name
+
+COLUMNS: Final = {  # our names of columns or features, by the kind of examples they make
+    "text": ("text", "id"),
+    "qa": ("question", "answer", "references", "context", "choices", "category", "more", "id"),
+    "chat": ("messages", "id"),
+    "image": ("file", "image", "caption"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +169,9 @@ class DataConfig:
             self.image_threshold is None or 1 <= self.image_threshold <= 255,
             f"data.image_threshold is {self.image_threshold}: must lie between 1 and 255 (128 is the middle), or be None.",
         )
+        known = {name for names in COLUMNS.values() for name in names}
+        for ours in self.columns:
+            require(ours in known, unknown_name("name of ours in data.columns", ours, known))
         require(self.prefetch_batches >= 1, f"data.prefetch_batches is {self.prefetch_batches}: must be at least 1.")
         for name in self.tasks:
             require(name.isidentifier(), f"data.tasks has a task named {name!r}: names must be Python identifiers.")

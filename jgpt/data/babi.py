@@ -18,6 +18,7 @@ from jgpt.check import require
 from jgpt.data.examples import QuestionAnswer, Splits
 
 NAME: Final = re.compile(r"qa(\d+)_([\w-]+)_(train|test)\.txt$")
+VALID: Final = re.compile(r"qa\d+_[\w-]+_valid\.txt$")  # of the edition en-valid, cut off its training files
 
 
 def read_babi(files: Mapping[str, str]) -> Splits:
@@ -28,7 +29,7 @@ def read_babi(files: Mapping[str, str]) -> Splits:
     it, after the facts alone.
 
     Args:
-        files: text of each file by its name; names that are not bAbI's are ignored.
+        files: text of each file by its name; names that are not bAbI's are ignored, and valid files noted as left out.
 
     Raises:
         ValueError: a line breaks the format; file and line are named. There is no training file, or no test file.
@@ -52,6 +53,9 @@ def read_babi(files: Mapping[str, str]) -> Splits:
     for part, found in kinds.items():
         require(bool(found), f"no bAbI file qa*_{part}.txt is among {', '.join(sorted(files)) or 'nothing'}: add them.")
     notes = []
+    valid = sorted(name for name in files if VALID.search(name))
+    if valid:
+        notes.append(f"left out, since test is what is held out: {len(valid)} valid files, such as {valid[0]}")
     for missing, there, what in (("train", "test", "scored untrained"), ("test", "train", "trained, not scored")):
         alone = sorted(kinds[there] - kinds[missing])
         if alone:

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from jgpt.check import unknown_name
+from jgpt.check import require
+from jgpt.config import DataConfig
 from jgpt.data.decoding import check_characters
 from jgpt.data.examples import Conversation, Message, QuestionAnswer
 from jgpt.data.read_log import BadRecord
@@ -28,7 +29,6 @@ SYNONYMS: Final[dict[str, tuple[str, ...]]] = {
     "more": ("more",),
     "id": ("id", "_id", "uid", "qid"),
 }
-OF_PICTURES: Final = ("file", "image", "caption", "label")  # may stand in data.columns too, for picture files
 NEEDED: Final = {"chat": ("messages",), "qa": ("question", "answer"), "text": ("text",)}
 ROLES: Final = {
     "system": "system",
@@ -54,6 +54,25 @@ class Layout:
     columns: dict[str, str]
 
 
+def check_columns(data: DataConfig, usable: Sequence[str], recognised: str) -> None:
+    """Raise ValueError where the user names a column that plays no part in what was read.
+
+    In a mixture it may be another task's, and is not judged.
+
+    Args:
+        data: with the columns that the user names.
+        usable: our names of those that play a part.
+        recognised: what was read, in words.
+    """
+    idle = [ours for ours in data.columns if ours not in usable]
+    names = f"only {', '.join(usable)} can be named there" if usable else "it has no columns to name"
+    require(
+        not idle or len(data.tasks) > 1,
+        f"data.columns names {', '.join(map(repr, idle))}, which plays no part in {recognised}: {names}; take the others "
+        "out of --data.columns.",
+    )
+
+
 def layout_of(names: Sequence[str], *, where: str, kind: str, columns: Mapping[str, str]) -> Layout:
     """Return the layout of a file with the columns `names`.
 
@@ -66,9 +85,6 @@ def layout_of(names: Sequence[str], *, where: str, kind: str, columns: Mapping[s
     Raises:
         ValueError: a column that is needed or that the user named is not there.
     """
-    for ours in columns:
-        if ours not in SYNONYMS and ours not in OF_PICTURES:
-            raise ValueError(unknown_name("name of ours in data.columns", ours, [*SYNONYMS, *OF_PICTURES]))
     found = {ours: theirs for ours, theirs in columns.items() if ours in SYNONYMS and theirs in names}
     kinds = [kind] if kind in NEEDED else list(NEEDED)
     missing = [ours for ours in columns if ours in SYNONYMS and ours not in found and _serves(ours, kind)]

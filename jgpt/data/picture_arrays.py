@@ -52,11 +52,13 @@ def read_arrays(path: Path, columns: Mapping[str, str], rules: PictureRules) -> 
         ) from None
     parts: dict[str, list[Picture]] = {}
     used: list[str] = []
+    captioned = False
     for part, words in {"": ("",), **PARTS}.items():
         images = _find(arrays, "file", IMAGES, words, columns)
         if images is None:
             continue
         labels = _find(arrays, "caption", LABELS, words, columns)
+        captioned = captioned or labels is not None
         used += [name for name in (images, labels) if name is not None]
         parts[part] = _pictures(path, images, arrays[images], labels, arrays.get(labels or ""), rules)
     shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
@@ -68,6 +70,11 @@ def read_arrays(path: Path, columns: Mapping[str, str], rules: PictureRules) -> 
     require(
         "" not in parts or len(parts) == 1,
         f"{str(path)!r} holds images both with and without a part ({', '.join(used)}): keep one of the two.",
+    )
+    require(
+        "caption" not in columns or captioned,
+        f"{str(path)!r} has no array {columns.get('caption')!r}; it holds {shapes}. Name the one with the labels: "
+        "--data.columns caption LABELS.",
     )
     together = agree([picture.pixels for pictures in parts.values() for picture in pictures])
     at = 0

@@ -15,6 +15,7 @@ import numpy as np
 
 from jgpt.check import require
 from jgpt.config import DataConfig
+from jgpt.data.columns import check_columns
 from jgpt.data.examples import Picture, Splits
 from jgpt.data.picture_arrays import is_picture_array, read_arrays
 from jgpt.data.picture_captions import SUFFIXES, Captions, Index, find_captions, read_captions
@@ -62,7 +63,9 @@ def read_pictures(path: Path, *, data: DataConfig, validation_fraction: float, s
         raise FileNotFoundError(f"data.path {str(path)!r} does not exist: give a folder of pictures, or a .npz file.")
     if path.suffix.lower() in (".npz", ".npy"):
         parts, recognised = read_arrays(path, data.columns, rules)
-        by_class = len({p.caption for pictures in parts.values() for p in pictures}) > 1
+        check_columns(data, ("file", "caption"), recognised)
+        captioned = [p.caption for pictures in parts.values() for p in pictures]
+        by_class = 1 < len(set(captioned)) <= len(captioned) / 2  # else most differ: they describe, and are no classes
         return _splits(parts, by_class, validation_fraction, seed, recognised, ())
     captions = None
     if path.is_file():
@@ -101,6 +104,7 @@ def _read_folder(
         wanted = list(enumerate(classes))
         count = len(set(classes))
         recognised = f"pictures in {count} classes (folders)" if count > 1 else "pictures without captions"
+    check_columns(data, ("file", "caption") if captions is not None else (), recognised)
     read, notes = _decode_all(folder, names, wanted, rules, bad)
     others = [f.name for f in files if not _is_picture(f) and not (captions and f.samefile(captions.path))]
     if others:

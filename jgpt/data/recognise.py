@@ -16,7 +16,8 @@ from typing import Any, Final
 import numpy as np
 
 from jgpt.check import require
-from jgpt.config import DataConfig
+from jgpt.config import COLUMNS, DataConfig
+from jgpt.data.columns import check_columns
 from jgpt.data.decoding import decode_records, decode_text
 from jgpt.data.examples import Splits
 from jgpt.data.files import read_texts, read_tokens
@@ -92,6 +93,7 @@ def read_path(path: str, *, kind: str, data: DataConfig, validation_fraction: fl
     tokens = read_tokens(where, validation_fraction)
     if tokens is not None:
         _check_kind(path, "text", kind, tokens.recognised)
+        check_columns(data, (), tokens.recognised)
         return tokens
     files, left_out = list_inputs(where)
     if not files:
@@ -102,12 +104,33 @@ def read_path(path: str, *, kind: str, data: DataConfig, validation_fraction: fl
     babi = [file for file in data_files if BABI.fullmatch(PurePosixPath(file.name).name)]
     if babi and len(babi) == len(data_files):
         _check_kind(path, "qa", kind, "bAbI")
+        check_columns(data, (), "bAbI")
         from jgpt.data.babi import read_babi
 
-        texts = {PurePosixPath(file.name).name: decode_text(file.load(), file.where, data.encoding) for file in babi}
-        splits = read_babi(texts)
-        return replace(splits, kind="qa", recognised=splits.recognised or f"bAbI, {len(babi)} files")
+        splits = read_babi(_babi_texts(path, babi, data.encoding))
+        notes = splits.notes + _left_out_note([*left_out, *(file.name for file in files if file not in babi)])
+        recognised = splits.recognised or f"bAbI, {len(babi)} files"
+        return replace(splits, kind="qa", recognised=recognised, notes=notes)
     return _read_files(path, where, files, left_out, kind, data, validation_fraction, seed)
+
+
+def _babi_texts(path: str, files: Sequence[InputFile], encoding: str) -> dict[str, str]:
+    """Return the texts of bAbI files by name. Raises ValueError where two folders hold a file of the same name."""
+    named: dict[str, InputFile] = {}
+    for file in files:
+        name = PurePosixPath(file.name).name
+        first = named.setdefault(name, file)
+        folders = " and ".join(repr(str(PurePosixPath(of.name).parent)) for of in (first, file))
+        require(
+            first is file,
+            f"data.path {path!r} holds {name!r} in two folders, {folders}: they are two editions of bAbI, such as en and "
+            "shuffled; pass one of them.",
+        )
+    return {name: decode_text(file.load(), file.where, encoding) for name, file in named.items()}
+
+
+def _left_out_note(names: Sequence[str]) -> tuple[str, ...]:
+    return (f"left out, as no data: {', '.join(names[:10])}",) if names else ()
 
 
 def _read_files(
@@ -161,7 +184,8 @@ def _read_files(
     )
     recognised = f"{words}, {amount} in {len(files)} file{'s' * (len(files) > 1)}"
     _check_kind(path, found_kind, kind, recognised)
-    notes = log.notes() + ((f"left out, as no data: {', '.join(left_out[:10])}",) if left_out else ())
+    check_columns(data, COLUMNS[found_kind] if form.kind is None else (), words)
+    notes = log.notes() + _left_out_note(left_out)
     if parts is not None:
         return _given(path, read, found_kind, recognised, notes)
     try:
@@ -295,13 +319,13 @@ def _is_about_data(file: InputFile) -> bool:
 def _pictures(where: Path, kind: str) -> Path | None:
     """Return the path that `picture_files` is to read, None where there are no pictures.
 
-    A captions file beside its pictures stands for the whole folder.
+    A captions file beside its pictures stands for the pictures of its folder, with the captions in it and no other's.
     """
     if where.is_file():
         if where.suffix.lower() in PICTURES or _is_array_of_pictures(where):
             return where
         captions = kind in ("auto", "image") and where.suffix.lower() in CAPTIONS
-        return where.parent if captions and _names_pictures(where) else None
+        return where if captions and _names_pictures(where) else None
     files = [file for file in files_below(where) if file.stat().st_size and not is_never_data(file.name)]
     pictures = sum(file.suffix.lower() in PICTURES or _is_array_of_pictures(file) for file in files)
     others = sum(

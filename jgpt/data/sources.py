@@ -8,6 +8,7 @@ from typing import Final
 
 from jgpt.check import unknown_name
 from jgpt.config import DataConfig, TaskConfig
+from jgpt.data.columns import check_columns
 from jgpt.data.digits import read_digits
 from jgpt.data.embedded import read_english
 from jgpt.data.examples import Splits
@@ -47,4 +48,5 @@ def read(task: TaskConfig, data: DataConfig, seed: int) -> Splits:
         raise ValueError("this task reads the user's own data: say where it is, with --data.path FILE_OR_FOLDER.")
     if task.source not in SOURCES:
         raise ValueError(unknown_name("data source", task.source, [*SOURCES, "path", "tfds:NAME"]))
+    check_columns(data, (), f"the source {task.source!r}")
     return in_form(SOURCES[task.source](seed, task.validation_fraction), PictureRules.of(data))

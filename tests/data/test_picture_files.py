@@ -303,3 +303,24 @@ def test_real_sets_are_read_by_path():
 def test_flags_are_named_by_country():
     flags = read(SHARED / "flags", image_size=8, fraction=0.1)
     assert len(both(flags)) == 256 and "Bouvet Island" in captions(flags)
+
+
+def test_labels_of_arrays_are_classes_only_where_they_repeat(tmp_path: Path):
+    np.savez(tmp_path / "all.npz", images=IMAGES, labels=list("abcdefgh"))
+    assert len(read(tmp_path / "all.npz").validation) == 2
+    np.savez(tmp_path / "most.npz", images=IMAGES, labels=list("aacdefgh"))
+    assert len(read(tmp_path / "most.npz").validation) == 2
+    np.savez(tmp_path / "classes.npz", images=IMAGES, labels=list("aaaabbbb"))
+    for seed in range(5):
+        assert captions(read(tmp_path / "classes.npz", seed=seed)).count("a") == 4
+        assert {picture.caption for picture in read(tmp_path / "classes.npz", seed=seed).validation} == {"a", "b"}
+
+
+def test_columns_that_pictures_have_not_are_refused(tmp_path: Path):
+    np.savez(tmp_path / "a.npz", images=IMAGES, labels=np.arange(8))
+    with pytest.raises(ValueError, match="no array 'worte'; it holds images"):
+        read(tmp_path / "a.npz", columns={"caption": "worte"})
+    for i in range(4):
+        paint(tmp_path / "in" / f"{i}.png", i)
+    with pytest.raises(ValueError, match="'caption', which plays no part in pictures without captions"):
+        read(tmp_path / "in", columns={"caption": "worte"})

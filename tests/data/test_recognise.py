@@ -8,14 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from jgpt.config import DataConfig
+from jgpt.config import COLUMNS, DataConfig, TaskConfig
+from jgpt.data.columns import SYNONYMS
 from jgpt.data.examples import Picture, QuestionAnswer, Splits
 from jgpt.data.recognise import read_path
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not here: it is no part of the project")
 TRIVIA = "".join(f"#Q Number {i}?\n^ {i}\nA {i}\nB no\n\n" for i in range(10))
+STORY = "1 Ann is here.\n2 Where is Ann?\there\t1\n"
 INDEX = "/games/capitals:country:capital\n/games/elements:symbol:number:name\n"
 
 
@@ -188,9 +191,9 @@ PNG = {"png/ad.png": b"\x89PNG", "png/ae.png": b"\x89PNG"}
         (PNG | {"names.csv": "file,caption\nad.png,Andorra\nae.png,x\n"}, "names.csv"),
     ],
 )
-def test_pictures_are_handed_on_as_a_whole_folder(files: dict, path: str, handed: dict, tmp_path: Path) -> None:
+def test_pictures_are_handed_on_with_the_path_given(files: dict, path: str, handed: dict, tmp_path: Path) -> None:
     splits = read(write(tmp_path, files) / path)
-    assert handed["path"] == tmp_path and handed["seed"] == 0 and handed["validation_fraction"] == 0.2
+    assert handed["path"] == tmp_path / path and handed["seed"] == 0 and handed["validation_fraction"] == 0.2
     assert splits.kind == "image" and splits.recognised == "a folder of pictures"
 
 
@@ -207,6 +210,16 @@ def test_a_table_beside_pictures_it_does_not_name_is_a_table(handed: dict, tmp_p
     assert read(tmp_path / "qa.jsonl").kind == "qa" and not handed
 
 
+def test_of_two_captions_files_the_one_given_is_read(tmp_path: Path) -> None:
+    for name in "ab":
+        Image.new("L", (2, 2), ord(name)).save(tmp_path / f"{name}.png")
+    write(tmp_path, {f"{name}.json": f'{{"a.png": "{name}", "b.png": "{name}"}}' for name in ("short", "long")})
+    with pytest.raises(ValueError, match="2 captions files"):
+        read(tmp_path)
+    splits = read(tmp_path / "long.json")
+    assert [picture.caption for picture in (*splits.train, *splits.validation)] == ["long", "long"]
+
+
 def test_babi_is_handed_on_by_file_name(handed: dict, tmp_path: Path) -> None:
     files = {"en/qa1_a-b_train.txt": "1 x\n", "en/qa1_a-b_test.txt": "1 y\n", "README.txt": "about"}
     splits = read(write(tmp_path, files), kind="qa")
@@ -220,3 +233,47 @@ def test_real_folders_are_recognised(handed: dict) -> None:
     assert read(SHARED / "qa" / "babi" / "babi_en10k.tar.xz").kind == "qa" and len(handed["files"]) == 39
     for folder in ("emoji", "flags"):
         assert read(SHARED / "images" / folder).kind == "image" and handed["path"] == SHARED / "images" / folder
+
+
+def test_two_editions_of_babi_are_refused_rather_than_mixed(tmp_path: Path) -> None:
+    names = [f"{folder}/qa1_k_{part}.txt" for folder in ("en", "shuffled") for part in ("train", "test")]
+    write(tmp_path, dict.fromkeys(names, STORY))
+    with pytest.raises(ValueError, match=r"'qa1_k_test.txt' in two folders, 'en' and 'shuffled'.*pass one"):
+        read(tmp_path)
+    assert len(read(tmp_path / "en").train) == 1
+
+
+def test_what_babi_leaves_out_is_noted(tmp_path: Path) -> None:
+    names = [f"qa1_k_{part}.txt" for part in ("train", "test", "valid")]
+    splits = read(write(tmp_path, dict.fromkeys(names, STORY) | {"LICENSE": "free"}))
+    assert splits.notes == (
+        "left out, since test is what is held out: 1 valid files, such as qa1_k_valid.txt",
+        "left out, as no data: LICENSE",
+    )
+
+
+def test_the_names_of_ours_are_those_that_have_synonyms() -> None:
+    assert {name for kind in ("text", "qa", "chat") for name in COLUMNS[kind]} == set(SYNONYMS)
+    with pytest.raises(ValueError, match=r"unknown name of ours in data.columns 'queston'.*'question'"):
+        DataConfig(columns={"queston": "frage"})
+
+
+@pytest.mark.parametrize(
+    ("files", "ours", "said"),
+    [
+        ({"a.txt": "some text"}, "text", "plays no part in text: it has no columns to name"),
+        ({"animals": TRIVIA}, "question", "plays no part in OpenTriviaQA"),
+        ({f"qa1_k_{part}.txt": STORY for part in ("train", "test")}, "question", "no part in bAbI"),
+        ({"a.jsonl": records(1, 2)}, "caption", "no part in JSON lines of questions: only question, answer"),
+        ({"a.bin": bytes(40)}, "text", "no columns to name"),
+    ],
+)
+def test_a_column_that_plays_no_part_is_refused_unless_another_task_may_need_it(
+    files: dict, ours: str, said: str, tmp_path: Path
+) -> None:
+    write(tmp_path, files)
+    path = tmp_path / next(iter(files)) if len(files) == 1 else tmp_path
+    with pytest.raises(ValueError, match=said):
+        read(path, data=DataConfig(columns={ours: "spalte"}))
+    tasks = {name: TaskConfig(kind="auto") for name in "ab"}
+    assert read(path, data=DataConfig(columns={ours: "spalte"}, tasks=tasks)).train
