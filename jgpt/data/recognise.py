@@ -107,7 +107,7 @@ def read_path(path: str, *, kind: str, data: DataConfig, validation_fraction: fl
         check_columns(data, (), "bAbI")
         from jgpt.data.babi import read_babi
 
-        splits = read_babi(_babi_texts(path, babi, data.encoding))
+        splits = read_babi(_babi_texts(path, babi, data.encoding), ReadLog(data.on_bad_record))
         notes = splits.notes + _left_out_note([*left_out, *(file.name for file in files if file not in babi)])
         recognised = splits.recognised or f"bAbI, {len(babi)} files"
         return replace(splits, kind="qa", recognised=recognised, notes=notes)

@@ -167,7 +167,7 @@ def handed(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         got.update(path=path, **options)
         return Splits([Picture(np.zeros((2, 2), np.uint8))], [], recognised="a folder of pictures")
 
-    def read_babi(files: dict[str, str]) -> Splits:
+    def read_babi(files: dict[str, str], log: Any) -> Splits:
         got.update(files=files)
         return Splits([QuestionAnswer("q", "a")], [QuestionAnswer("r", "b")])
 
