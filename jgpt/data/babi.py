@@ -16,12 +16,13 @@ from typing import Final
 
 from jgpt.check import require
 from jgpt.data.examples import QuestionAnswer, Splits
+from jgpt.data.read_log import BadRecord, ReadLog
 
 NAME: Final = re.compile(r"qa(\d+)_([\w-]+)_(train|test)\.txt$")
 VALID: Final = re.compile(r"qa\d+_[\w-]+_valid\.txt$")  # of the edition en-valid, cut off its training files
 
 
-def read_babi(files: Mapping[str, str]) -> Splits:
+def read_babi(files: Mapping[str, str], log: ReadLog | None = None) -> Splits:
     """Return the stories of all files: 'train' files to learn from, 'test' files held out.
 
     A training story is one conversation: each question sees the facts, questions and answers before it. One of several
@@ -30,10 +31,13 @@ def read_babi(files: Mapping[str, str]) -> Splits:
 
     Args:
         files: text of each file by its name; names that are not bAbI's are ignored, and valid files noted as left out.
+        log: gets stories that cannot be used; None stops at the first.
 
     Raises:
-        ValueError: a line breaks the format; file and line are named. There is no training file, or no test file.
+        ValueError: a line breaks the format and the log stops at it; file and line are named. There is no
+            training file, or no test file.
     """
+    log = log or ReadLog("error")
     train: list[QuestionAnswer] = []
     held: list[QuestionAnswer] = []
     kinds: dict[str, set[str]] = {"train": set(), "test": set()}
@@ -43,8 +47,10 @@ def read_babi(files: Mapping[str, str]) -> Splits:
             continue
         category = f"{int(match[1]):02d} {match[2].replace('-', ' ')}"
         kinds[match[3]].add(category)
-        for story in _stories(name, files[name]):
-            if match[3] == "train":
+        for where, story in _stories(name, files[name], log):
+            if all(len(line) == 1 for line in story):
+                log.bad(where, f"the story asks nothing: {' '.join(line[0] for line in story)[:80]!r}")
+            elif match[3] == "train":
                 train.append(_conversation(story, category))
                 if train[-1].more:
                     train.append(list(_questions(story, category))[-1])
@@ -65,7 +71,7 @@ def read_babi(files: Mapping[str, str]) -> Splits:
         held,
         kind="qa",
         recognised=f"bAbI stories, {len(kinds['train'] | kinds['test'])} kinds of questions",
-        notes=tuple(notes),
+        notes=(*log.notes(), *notes),
     )
 
 
@@ -74,31 +80,42 @@ def _number(name: str) -> tuple[int, str]:
     return (int(match[1]) if match else 0, name)
 
 
-def _stories(name: str, text: str) -> Iterator[list[tuple[str, ...]]]:
-    """Yield stories as lists of (fact,) and (question, answer), in order."""
+def _stories(name: str, text: str, log: ReadLog) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
+    """Yield (place, story) in order, a story as lists of (fact,) and (question, answer).
+
+    A story with a broken line is left out whole: its later questions may rest on that line.
+    """
     story: list[tuple[str, ...]] = []
+    where, whole = "", True
     for at, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         number, _, rest = line.partition(" ")
-        require(
-            number.isdigit() and bool(rest.strip()),
-            f"{name}, line {at}: {line[:60]!r} does not begin with a number and a text, as every line of bAbI does.",
-        )
-        if number == "1" and story:
-            yield story
-            story = []
-        question, *answer = rest.split("\t")
-        if answer:
-            require(
-                bool(question.strip()) and bool(answer[0].strip()),
-                f"{name}, line {at}: a question needs question, tab, answer; found {rest[:60]!r}.",
-            )
-            story.append((question.strip(), answer[0].strip()))
-        else:
-            story.append((rest.strip(),))
-    if story:
-        yield story
+        if number == "1":
+            if story and whole:
+                yield where, story
+            story, whole = [], True
+        where = where if story else f"{name}, line {at}"
+        try:
+            story.append(_parse(number, rest, line))
+        except BadRecord as error:
+            if whole:
+                log.bad(f"{name}, line {at}", str(error))
+            whole = False
+    if story and whole:
+        yield where, story
+
+
+def _parse(number: str, rest: str, line: str) -> tuple[str, ...]:
+    """Return (fact,) or (question, answer). Raises BadRecord where the line is neither."""
+    if not number.isdigit() or not rest.strip():
+        raise BadRecord(f"{line[:60]!r} does not begin with a number and a text, as every line of bAbI does")
+    question, *answer = rest.split("\t")
+    if not answer:
+        return (rest.strip(),)
+    if not question.strip() or not answer[0].strip():
+        raise BadRecord(f"a question needs question, tab, answer; found {rest[:60]!r}")
+    return question.strip(), answer[0].strip()
 
 
 def _conversation(story: list[tuple[str, ...]], category: str) -> QuestionAnswer:
@@ -111,7 +128,6 @@ def _conversation(story: list[tuple[str, ...]], category: str) -> QuestionAnswer
         else:
             turns.append(QuestionAnswer(line[0], line[1], context=" ".join(facts), category=category))
             facts = []
-    require(bool(turns), f"a story of {category} asks nothing: {' '.join(facts)[:80]!r}.")
     first, *later = turns
     return QuestionAnswer(first.question, first.answer, tuple(later), context=first.context, category=category)
 

@@ -5,7 +5,7 @@ to know any format: the readers say what is wrong and where.
 """
 
 from collections import Counter
-from typing import Final
+from typing import Any, Final
 
 from jgpt.check import require
 
@@ -14,6 +14,41 @@ LISTED: Final = 10  # bad records named in the notes; of the rest only the numbe
 
 class BadRecord(ValueError):
     """A record breaks a rule; the message says which and what to write instead, the caller adds file and line."""
+
+
+class KnownIds:
+    """Ids of the records read so far, over all files of one part, so that a repeated record counts once.
+
+    Files may number their records each from 1, so that an id may stand on other content in another file.
+    """
+
+    def __init__(self) -> None:
+        self._first: dict[str | int, tuple[str, str, Any]] = {}
+
+    def repeats(self, key: str | int, example: Any, file: str, place: str, log: "ReadLog") -> bool:
+        """Return whether a record repeats an earlier one of its id.
+
+        Args:
+            key: the id.
+            example: what was made of the record.
+            file: that it stands in.
+            place: in the file, such as "on line 3".
+            log: counts what is repeated.
+
+        Raises:
+            BadRecord: the same file gives the id to other content.
+        """
+        if key not in self._first:
+            self._first[key] = (file, place, example)
+            return False
+        first_file, first_place, first = self._first[key]
+        if first == example:
+            log.count("record(s) left out that repeat another of the same id")
+            return True
+        if first_file == file:
+            raise BadRecord(f"the id {key!r} stands already {first_place} with other content: give it its own")
+        log.count("record(s) with an id that another file gives to other content: kept")
+        return False
 
 
 class ReadLog:

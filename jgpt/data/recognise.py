@@ -23,7 +23,7 @@ from jgpt.data.examples import Splits
 from jgpt.data.files import read_texts, read_tokens
 from jgpt.data.inputs import InputFile, files_below, is_never_data, list_inputs, own_splits
 from jgpt.data.quiz import is_quiz, read_index, read_quiz
-from jgpt.data.read_log import ReadLog
+from jgpt.data.read_log import KnownIds, ReadLog
 from jgpt.data.splitting import NAMES, kind_of, shared, splits_of
 from jgpt.data.squad import is_squad, read_squad
 from jgpt.data.tables import SEPARATED, TABLES, parse_json, read_table
@@ -107,7 +107,7 @@ def read_path(path: str, *, kind: str, data: DataConfig, validation_fraction: fl
         check_columns(data, (), "bAbI")
         from jgpt.data.babi import read_babi
 
-        splits = read_babi(_babi_texts(path, babi, data.encoding))
+        splits = read_babi(_babi_texts(path, babi, data.encoding), ReadLog(data.on_bad_record))
         notes = splits.notes + _left_out_note([*left_out, *(file.name for file in files if file not in babi)])
         recognised = splits.recognised or f"bAbI, {len(babi)} files"
         return replace(splits, kind="qa", recognised=recognised, notes=notes)
@@ -235,18 +235,25 @@ def _read_text_files(files: Sequence[InputFile], reading: Reading) -> Examples:
 
 
 def _read_tables(files: Sequence[InputFile], reading: Reading) -> Examples:
+    seen = KnownIds()
     for file in files:
         _, examples = read_table(
-            file, kind=reading.kind, columns=reading.data.columns, encoding=reading.data.encoding, log=reading.log
+            file,
+            kind=reading.kind,
+            columns=reading.data.columns,
+            encoding=reading.data.encoding,
+            log=reading.log,
+            seen=seen,
         )
         for example in examples:
             yield example, None
 
 
 def _read_squads(files: Sequence[InputFile], reading: Reading) -> Examples:
+    seen = KnownIds()
     for file in files:
         text = decode_records(file.load(), file.where, reading.data.encoding)
-        yield from read_squad(parse_json(text), text, file, reading.log)
+        yield from read_squad(parse_json(text), text, file, reading.log, seen)
 
 
 def _read_trivias(files: Sequence[InputFile], reading: Reading) -> Examples:

@@ -13,7 +13,7 @@ from jgpt.data.columns import check_question
 from jgpt.data.decoding import check_characters
 from jgpt.data.examples import QuestionAnswer
 from jgpt.data.inputs import InputFile
-from jgpt.data.read_log import BadRecord, ReadLog
+from jgpt.data.read_log import BadRecord, KnownIds, ReadLog
 
 
 def is_squad(content: Any) -> bool:
@@ -23,7 +23,7 @@ def is_squad(content: Any) -> bool:
 
 
 def read_squad(
-    content: dict[str, Any], text: str, file: InputFile, log: ReadLog
+    content: dict[str, Any], text: str, file: InputFile, log: ReadLog, seen: KnownIds
 ) -> Iterator[tuple[QuestionAnswer, str]]:
     """Yield the questions of a file with their article.
 
@@ -32,8 +32,8 @@ def read_squad(
         text: the file itself, in which the line of a bad record is looked up.
         file: for messages.
         log: gets bad records, and the count of questions without an answer.
+        seen: ids of the files before.
     """
-    seen: dict[str, QuestionAnswer] = {}
     for number, article in enumerate(content["data"]):
         title = article.get("title") if isinstance(article, dict) else None
         group = title if isinstance(title, str) and title.strip() else f"{file.name}, article {number}"
@@ -52,7 +52,10 @@ def read_squad(
                 where = f"{file.where}, data[{number}].paragraphs[{index}].qas[{place}]"
                 try:
                     example = _question(entry, context, log)
-                    if example is not None and _is_new(entry.get("id"), example, seen, log):
+                    if example is None:
+                        continue
+                    key = entry.get("id")
+                    if key is None or not seen.repeats(str(key), example, file.where, "on another question", log):
                         yield example, group
                 except BadRecord as error:
                     log.bad(where + _line(text, entry), str(error))
@@ -71,18 +74,6 @@ def _question(entry: Any, context: str, log: ReadLog) -> QuestionAnswer | None:
     example = QuestionAnswer(question, references[0], context=context, references=references)
     check_question(example)
     return example
-
-
-def _is_new(key: Any, example: QuestionAnswer, seen: dict[str, QuestionAnswer], log: ReadLog) -> bool:
-    if key is None:
-        return True
-    before = seen.setdefault(str(key), example)
-    if before is example:
-        return True
-    if before != example:
-        raise BadRecord(f"the id {key!r} stands already on another question: give it its own")
-    log.count("record(s) left out that repeat another of the same id")
-    return False
 
 
 def _list(record: Any, name: str) -> list[Any]:

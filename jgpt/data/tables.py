@@ -16,7 +16,7 @@ from jgpt.check import require
 from jgpt.data.columns import Layout, example_of, layout_of
 from jgpt.data.decoding import check_characters, decode_records
 from jgpt.data.inputs import InputFile
-from jgpt.data.read_log import BadRecord, ReadLog
+from jgpt.data.read_log import BadRecord, KnownIds, ReadLog
 
 LINES: Final = (".jsonl", ".ndjson")
 SEPARATED: Final = {".csv": ",", ".tsv": "\t"}
@@ -32,7 +32,7 @@ Row = tuple[int, Any]  # line in the file, from 1, and the record or the BadReco
 
 
 def read_table(
-    file: InputFile, *, kind: str, columns: dict[str, str], encoding: str, log: ReadLog
+    file: InputFile, *, kind: str, columns: dict[str, str], encoding: str, log: ReadLog, seen: KnownIds
 ) -> tuple[Layout, list[Any]]:
     """Read the examples of a file in order.
 
@@ -42,6 +42,7 @@ def read_table(
         columns: `data.columns`.
         encoding: Python name of the encoding.
         log: gets the records that cannot be used.
+        seen: ids of the files before.
 
     Raises:
         ValueError: a column is missing, the file is broken as a whole, or a record is bad and the log stops at it.
@@ -58,13 +59,12 @@ def read_table(
             log.bad(f"{file.where}, line {line}", str(record))
     layout = layout_of(names, where=file.where, kind=kind, columns=columns)
     examples: list[Any] = []
-    seen: dict[Any, tuple[int, Any]] = {}
     for line, record in rows:
         try:
             if isinstance(record, BadRecord):
                 raise record
             example = example_of(record, layout, encoding)
-            if not _is_repeated(record.get(layout.columns.get("id", "")), line, example, seen, log):
+            if not _is_repeated(record.get(layout.columns.get("id", "")), line, example, file, seen, log):
                 examples.append(example)
         except BadRecord as error:
             log.bad(f"{file.where}, line {line}", str(error))
@@ -79,19 +79,13 @@ def parse_json(text: str) -> Any:
         raise ValueError("nested too deeply") from None
 
 
-def _is_repeated(key: Any, line: int, example: Any, seen: dict[Any, tuple[int, Any]], log: ReadLog) -> bool:
+def _is_repeated(key: Any, line: int, example: Any, file: InputFile, seen: KnownIds, log: ReadLog) -> bool:
     """Return whether a record repeats an earlier one of its id. Raises BadRecord where they differ."""
     if key is None or key == "":
         return False
     if not isinstance(key, str | int):
         raise BadRecord(f"the id is {key!r}: use text or a whole number")
-    if key not in seen:
-        seen[key] = (line, example)
-        return False
-    if seen[key][1] != example:
-        raise BadRecord(f"the id {key!r} stands already on line {seen[key][0]} with other content: give it its own")
-    log.count("record(s) left out that repeat another of the same id")
-    return True
+    return seen.repeats(key, example, file.where, f"on line {line}", log)
 
 
 def _lines(text: str, encoding: str) -> Iterator[Row]:

@@ -5,6 +5,7 @@ Refuses to import TensorFlow.
 """
 
 import dataclasses
+import difflib
 import functools
 import io
 import logging
@@ -18,7 +19,8 @@ from typing import Any, Final
 import numpy as np
 
 from jgpt.check import require
-from jgpt.config import DataConfig
+from jgpt.config import COLUMNS, DataConfig
+from jgpt.data.columns import check_columns
 from jgpt.data.examples import Picture, QuestionAnswer, Splits
 from jgpt.data.holdout import tail_start
 from jgpt.data.picture_decode import PictureRules, fit
@@ -80,11 +82,13 @@ def read_tfds(
     with _quiet():
         builder = open_builder(name, Path(folder).expanduser())
         kind = _kind_of(builder, name, data.columns) if kind == "auto" else kind
+        usable = {"text": ("text",), "qa": COLUMNS["qa"], "image": ("image", "caption")}
+        check_columns(data, usable[kind], f"tfds:{name}, read as {kind}")
         try:
             if kind == "qa":
                 return _read_questions(builder, name, data, validation_fraction, seed)
             splits, convert = (
-                _pictures(builder, name, PictureRules.of(data))
+                _pictures(builder, name, data.columns, PictureRules.of(data))
                 if kind == "image"
                 else _texts(builder, name, data.columns)
             )
@@ -103,7 +107,7 @@ def _kind_of(builder: Any, name: str, columns: Mapping[str, str]) -> str:
     features = dict(builder.info.features.items())
     if base_name(name) in QUESTION_FEATURES or "question" in {*features, *columns}:
         return "qa"
-    return "image" if isinstance(features.get("image"), Image) else "text"
+    return "image" if isinstance(features.get(columns.get("image", "image")), Image) else "text"
 
 
 def _read_questions(builder: Any, name: str, data: DataConfig, fraction: float, seed: int) -> Splits:
@@ -218,7 +222,9 @@ def _texts(builder: Any, name: str, columns: Mapping[str, str]) -> tuple[dict[st
     return builder.as_data_source(), functools.partial(_to_text, wanted)
 
 
-def _pictures(builder: Any, name: str, rules: PictureRules) -> tuple[dict[str, Any], Callable]:
+def _pictures(
+    builder: Any, name: str, columns: Mapping[str, str], rules: PictureRules
+) -> tuple[dict[str, Any], Callable]:
     """Return the splits of an image data set and how an example becomes a `Picture`."""
     try:
         import PIL  # noqa: F401 - asked for here, so that it is missed before anything is read
@@ -227,23 +233,37 @@ def _pictures(builder: Any, name: str, rules: PictureRules) -> tuple[dict[str, A
             f"tfds:{name} is read as pictures, and pillow is not installed: run `pip install pillow`."
         ) from None
     from tensorflow_datasets import decode
-    from tensorflow_datasets.core.features import ClassLabel, Image
+    from tensorflow_datasets.core.features import ClassLabel, Image, Text
 
     features: dict[str, Any] = dict(builder.info.features.items())
-    image, label = features.get("image"), features.get("label")
+    of_image, of_caption = columns.get("image", "image"), columns.get("caption", "label")
+    image, label = features.get(of_image), features.get(of_caption)
     is_picture = isinstance(image, Image) and image.np_dtype == np.uint8
     require(
         is_picture,
-        f"tfds:{name} has no uint8 feature 'image'; its features: {', '.join(features)}. Choose another data set, "
-        "such as mnist, fashion_mnist or cifar10.",
+        f"tfds:{name} has no uint8 feature {of_image!r}; its features: {', '.join(features)}. Name the one with the "
+        "pictures with --data.columns image FEATURE, or choose another data set, such as mnist or cifar10.",
     )
+    if "caption" in columns:
+        near = difflib.get_close_matches(of_caption, features, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        require(
+            label is not None,
+            f"tfds:{name} has no feature {of_caption!r}; its features: {', '.join(features)}.{hint} Name the one with "
+            "the captions with --data.columns caption FEATURE.",
+        )
+        require(
+            isinstance(label, ClassLabel | Text),
+            f"the feature {of_caption!r} of tfds:{name} is neither a class nor a text: name another with "
+            "--data.columns caption FEATURE.",
+        )
     names = tuple(label.names) if isinstance(label, ClassLabel) and label.names else ()
     # TFDS's own decoding takes about twice as long as pillow alone.
-    splits = builder.as_data_source(decoders={"image": decode.SkipDecoding()})
-    mode = MODES.get(features["image"].shape[-1], "RGB")
+    splits = builder.as_data_source(decoders={of_image: decode.SkipDecoding()})
+    mode = MODES.get(features[of_image].shape[-1], "RGB")
     if rules.mode == "auto":  # decided once: a grey picture among coloured ones keeps three channels
         rules = dataclasses.replace(rules, mode="grey" if mode == "L" else "rgb")
-    return splits, functools.partial(_to_picture, mode, names, rules)
+    return splits, functools.partial(_to_picture, (of_image, of_caption), mode, names, rules)
 
 
 def _to_text(feature: str, example: dict[str, Any]) -> str:
@@ -252,23 +272,27 @@ def _to_text(feature: str, example: dict[str, Any]) -> str:
     return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value)
 
 
-def _to_picture(mode: str, names: tuple[str, ...], rules: PictureRules, example: dict[str, Any]) -> Picture:
+def _to_picture(
+    features: tuple[str, str], mode: str, names: tuple[str, ...], rules: PictureRules, example: dict[str, Any]
+) -> Picture:
     """Decode one picture: uint8 [height, width] where it is grey, else [height, width, channel]."""
     from PIL import Image
 
+    raw, label = example[features[0]], example.get(features[1], "")
+
     try:
-        with Image.open(io.BytesIO(example["image"])) as image:
+        with Image.open(io.BytesIO(raw)) as image:
             pixels = np.array(image if image.mode == mode else image.convert(mode))
     except OSError as error:  # pillow's errors name neither the data set nor what to do
         reason = str(error).split(" <")[0]
         raise ValueError(
-            f"a picture of the prepared data set cannot be decoded ({reason}; caption {example.get('label')}, "
-            f"{len(example['image'])} bytes): prepare the data set again."
+            f"a picture of the prepared data set cannot be decoded ({reason}; caption {label}, "
+            f"{len(raw)} bytes): prepare the data set again."
         ) from None
     pixels = fit(pixels, rules)
     if names:
-        return Picture(pixels, names[int(example["label"])])
-    return Picture(pixels, str(example.get("label", "")))
+        return Picture(pixels, names[int(label)])
+    return Picture(pixels, label.decode("utf-8", errors="replace") if isinstance(label, bytes) else str(label))
 
 
 @contextmanager

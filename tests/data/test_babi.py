@@ -3,6 +3,7 @@
 import pytest
 
 from jgpt.data.babi import read_babi
+from jgpt.data.read_log import ReadLog
 
 TRAIN = """1 Mary moved to the bathroom.
 2 John went to the hallway.
@@ -67,3 +68,15 @@ def test_a_story_without_a_question_and_a_missing_split_are_refused():
         read_babi({"qa1_k_train.txt": "1 A fact.\n", "qa1_k_test.txt": TEST})
     with pytest.raises(ValueError, match=r"no bAbI file qa\*_train.txt"):
         read_babi({"qa1_k_test.txt": TEST})
+
+
+def test_a_bad_story_is_skipped_whole_and_noted():
+    bad = "1 A fact.\nno number\n3 Where?\tthere\t1\n1 Only a fact.\n"
+    log = ReadLog("skip")
+    splits = read_babi({"qa1_k_train.txt": bad + TRAIN, "qa1_k_test.txt": TEST}, log)
+    assert splits.train == read_babi({"qa1_k_train.txt": TRAIN, "qa1_k_test.txt": TEST}).train
+    assert log.skipped == 2 and splits.notes[0].startswith("2 bad record(s) skipped")
+    assert (
+        "qa1_k_train.txt, line 2: 'no number'" in splits.notes[1]
+        and "line 4: the story asks nothing" in splits.notes[2]
+    )

@@ -167,7 +167,7 @@ def handed(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         got.update(path=path, **options)
         return Splits([Picture(np.zeros((2, 2), np.uint8))], [], recognised="a folder of pictures")
 
-    def read_babi(files: dict[str, str]) -> Splits:
+    def read_babi(files: dict[str, str], log: Any) -> Splits:
         got.update(files=files)
         return Splits([QuestionAnswer("q", "a")], [QuestionAnswer("r", "b")])
 
@@ -277,3 +277,27 @@ def test_a_column_that_plays_no_part_is_refused_unless_another_task_may_need_it(
         read(path, data=DataConfig(columns={ours: "spalte"}))
     tasks = {name: TaskConfig(kind="auto") for name in "ab"}
     assert read(path, data=DataConfig(columns={ours: "spalte"}, tasks=tasks)).train
+
+
+def squad_of(*questions: tuple[str, str]) -> str:
+    qas = [{"id": key, "question": text, "answers": [{"text": "a"}]} for key, text in questions]
+    return json.dumps({"data": [{"title": "t", "paragraphs": [{"context": c, "qas": qas}]} for c in "c"]})
+
+
+def table_of(*questions: tuple[str, str]) -> str:
+    return "".join(json.dumps({"id": key, "question": text, "answer": "a"}) + "\n" for key, text in questions)
+
+
+@pytest.mark.parametrize(("form", "suffix"), [(squad_of, "json"), (table_of, "jsonl")])
+def test_a_record_that_another_file_repeats_counts_once(form: Any, suffix: str, tmp_path: Path) -> None:
+    files: dict[str, str | bytes] = {
+        f"a.{suffix}": form(("1", "one"), ("2", "two")),
+        f"b.{suffix}": form(("2", "two"), ("1", "a second one"), ("3", "three")),
+    }
+    if suffix == "json":  # articles stay whole: another one is needed to hold out
+        files[f"c.{suffix}"] = form(("4", "four")).replace('"c"', '"d"').replace('"t"', '"u"')
+    splits = read(write(tmp_path, files))
+    found = [example.question for example in (*splits.train, *splits.validation)]
+    assert sorted(set(found) - {"four"}) == ["a second one", "one", "three", "two"] and len(set(found)) == len(found)
+    assert "1 record(s) left out that repeat another of the same id" in splits.notes
+    assert "1 record(s) with an id that another file gives to other content: kept" in splits.notes

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jgpt.config import DataConfig
 from jgpt.data.examples import Conversation, Message, QuestionAnswer, Splits
 from jgpt.data.inputs import InputFile
-from jgpt.data.read_log import ReadLog
+from jgpt.data.read_log import KnownIds, ReadLog
 from jgpt.data.recognise import read_path
 from jgpt.data.tables import read_table
 
@@ -25,7 +25,7 @@ def table(content: str | bytes, name: str = "a.jsonl", policy: str = "error", **
     log = ReadLog(policy)
     raw = content.encode() if isinstance(content, str) else content
     options = {"kind": "auto", "columns": {}, "encoding": "utf-8"} | options
-    return read_table(InputFile(name, name, lambda: raw), log=log, **options)[1], log
+    return read_table(InputFile(name, name, lambda: raw), log=log, seen=KnownIds(), **options)[1], log
 
 
 def lines(*records: Any) -> str:

@@ -291,3 +291,52 @@ def test_a_data_set_only_tensorflow_can_read_is_refused(prepared: str, monkeypat
 def test_missing_tfds_names_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     assert "pip install tensorflow-datasets" in complaint(ModuleNotFoundError, "mnist", "image", None)
+
+
+class ToyPhotos(ToyTexts):
+    """Pictures with a caption in words under names of their own, in a single split, each twice."""
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            "photo": tfds.features.Image(shape=(4, 6, 1)),
+            "words": tfds.features.Text(),
+            "box": tfds.features.Tensor(shape=(2,), dtype=np.int32),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, downloads: object) -> dict[str, Iterator]:
+        return {"train": self._photos()}
+
+    def _photos(self) -> Iterator:
+        for i in range(20):
+            file = io.BytesIO()
+            Image.fromarray(np.full((4, 6), i % 10, np.uint8)).save(file, "PNG")
+            file.seek(0)
+            yield i, {"photo": file, "words": f"photo {i}", "box": np.zeros(2, np.int32)}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = str(tmp_path_factory.mktemp("photos"))
+    ToyPhotos(data_dir=folder, file_format="array_record").download_and_prepare()
+    return folder
+
+
+def test_columns_name_the_picture_and_its_caption(photos: str) -> None:
+    def read_photos(kind: str = "auto", **columns: str) -> Splits:
+        data = DataConfig(columns=columns)
+        return read_tfds("toy_photos", kind=kind, data_dir=photos, seed=0, validation_fraction=0.2, data=data)
+
+    splits = read_photos(image="photo", caption="words")
+    assert splits.kind == "image"
+    found = [*splits.train, *splits.validation]
+    assert {picture.caption for picture in found} == {f"photo {i}" for i in range(20)}
+    assert all(int(picture.caption.split()[1]) % 10 == picture.pixels[0, 0] for picture in found)
+    for columns, said in (
+        ({"image": "photo", "caption": "wrods"}, "no feature 'wrods'.*Did you mean 'words'"),
+        ({"image": "photo", "caption": "box"}, "'box' .*neither a class nor a text"),
+        ({"image": "words"}, "no uint8 feature 'words'"),
+        ({"file": "photo", "image": "photo"}, "'file', which plays no part"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            read_photos("image", **columns)
