@@ -9,7 +9,8 @@ counts alike.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import jax
@@ -18,14 +19,16 @@ from jax.sharding import Mesh
 from jgpt import grading, picture_scores, sharding
 from jgpt.check import require, unknown_name
 from jgpt.data import sources
-from jgpt.data.examples import Splits
+from jgpt.data.examples import Picture
 from jgpt.data.loader import eval_batches
-from jgpt.data.packing import PackedRows, pack
+from jgpt.data.packing import PackedRows
 from jgpt.data.sliding import SlidingRows
 from jgpt.loaded import GPT
 from jgpt.loss import LossSums
 from jgpt.model import gpt
 from jgpt.questions import Answered, ask, drawn
+from jgpt.tasks import mixture
+from jgpt.tasks.image import ImageTask
 from jgpt.tasks.mixture import Mixture, TaskData
 from jgpt.tasks.qa import QATask
 from jgpt.tasks.text import TextTask
@@ -181,10 +184,21 @@ def from_path(model: GPT, path: str, name: str | None) -> Mixture:
     if name not in model.tasks:
         raise ValueError(unknown_name("task of this run", name, model.tasks))
     task = model.tasks[name]
-    wanted = dataclasses.replace(model.config.task_configs()[name], kind=task.kind, path=path)
-    splits = sources.read(wanted, model.config.data, model.config.train.seed)
-    examples = [*splits.train, *splits.validation]
-    if len(examples) == 2 and all(isinstance(example, str) for example in examples):
-        examples = ["".join(examples)]  # a single text, whose tail was held out
-    rows = pack([task.encode(example) for example in examples], task.packing, model.model.context_length)
-    return Mixture(model.tokenizer, {name: TaskData(task, Splits([], examples), rows, rows)})
+    config = model.config
+    splits = sources.read_whole(path, task.kind, config.data)
+    if isinstance(task, ImageTask) and not task.free and not task.unconditional:
+        splits = dataclasses.replace(splits, validation=_of_class(splits.validation, path, task.captions))
+    length, on_long = model.model.context_length, config.task_configs()[name].on_long
+    return Mixture(model.tokenizer, {name: mixture.held_out(name, task, splits, length, on_long)})
+
+
+def _of_class(pictures: Sequence[Picture], path: str, classes: Collection[str]) -> list[Picture]:
+    """Return pictures, those without a caption with the name of their folder, which must be one of the classes."""
+    where = Path(path).expanduser().absolute()
+    folder = where.name if where.is_dir() else where.parent.name
+    require(
+        folder in classes or all(picture.caption for picture in pictures),
+        f"{path!r} has pictures without a caption, and this run draws classes ({', '.join(sorted(classes)[:10])}): put "
+        "them into a folder named after their class, or a captions file beside them.",
+    )
+    return [picture if picture.caption else dataclasses.replace(picture, caption=folder) for picture in pictures]

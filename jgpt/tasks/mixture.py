@@ -148,6 +148,28 @@ def _encode(
     return [documents[i] for i in kept], kept
 
 
+def held_out(name: str, task: Task, splits: Splits, length: int, on_long: str) -> TaskData:
+    """Return the data of a fitted task that has none to train on.
+
+    Args:
+        name: of the task.
+        task: encodes.
+        splits: their validation examples alone count.
+        length: context [tokens].
+        on_long: as in `TaskConfig`.
+
+    Raises:
+        ValueError: an example cannot be encoded, is too long under "error", or none is left.
+    """
+    held, kept = _encode(f"data.tasks.{name}, data to score", task, splits.validation, length, on_long)
+    try:
+        rows = pack(held, task.packing, length)
+    except ValueError as error:
+        raise ValueError(f"data.tasks.{name}: {error}") from None
+    left_out = len(splits.validation) - len(kept)
+    return TaskData(task, replace(splits, validation=[splits.validation[i] for i in kept]), rows, rows, (0, left_out))
+
+
 def make_vocabulary(config: TokenizerConfig, splits: Sequence[Splits], seed: int) -> Vocabulary:
     """Return the joint vocabulary: tokenizers that must be trained learn from the training splits alone.
 

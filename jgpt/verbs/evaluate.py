@@ -55,6 +55,8 @@ def run(arguments: argparse.Namespace) -> None:
         model = dataclasses.replace(model, config=config)
     if arguments.path is not None:
         data = evaluate.from_path(model, arguments.path, arguments.task)
+        for task in data.tasks.values():
+            print(f"{arguments.path}: {task.splits.recognised}", *task.splits.notes, sep="\n  ", file=sys.stderr)
     else:
         data = mixture.build(model.config)
     mesh = sharding.make_mesh(MeshConfig(data=1))
