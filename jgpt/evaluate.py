@@ -3,8 +3,8 @@
 Owns the names and units of the scores: `TASK/nats_per_token`, `TASK/perplexity`, `TASK/bits_per_byte`, `TASK/bits_per_dim`,
 the same with `_sliding` where windows slide, `TASK/exact_match`, `TASK/f1`, `TASK/accuracy`,
 `TASK/accuracy_length_normalised`, and each source's baselines beside them. What the last four mean is said in `grading` and
-`choices`; `TASK/left_out` counts held-out examples longer than the context; with `_category_mean` every category of questions
-counts alike.
+`choices`; with `_category_mean` every category of questions counts alike. `TASK/questions` counts the questions behind
+them (`TASK/questions_held_out`: those they were drawn from), `TASK/left_out` held-out examples longer than the context.
 """
 
 import dataclasses
@@ -157,6 +157,10 @@ def final_scores(
             overall = grading.means(list(tables[name].values()))
             values |= {f"{score}_category_mean": overall[score] for score in values}
         ordered |= {f"{name}/{score}": value for score, value in values.items()}
+        if name in answered:
+            ordered[f"{name}/questions"] = float(len(answered[name]))
+            if len(answered[name]) < len(task_data.splits.validation):
+                ordered[f"{name}/questions_held_out"] = float(len(task_data.splits.validation))
         ordered |= picture_scores.code_error(name, task_data)
         if task_data.too_long[1]:
             ordered[f"{name}/left_out"] = float(task_data.too_long[1])

@@ -67,6 +67,7 @@ def test_every_score_has_its_name_and_they_agree(run: tuple):
         "nats_per_token",
         *kinds,
         *(f"{kind}_category_mean" for kind in kinds),
+        "questions",
     ]
     assert [key for key in scores if key.startswith("chat/")] == ["chat/nats_per_token", "chat/perplexity", "chat/zlib"]
     assert scores["chat/perplexity"] == pytest.approx(math.exp(scores["chat/nats_per_token"]))
@@ -87,9 +88,12 @@ def test_categories_are_tabled_and_count_alike(run: tuple):
     assert scores["qa/f1_category_mean"] == (table["qa"]["qa2"]["f1"] + table["qa"]["qa10"]["f1"]) / 2
 
 
-def test_a_sample_of_the_questions_is_asked(run: tuple):
-    _, answered = final(run, max_questions=2)
-    assert len(answered["qa"]) == 2
+def test_a_sample_of_the_questions_is_asked_and_said(run: tuple):
+    scores, answered = final(run, max_questions=2)
+    assert len(answered["qa"]) == scores["qa/questions"] == 2
+    assert scores["qa/questions_held_out"] == len(HELD)
+    scores, _ = final(run)
+    assert scores["qa/questions"] == len(HELD) and "qa/questions_held_out" not in scores
 
 
 @pytest.mark.parametrize("stride", [8, CONTEXT])
