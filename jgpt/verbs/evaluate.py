@@ -69,6 +69,10 @@ def run(arguments: argparse.Namespace) -> None:
             print(f"{arguments.path}: {task.splits.recognised}", *task.splits.notes, sep="\n  ", file=sys.stderr)
     else:
         data = mixture.build(model.config)
+    require(
+        arguments.stride is None or any(task.task.kind == "text" for task in data.tasks.values()),
+        f"--stride {arguments.stride} scores texts in sliding windows, and there are none here: leave it out.",
+    )
     mesh = sharding.make_mesh(MeshConfig(data=1))
     eval_step = step.compile_eval_step(model.model, model.config.train, mesh)
     rows = model.config.eval.batch_size or model.config.train.batch_size
