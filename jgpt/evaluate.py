@@ -3,13 +3,14 @@
 Owns the names and units of the scores: `TASK/nats_per_token`, `TASK/perplexity`, `TASK/bits_per_byte`, `TASK/bits_per_dim`,
 the same with `_sliding` where windows slide, `TASK/exact_match`, `TASK/f1`, `TASK/accuracy`,
 `TASK/accuracy_length_normalised`, and each source's baselines beside them. What the last four mean is said in `grading` and
-`choices`; `TASK/left_out` counts held-out examples longer than the context; with `_category_mean` every category of questions
-counts alike.
+`choices`; with `_category_mean` every category of questions counts alike. `TASK/questions` counts the questions behind
+them (`TASK/questions_held_out`: those they were drawn from), `TASK/left_out` held-out examples longer than the context.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import jax
@@ -18,14 +19,16 @@ from jax.sharding import Mesh
 from jgpt import grading, picture_scores, sharding
 from jgpt.check import require, unknown_name
 from jgpt.data import sources
-from jgpt.data.examples import Splits
+from jgpt.data.examples import Picture
 from jgpt.data.loader import eval_batches
-from jgpt.data.packing import PackedRows, pack
+from jgpt.data.packing import PackedRows
 from jgpt.data.sliding import SlidingRows
 from jgpt.loaded import GPT
 from jgpt.loss import LossSums
 from jgpt.model import gpt
 from jgpt.questions import Answered, ask, drawn
+from jgpt.tasks import mixture
+from jgpt.tasks.image import ImageTask
 from jgpt.tasks.mixture import Mixture, TaskData
 from jgpt.tasks.qa import QATask
 from jgpt.tasks.text import TextTask
@@ -154,6 +157,10 @@ def final_scores(
             overall = grading.means(list(tables[name].values()))
             values |= {f"{score}_category_mean": overall[score] for score in values if score in overall}
         ordered |= {f"{name}/{score}": value for score, value in values.items()}
+        if name in answered:
+            ordered[f"{name}/questions"] = float(len(answered[name]))
+            if len(answered[name]) < len(task_data.splits.validation):
+                ordered[f"{name}/questions_held_out"] = float(len(task_data.splits.validation))
         ordered |= picture_scores.code_error(name, task_data)
         if task_data.too_long[1]:
             ordered[f"{name}/left_out"] = float(task_data.too_long[1])
@@ -181,10 +188,21 @@ def from_path(model: GPT, path: str, name: str | None) -> Mixture:
     if name not in model.tasks:
         raise ValueError(unknown_name("task of this run", name, model.tasks))
     task = model.tasks[name]
-    wanted = dataclasses.replace(model.config.task_configs()[name], kind=task.kind, path=path)
-    splits = sources.read(wanted, model.config.data, model.config.train.seed)
-    examples = [*splits.train, *splits.validation]
-    if len(examples) == 2 and all(isinstance(example, str) for example in examples):
-        examples = ["".join(examples)]  # a single text, whose tail was held out
-    rows = pack([task.encode(example) for example in examples], task.packing, model.model.context_length)
-    return Mixture(model.tokenizer, {name: TaskData(task, Splits([], examples), rows, rows)})
+    config = model.config
+    splits = sources.read_whole(path, task.kind, config.data)
+    if isinstance(task, ImageTask) and not task.free and not task.unconditional:
+        splits = dataclasses.replace(splits, validation=_of_class(splits.validation, path, task.captions))
+    length, on_long = model.model.context_length, config.task_configs()[name].on_long
+    return Mixture(model.tokenizer, {name: mixture.held_out(name, task, splits, length, on_long)})
+
+
+def _of_class(pictures: Sequence[Picture], path: str, classes: Collection[str]) -> list[Picture]:
+    """Return pictures, those without a caption with the name of their folder, which must be one of the classes."""
+    where = Path(path).expanduser().absolute()
+    folder = where.name if where.is_dir() else where.parent.name
+    require(
+        folder in classes or all(picture.caption for picture in pictures),
+        f"{path!r} has pictures without a caption, and this run draws classes ({', '.join(sorted(classes)[:10])}): put "
+        "them into a folder named after their class, or a captions file beside them.",
+    )
+    return [picture if picture.caption else dataclasses.replace(picture, caption=folder) for picture in pictures]

@@ -31,6 +31,7 @@ from jgpt.tasks.text import TextTask
 
 TEXT_START = "The "  # what the text samples of reports go on from
 FINAL_TEXT_TOKENS = 300
+COUNTS = ("left_out", "questions", "questions_held_out")
 SHARES = ("exact_match", "f1", "accuracy", "classifier_accuracy", "class_consistency")  # printed in per cent
 GRID_COLUMNS = 8
 DRAWN_AT_MOST = 80  # pictures of the final report
@@ -168,7 +169,7 @@ def category_table(task: str, categories: dict[str, dict[str, float]]) -> Table:
 
 def _shown(score: str, value: float) -> str:
     """Return a score as it is printed: shares of questions in percent."""
-    if score == "left_out":
+    if score in COUNTS:
         return f"{value:,.0f}"
     return f"{value:.1%}" if score.startswith(SHARES) else f"{value:.4f}"
 

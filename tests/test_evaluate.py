@@ -12,7 +12,7 @@ import pytest
 from jgpt import evaluate, sharding, step
 from jgpt.config import Config, DataConfig, EvalConfig, MeshConfig, ModelConfig, TaskConfig
 from jgpt.data import sources
-from jgpt.data.examples import Conversation, Message, QuestionAnswer, Splits
+from jgpt.data.examples import Conversation, Message, Picture, QuestionAnswer, Splits
 from jgpt.data.sliding import SlidingRows
 from jgpt.likelihood import token_nats
 from jgpt.loaded import GPT
@@ -67,6 +67,7 @@ def test_every_score_has_its_name_and_they_agree(run: tuple):
         "nats_per_token",
         *kinds,
         *(f"{kind}_category_mean" for kind in kinds),
+        "questions",
     ]
     assert [key for key in scores if key.startswith("chat/")] == ["chat/nats_per_token", "chat/perplexity", "chat/zlib"]
     assert scores["chat/perplexity"] == pytest.approx(math.exp(scores["chat/nats_per_token"]))
@@ -87,9 +88,12 @@ def test_categories_are_tabled_and_count_alike(run: tuple):
     assert scores["qa/f1_category_mean"] == (table["qa"]["qa2"]["f1"] + table["qa"]["qa10"]["f1"]) / 2
 
 
-def test_a_sample_of_the_questions_is_asked(run: tuple):
-    _, answered = final(run, max_questions=2)
-    assert len(answered["qa"]) == 2
+def test_a_sample_of_the_questions_is_asked_and_said(run: tuple):
+    scores, answered = final(run, max_questions=2)
+    assert len(answered["qa"]) == scores["qa/questions"] == 2
+    assert scores["qa/questions_held_out"] == len(HELD)
+    scores, _ = final(run)
+    assert scores["qa/questions"] == len(HELD) and "qa/questions_held_out" not in scores
 
 
 @pytest.mark.parametrize("stride", [8, CONTEXT])
@@ -113,6 +117,54 @@ def test_another_file_is_scored_whole(run: tuple, tmp_path: Path):
     assert list(data.tasks) == ["text"] and data.tasks["text"].splits.validation == [text]
     scores, answered = evaluate.final_scores(model, data, eval_step, mesh, ROWS)
     assert set(scores) == {"text/nats_per_token", "text/perplexity", "text/bits_per_byte"} and not answered
+
+
+def test_a_single_question_is_scored(run: tuple, tmp_path: Path):
+    (tmp_path / "one.jsonl").write_text('{"question": "1+1=", "answer": "2"}\n')
+    task_data = evaluate.from_path(run[0], str(tmp_path / "one.jsonl"), "qa").tasks["qa"]
+    assert [(example.question, example.answer) for example in task_data.splits.validation] == [("1+1=", "2")]
+    assert list(task_data.splits.train) == []
+
+
+def test_texts_stay_documents_and_no_part_is_dropped(run: tuple, tmp_path: Path):
+    for part in ("train", "valid", "test"):
+        (tmp_path / f"{part}.txt").write_text("the same text")
+    task_data = evaluate.from_path(run[0], str(tmp_path), "text").tasks["text"]
+    assert task_data.splits.validation == ["the same text"] * 3
+    assert len(task_data.validation.documents) == 3
+
+
+def test_questions_too_long_are_left_out_and_counted(run: tuple, tmp_path: Path):
+    model, _, eval_step, mesh = run
+    lines = [f'{{"question": "{question}", "answer": "2"}}\n' for question in ("1+1=", "x" * CONTEXT)]
+    (tmp_path / "two.jsonl").write_text("".join(lines))
+    with pytest.raises(ValueError, match="data.tasks.qa"):
+        evaluate.from_path(model, str(tmp_path / "two.jsonl"), "qa")
+    tasks = CONFIG.data.tasks | {"qa": dataclasses.replace(CONFIG.data.tasks["qa"], on_long="skip")}
+    config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, tasks=tasks))
+    model = dataclasses.replace(model, config=config)
+    data = evaluate.from_path(model, str(tmp_path / "two.jsonl"), "qa")
+    scores, _ = evaluate.final_scores(model, data, eval_step, mesh, ROWS)
+    assert scores["qa/left_out"] == 1 and len(data.tasks["qa"].splits.validation) == 1
+
+
+def test_stories_are_scored_question_by_question(run: tuple, tmp_path: Path):
+    story = "1 A fact.\n2 Who?\tI\t1\n3 What?\tit\t1\n"
+    (tmp_path / "qa1_kind_train.txt").write_text(story)
+    held = evaluate.from_path(run[0], str(tmp_path), "qa").tasks["qa"].splits.validation
+    assert [(example.context, example.question, example.more) for example in held] == [
+        ("A fact.", "Who?", ()),
+        ("A fact.", "What?", ()),
+    ]
+
+
+def test_pictures_take_their_folder_for_their_class(tmp_path: Path):
+    picture = Picture(np.zeros((2, 2), np.uint8))
+    (tmp_path / "cat").mkdir()
+    for path in (tmp_path / "cat", tmp_path / "cat" / "a.png"):
+        assert evaluate._of_class([picture], str(path), ("cat", "dog"))[0].caption == "cat"
+    with pytest.raises(ValueError, match="without a caption.*cat, dog.*folder named after their class"):
+        evaluate._of_class([picture], str(tmp_path), ("cat", "dog"))
 
 
 def test_the_task_of_another_file_must_be_clear(run: tuple):

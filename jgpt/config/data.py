@@ -112,6 +112,10 @@ class TaskConfig:
             "are drawn with guidance; leave it at 0.",
         )
         require(
+            self.show_choices or self.kind in ("auto", "qa"),
+            f"data.tasks.*.show_choices is off in a task of kind {self.kind!r}: only questions have choices; leave it on.",
+        )
+        require(
             0 < self.validation_fraction < 1,
             f"data.tasks.*.validation_fraction is {self.validation_fraction}: must lie strictly between 0 and 1.",
         )

@@ -22,16 +22,19 @@ NAME: Final = re.compile(r"qa(\d+)_([\w-]+)_(train|test)\.txt$")
 VALID: Final = re.compile(r"qa\d+_[\w-]+_valid\.txt$")  # of the edition en-valid, cut off its training files
 
 
-def read_babi(files: Mapping[str, str], log: ReadLog | None = None) -> Splits:
+def read_babi(files: Mapping[str, str], log: ReadLog | None = None, *, whole: bool = False) -> Splits:
     """Return the stories of all files: 'train' files to learn from, 'test' files held out.
 
     A training story is one conversation: each question sees the facts, questions and answers before it. One of several
     questions stands there once more, with its last question alone. A held-out question is asked as the benchmark asks
     it, after the facts alone.
 
+    With `whole` every question of every file is held out and asked so, and either kind of file will do.
+
     Args:
         files: text of each file by its name; names that are not bAbI's are ignored, and valid files noted as left out.
         log: gets stories that cannot be used; None stops at the first.
+        whole: everything is there to be scored.
 
     Raises:
         ValueError: a line breaks the format and the log stops at it; file and line are named. There is no
@@ -50,12 +53,18 @@ def read_babi(files: Mapping[str, str], log: ReadLog | None = None) -> Splits:
         for where, story in _stories(name, files[name], log):
             if all(len(line) == 1 for line in story):
                 log.bad(where, f"the story asks nothing: {' '.join(line[0] for line in story)[:80]!r}")
-            elif match[3] == "train":
+            elif match[3] == "train" and not whole:
                 train.append(_conversation(story, category))
                 if train[-1].more:
                     train.append(list(_questions(story, category))[-1])
             else:
                 held += _questions(story, category)
+    if whole:
+        require(
+            bool(held), f"no question is in {', '.join(sorted(files)) or 'nothing'}: pass files of bAbI's questions."
+        )
+        words = f"bAbI stories, {len(kinds['train'] | kinds['test'])} kinds of questions"
+        return Splits([], held, kind="qa", recognised=words)
     for part, found in kinds.items():
         require(bool(found), f"no bAbI file qa*_{part}.txt is among {', '.join(sorted(files)) or 'nothing'}: add them.")
     notes = []

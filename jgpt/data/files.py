@@ -16,12 +16,12 @@ from jgpt.data.read_log import ReadLog
 from jgpt.data.token_files import TOKEN_SUFFIXES, map_tokens, token_pair
 
 
-def read_tokens(where: Path, fraction: float) -> Splits | None:
+def read_tokens(where: Path, fraction: float | None) -> Splits | None:
     """Read ids: a `.npy` or `.bin` file, or a folder of one or of a pair train and val; None where there are none.
 
     Args:
         where: the file or folder.
-        fraction: share to hold out at the tail of a single file.
+        fraction: share to hold out at the tail of a single file; None = everything is held out.
 
     Raises:
         ValueError: a file holds no ids, or ids lie among other files.
@@ -30,6 +30,8 @@ def read_tokens(where: Path, fraction: float) -> Splits | None:
     if pair is not None:
         train, held = (map_tokens(file) for file in pair)
         words = f"ids, {len(train):,} to train on and {len(held):,} held out, in 2 files"
+        if fraction is None:
+            return Splits([], [TokenStream(train), TokenStream(held)], kind="text", recognised=words)
         return Splits([TokenStream(train)], [TokenStream(held)], kind="text", recognised=words)
     found = [where] if where.is_file() else [file for file in files_below(where) if file.stat().st_size]
     files = [file for file in found if where.is_file() or not is_never_data(file.name)]
@@ -43,6 +45,8 @@ def read_tokens(where: Path, fraction: float) -> Splits | None:
         f"itself, or name two files of ids train{file.suffix} and val{file.suffix}.",
     )
     ids = map_tokens(file)
+    if fraction is None:
+        return Splits([], [TokenStream(ids)], kind="text", recognised=f"ids, {len(ids):,} in 1 file")
     require(len(ids) >= 2, f"{str(file)!r} holds {len(ids)} id: at least two are needed to split; add text.")
     cut = tail_start(len(ids), fraction)
     words = f"ids, {len(ids):,} in 1 file"

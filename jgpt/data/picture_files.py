@@ -37,7 +37,7 @@ def is_pictures(path: Path) -> bool:
     return suffix == ".npz" or (suffix == ".npy" and is_picture_array(path))
 
 
-def read_pictures(path: Path, *, data: DataConfig, validation_fraction: float, seed: int) -> Splits:
+def read_pictures(path: Path, *, data: DataConfig, validation_fraction: float | None, seed: int) -> Splits:
     """Read pictures as training and held-out examples.
 
     - A folder: every picture below it. Captions come from a captions file in it or beside it, else from the names of
@@ -48,7 +48,8 @@ def read_pictures(path: Path, *, data: DataConfig, validation_fraction: float, s
     Args:
         path: the folder or file.
         data: how pictures are scaled, coloured and captioned, and what becomes of bad ones.
-        validation_fraction: share to hold out where no split is given.
+        validation_fraction: share to hold out where no split is given; None = everything is held out, and `path` may be
+            a single picture, which has the caption that a captions file beside it gives, or none.
         seed: of the draw of held-out pictures.
 
     Returns:
@@ -68,6 +69,8 @@ def read_pictures(path: Path, *, data: DataConfig, validation_fraction: float, s
         by_class = 1 < len(set(captioned)) <= len(captioned) / 2  # else most differ: they describe, and are no classes
         return _splits(parts, by_class, validation_fraction, seed, recognised, ())
     captions = None
+    if path.is_file() and _is_picture(path) and validation_fraction is None:
+        return _read_folder(path.parent, None, data, rules, None, seed, only=path.name)
     if path.is_file():
         require(
             path.suffix.lower() in SUFFIXES,
@@ -80,8 +83,15 @@ def read_pictures(path: Path, *, data: DataConfig, validation_fraction: float, s
 
 
 def _read_folder(
-    folder: Path, captions: Captions | None, data: DataConfig, rules: PictureRules, fraction: float, seed: int
+    folder: Path,
+    captions: Captions | None,
+    data: DataConfig,
+    rules: PictureRules,
+    fraction: float | None,
+    seed: int,
+    only: str | None = None,
 ) -> Splits:
+    """Read the pictures of a folder, or `only` the one of this name in it."""
     files = list(_walk(folder))
     names = [file.relative_to(folder).as_posix() for file in files if _is_picture(file)]
     if not names:
@@ -94,7 +104,7 @@ def _read_folder(
         captions = find_captions(folder, stems, data.columns, data.encoding)
     bad = _BadRecords(data.on_bad_record)
     folders = _below_common([Path(name).parts[:-1] for name in names])
-    part_of = _parts(folders, folder)
+    part_of = _parts(folders, folder) if only is None else None
     if captions is not None:
         wanted = _captioned(captions, names, bad)
         recognised = f"pictures with captions from {captions.path.name}, a {captions.form}"
@@ -105,11 +115,13 @@ def _read_folder(
         count = len(set(classes))
         recognised = f"pictures in {count} classes (folders)" if count > 1 else "pictures without captions"
     check_columns(data, ("file", "caption") if captions is not None else (), recognised)
+    if only is not None:
+        recognised, wanted = "one picture", [pair for pair in wanted if names[pair[0]] == only]
     read, notes = _decode_all(folder, names, wanted, rules, bad)
     others = [f.name for f in files if not _is_picture(f) and not (captions and f.samefile(captions.path))]
-    if others:
+    if others and only is None:
         notes.append(f"other files in the folder, left out: {listed(others, 5)}")
-    if captions is None and "" in classes and len(set(classes)) > 1:
+    if only is None and captions is None and "" in classes and len(set(classes)) > 1:
         notes.append(f"{classes.count('')} pictures stand beside the class folders: their caption is empty")
     parts: dict[str, list[Picture]] = {}
     for number, picture in read:
@@ -120,11 +132,18 @@ def _read_folder(
 
 
 def _splits(
-    parts: dict[str, list[Picture]], by_class: bool, fraction: float, seed: int, recognised: str, notes: Sequence[str]
+    parts: dict[str, list[Picture]],
+    by_class: bool,
+    fraction: float | None,
+    seed: int,
+    recognised: str,
+    notes: Sequence[str],
 ) -> Splits:
-    """Return the split that was given, else one that is drawn."""
+    """Return the split that was given, else one that is drawn; without a fraction all is held out."""
     said = list(notes)
-    if "" in parts:
+    if fraction is None:
+        halves = [], [picture for pictures in parts.values() for picture in pictures]
+    elif "" in parts:
         pictures = parts[""]
         train, held, more = hold_out_pictures(pictures, fraction, seed, by_class=by_class)
         said += more

@@ -53,7 +53,7 @@ class Reading:
     log: ReadLog
 
 
-def read_path(path: str, *, kind: str, data: DataConfig, validation_fraction: float, seed: int) -> Splits:
+def read_path(path: str, *, kind: str, data: DataConfig, validation_fraction: float | None, seed: int) -> Splits:
     """Recognise a file, folder or archive and read it as training and held-out examples.
 
     - Text: a file is one document, whose last `validation_fraction` [characters] is held out; a folder is one document
@@ -70,7 +70,7 @@ def read_path(path: str, *, kind: str, data: DataConfig, validation_fraction: fl
         path: the file or folder; `~` is the home folder.
         kind: of the task; "auto" takes what is recognised.
         data: encoding, columns, and what is done about bad records.
-        validation_fraction: share to hold out.
+        validation_fraction: share to hold out; None = everything is, whatever the files are called, and as it lies.
         seed: of the draw of held-out examples.
 
     Returns:
@@ -107,7 +107,9 @@ def read_path(path: str, *, kind: str, data: DataConfig, validation_fraction: fl
         check_columns(data, (), "bAbI")
         from jgpt.data.babi import read_babi
 
-        splits = read_babi(_babi_texts(path, babi, data.encoding), ReadLog(data.on_bad_record))
+        splits = read_babi(
+            _babi_texts(path, babi, data.encoding), ReadLog(data.on_bad_record), whole=validation_fraction is None
+        )
         notes = splits.notes + _left_out_note([*left_out, *(file.name for file in files if file not in babi)])
         recognised = splits.recognised or f"bAbI, {len(babi)} files"
         return replace(splits, kind="qa", recognised=recognised, notes=notes)
@@ -140,7 +142,7 @@ def _read_files(
     left_out: list[str],
     kind: str,
     data: DataConfig,
-    fraction: float,
+    fraction: float | None,
     seed: int,
 ) -> Splits:
     """Read files of one format and split them."""
@@ -165,7 +167,7 @@ def _read_files(
         _check_kind(path, form.kind, kind, form.words)
     log = ReadLog(data.on_bad_record)
     reading = Reading(kind, data, index, log)
-    parts = own_splits(files) if len(files) > 1 else None
+    parts = own_splits(files) if len(files) > 1 and fraction is not None else None
     read = {part: list(form.read(of, reading)) for part, of in (parts or {"": files}).items()}
     examples = [example for of in read.values() for example, _ in of]
     require(
@@ -186,6 +188,8 @@ def _read_files(
     _check_kind(path, found_kind, kind, recognised)
     check_columns(data, COLUMNS[found_kind] if form.kind is None else (), words)
     notes = log.notes() + _left_out_note(left_out)
+    if fraction is None:
+        return Splits([], examples, kind=found_kind, recognised=recognised, notes=notes)
     if parts is not None:
         return _given(path, read, found_kind, recognised, notes)
     try:

@@ -25,6 +25,21 @@ SOURCES: Final[dict[str, Callable[[int, float], Splits]]] = {
 }
 
 
+def read_whole(path: str, kind: str, data: DataConfig) -> Splits:
+    """Return everything at a path as held out, nothing to train on: what a run is to be scored on.
+
+    Args:
+        path: file or folder of the user's.
+        kind: of the task that reads it.
+        data: how it is read.
+
+    Raises:
+        ValueError: what is there is not of the kind, or breaks a rule of its format.
+        FileNotFoundError: nothing is at `path`.
+    """
+    return read_path(path, kind=kind, data=data, validation_fraction=None, seed=0)
+
+
 def read(task: TaskConfig, data: DataConfig, seed: int) -> Splits:
     """Return the examples of a task: from its path, from TFDS (`tfds:NAME`), or from `SOURCES`.
 

@@ -5,7 +5,7 @@ Owns `TASKS` and what is saved of vocabulary and tasks with a run, so that sampl
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -76,6 +76,7 @@ def build(config: Config) -> Mixture:
         not changes(config.data.augment) or any(isinstance(data.task, ImageTask) for data in tasks.values()),
         f"data.augment is {config.data.augment}, but no task of the config has pictures: leave it at its default.",
     )
+    _refuse_unused(config, {data.task.kind for data in tasks.values()})
     return Mixture(vocabulary, tasks)
 
 
@@ -91,6 +92,19 @@ def _read(name: str, options: TaskConfig, config: Config) -> Splits:
     )
     train, held = ([replace(example, caption="") for example in part] for part in pictures)
     return replace(splits, train=train, validation=held)
+
+
+def _refuse_unused(config: Config, kinds: Collection[str]) -> None:
+    """Refuse what the user set for kinds of tasks that the run has none of. Raises ValueError."""
+    require(
+        config.eval.stride is None or "text" in kinds,
+        f"eval.stride is {config.eval.stride}, but no task of the run has text, which alone is scored in sliding windows: "
+        "leave it (--eval.stride, or --stride of jgpt evaluate) out.",
+    )
+    require(
+        config.tokenizer.image not in ("rgb", "learned") or "image" in kinds,
+        f"tokenizer.image is {config.tokenizer.image!r}, but no task of the config has pictures: leave it at 'auto'.",
+    )
 
 
 def _task_data(name: str, options: TaskConfig, config: Config, vocabulary: Vocabulary, splits: Splits) -> TaskData:
@@ -110,6 +124,10 @@ def _task_data(name: str, options: TaskConfig, config: Config, vocabulary: Vocab
         dropout == 0 or isinstance(task, ImageTask),
         f"{where}.condition_dropout is {dropout}, but the task is of kind {kind!r}: only pictures are drawn with guidance; "
         "leave it at 0.",
+    )
+    require(
+        options.show_choices or isinstance(task, QATask),
+        f"{where}.show_choices is off, but the task is of kind {kind!r}: only questions have choices; leave it on.",
     )
     length, seed = config.model.context_length, config.train.seed
     train, kept = _encode(f"{where}, train split", task, splits.train, length, options.on_long)
@@ -160,6 +178,28 @@ def _encode(
         f"model.context_length {length}): give it more data, or raise model.context_length.",
     )
     return [documents[i] for i in kept], kept
+
+
+def held_out(name: str, task: Task, splits: Splits, length: int, on_long: str) -> TaskData:
+    """Return the data of a fitted task that has none to train on.
+
+    Args:
+        name: of the task.
+        task: encodes.
+        splits: their validation examples alone count.
+        length: context [tokens].
+        on_long: as in `TaskConfig`.
+
+    Raises:
+        ValueError: an example cannot be encoded, is too long under "error", or none is left.
+    """
+    held, kept = _encode(f"data.tasks.{name}, data to score", task, splits.validation, length, on_long)
+    try:
+        rows = pack(held, task.packing, length)
+    except ValueError as error:
+        raise ValueError(f"data.tasks.{name}: {error}") from None
+    left_out = len(splits.validation) - len(kept)
+    return TaskData(task, replace(splits, validation=[splits.validation[i] for i in kept]), rows, rows, (0, left_out))
 
 
 def make_vocabulary(config: TokenizerConfig, splits: Sequence[Splits], seed: int) -> Vocabulary:

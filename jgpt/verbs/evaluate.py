@@ -1,11 +1,13 @@
 """`jgpt evaluate RUN`: score a run on its held-out data. Imports no jax before the command line is parsed."""
 
 import argparse
+import dataclasses
 import json
 import sys
 from typing import Final
 
 from jgpt.check import require
+from jgpt.config import EvalConfig, MeshConfig
 from jgpt.runtime import configure
 
 HELP: Final = "score a run on its held-out data"
@@ -27,8 +29,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stride", type=int, help="score texts also in windows of the whole context that move on by this many tokens"
     )
+    parser.add_argument(
+        "--all-questions",
+        action="store_true",
+        help="answer every held-out question, where the run answered eval.max_questions of a task",
+    )
     parser.add_argument("--path", help="score this file or folder instead, all of it, as one task's held-out data")
     parser.add_argument("--task", help="task that reads --path (default: the run's only one)")
+
+
+def chosen(settings: EvalConfig, arguments: argparse.Namespace) -> EvalConfig:
+    """Return how a run is scored, with what the command line says otherwise."""
+    if arguments.stride is not None:
+        settings = dataclasses.replace(settings, stride=arguments.stride)
+    return dataclasses.replace(settings, max_questions=None) if arguments.all_questions else settings
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -38,25 +52,27 @@ def run(arguments: argparse.Namespace) -> None:
         f"--task {arguments.task!r} says which task reads --path: give --path as well.",
     )
     configure()
-    import dataclasses
-
     import jax
     from rich.console import Console
 
     import jgpt
     from jgpt import evaluate, picture_scores, sharding, step
-    from jgpt.config import MeshConfig
     from jgpt.report import category_table, score_table
     from jgpt.tasks import mixture
 
     model = jgpt.load(arguments.run, step=arguments.step)
-    if arguments.stride is not None:
-        config = dataclasses.replace(model.config, eval=dataclasses.replace(model.config.eval, stride=arguments.stride))
-        model = dataclasses.replace(model, config=config)
+    settings = chosen(model.config.eval, arguments)
+    model = dataclasses.replace(model, config=dataclasses.replace(model.config, eval=settings))
     if arguments.path is not None:
         data = evaluate.from_path(model, arguments.path, arguments.task)
+        for task in data.tasks.values():
+            print(f"{arguments.path}: {task.splits.recognised}", *task.splits.notes, sep="\n  ", file=sys.stderr)
     else:
         data = mixture.build(model.config)
+    require(
+        arguments.stride is None or any(task.task.kind == "text" for task in data.tasks.values()),
+        f"--stride {arguments.stride} scores texts in sliding windows, and there are none here: leave it out.",
+    )
     mesh = sharding.make_mesh(MeshConfig(data=1))
     eval_step = step.compile_eval_step(model.model, model.config.train, mesh)
     rows = model.config.eval.batch_size or model.config.train.batch_size

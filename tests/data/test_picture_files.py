@@ -23,7 +23,7 @@ def paint(path: Path, value: int, shape: tuple[int, ...] = (4, 4, 3)) -> None:
     Image.fromarray(pixels).save(path)
 
 
-def read(path: Path, fraction: float = 0.25, seed: int = 0, **data: Any) -> Splits:
+def read(path: Path, fraction: float | None = 0.25, seed: int = 0, **data: Any) -> Splits:
     return read_pictures(path, data=DataConfig(**data), validation_fraction=fraction, seed=seed)
 
 
@@ -324,3 +324,20 @@ def test_columns_that_pictures_have_not_are_refused(tmp_path: Path):
         paint(tmp_path / "in" / f"{i}.png", i)
     with pytest.raises(ValueError, match="'caption', which plays no part in pictures without captions"):
         read(tmp_path / "in", columns={"caption": "worte"})
+
+
+def test_without_a_fraction_everything_is_held_out_a_given_split_and_equal_pictures_too(tmp_path: Path):
+    for part, name in (("train", "cat"), ("val", "cat"), ("test", "dog")):
+        paint(tmp_path / part / name / "same.png", 1)
+    splits = read(tmp_path, None)
+    assert list(splits.train) == [] and captions(splits) == ["cat", "cat", "dog"]
+
+
+def test_one_picture_is_held_out_with_its_caption(tmp_path: Path):
+    for i in range(3):
+        paint(tmp_path / f"{i}.png", i)
+    alone = read(tmp_path / "1.png", None)
+    assert list(alone.train) == [] and captions(alone) == [""]
+    assert both(alone)[0] == np.asarray(Image.open(tmp_path / "1.png")).tobytes()
+    (tmp_path / "captions.json").write_text(json.dumps({f"{i}.png": f"number {i}" for i in range(3)}))
+    assert captions(read(tmp_path / "1.png", None)) == ["number 1"]

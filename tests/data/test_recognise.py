@@ -167,8 +167,8 @@ def handed(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         got.update(path=path, **options)
         return Splits([Picture(np.zeros((2, 2), np.uint8))], [], recognised="a folder of pictures")
 
-    def read_babi(files: dict[str, str], log: Any) -> Splits:
-        got.update(files=files)
+    def read_babi(files: dict[str, str], log: Any, *, whole: bool) -> Splits:
+        got.update(files=files, whole=whole)
         return Splits([QuestionAnswer("q", "a")], [QuestionAnswer("r", "b")])
 
     for name, function in (("picture_files", read_pictures), ("babi", read_babi)):

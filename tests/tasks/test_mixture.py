@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jgpt.config import AugmentConfig, Config, DataConfig, ModelConfig, TaskConfig, TokenizerConfig
+from jgpt.config import AugmentConfig, Config, DataConfig, EvalConfig, ModelConfig, TaskConfig, TokenizerConfig
 from jgpt.data import sources
 from jgpt.data.examples import Conversation, Message, Picture, QuestionAnswer, Splits, TokenStream
 from jgpt.data.loader import eval_batches
@@ -207,6 +207,20 @@ def test_config_without_tasks_is_refused():
 def test_palette_without_pictures_is_refused():
     with pytest.raises(ValueError, match="tokenizer.image is 'palette'.*no task of the config has pictures"):
         mixture.build(config("text", image="palette"))
+
+
+def test_what_no_task_would_heed_is_refused(monkeypatch: pytest.MonkeyPatch):
+    serve(monkeypatch, "text", kind="text")
+    with pytest.raises(ValueError, match="tokenizer.image is 'rgb'.*no task of the config has pictures"):
+        mixture.build(config("text", image="rgb"))
+    asked = dataclasses.replace(config("qa"), eval=EvalConfig(stride=8))
+    with pytest.raises(ValueError, match="eval.stride is 8.*no task of the run has text"):
+        mixture.build(asked)
+    mixture.build(dataclasses.replace(config("qa", "text"), eval=EvalConfig(stride=8)))
+    found = dataclasses.replace(TaskConfig(kind="auto", source="text"), show_choices=False)
+    by_content = dataclasses.replace(config("text"), data=DataConfig(tasks={"text": found}))
+    with pytest.raises(ValueError, match="data.tasks.text.show_choices is off.*'text'"):
+        mixture.build(by_content)
 
 
 def test_missing_tokenizer_file_is_named(tmp_path: Path):
