@@ -74,16 +74,26 @@ def test_drawing_goes_on_below_the_given_rows(model: GPT) -> None:
     assert drawn.shape == (3, *GREY.shape)
     assert (drawn[:, :2] == GREY[:2]).all()
     assert (drawn[0, 2:] != drawn[1, 2:]).any()
+
+
+@pytest.mark.slow
+def test_half_of_the_rows_are_kept_unless_told_otherwise(model: GPT) -> None:
     half = model.draw("7", 1, complete=GREY)
     assert (half[0, :3] == GREY[:3]).all()
     np.testing.assert_array_equal(model.draw("7", 1, complete=GREY[:3]), half)
 
 
+@pytest.mark.slow
 def test_without_weight_on_the_condition_guidance_draws_the_unconditional_picture(model: GPT) -> None:
-    """A scale of 0 with a caption gives what no caption gives; a large one gives something else again."""
+    """A scale of 0 with a caption gives what no caption gives."""
     bare, plain = model.draw("", 1, seed=3), model.draw("7", 1, seed=3)
     np.testing.assert_array_equal(model.draw("7", 1, seed=3, sampling=Sampling(guidance=0.0)), bare)
     assert (bare != plain).any()
+
+
+@pytest.mark.slow
+def test_strong_guidance_draws_another_picture_and_keeps_the_given_rows(model: GPT) -> None:
+    plain = model.draw("7", 1, seed=3)
     strong = model.draw("7", 1, seed=3, sampling=Sampling(guidance=6.0, guidance_schedule="cosine"))
     assert (strong != plain).any()
     begun = model.draw("7", 1, complete=GREY, sampling=Sampling(guidance=6.0))

@@ -33,7 +33,7 @@ def drawn(pixelcnn, shape):
     return jax.jit(partial(pixelcnn.initial, shape))(jax.random.key(0))
 
 
-@pytest.mark.parametrize(("channels", "kernel"), [(1, 3), (2, 3), (1, 5)])
+@pytest.mark.parametrize(("channels", "kernel"), [(1, 3), pytest.param(2, 3, marks=pytest.mark.slow), (1, 5)])
 def test_a_code_sees_all_codes_before_it_and_no_other(pixelcnn, channels, kernel):
     shape = sizes(pixelcnn, channels=channels, kernel=kernel)
     params = drawn(pixelcnn, shape)
@@ -53,6 +53,7 @@ def test_a_code_sees_all_codes_before_it_and_no_other(pixelcnn, channels, kernel
     )  # three layers see all of a picture this small
 
 
+@pytest.mark.slow
 def test_the_gradient_is_zero_from_a_pixel_on(pixelcnn):
     shape = sizes(pixelcnn, channels=1)
     params = drawn(pixelcnn, shape)

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Final
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
@@ -27,16 +28,18 @@ OWN: Final = "a document sees its own past"
 
 def disturbed(cfg: ModelConfig, seed: int) -> gpt.Params:
     """Return fresh parameters of a resolved config, with noise on each."""
+    return _disturbed(cfg, jax.random.key(seed))
 
-    @jax.jit
-    def draw(key: PRNGKeyArray) -> gpt.Params:
-        init_key, noise_key = jax.random.split(key)
-        leaves, treedef = jax.tree.flatten(gpt.init(cfg, init_key))
-        keys = jax.random.split(noise_key, len(leaves))
-        noisy = [leaf + NOISE * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
-        return jax.tree.unflatten(treedef, noisy)
 
-    return draw(jax.random.key(seed))
+@partial(jax.jit, static_argnums=0)
+def _disturbed(cfg: ModelConfig, key: PRNGKeyArray) -> gpt.Params:
+    init_key, noise_key = jax.random.split(key)
+    leaves, treedef = jax.tree.flatten(gpt.init(cfg, init_key))
+    # one draw for all: a draw for each parameter takes several times as long to compile
+    noise = NOISE * jax.random.normal(noise_key, (sum(leaf.size for leaf in leaves),))
+    ends = np.cumsum([leaf.size for leaf in leaves])
+    parts = jnp.split(noise, ends[:-1].tolist())
+    return jax.tree.unflatten(treedef, [leaf + p.reshape(leaf.shape) for leaf, p in zip(leaves, parts, strict=True)])
 
 
 @partial(jax.jit, static_argnums=0)
