@@ -5,6 +5,7 @@ the same with `_sliding` where windows slide, `TASK/exact_match`, `TASK/f1`, `TA
 `TASK/accuracy_length_normalised`, and each source's baselines beside them. What the last four mean is said in `grading` and
 `choices`; with `_category_mean` every category of questions counts alike. `TASK/questions` counts the questions behind
 them (`TASK/questions_held_out`: those they were drawn from), `TASK/left_out` held-out examples longer than the context.
+Bytes are those of the text as read, in UTF-8: of one with CRLF or a byte order mark the file has more (`TextTask.dimensions`).
 """
 
 import dataclasses

@@ -119,6 +119,15 @@ def test_another_file_is_scored_whole(run: tuple, tmp_path: Path):
     assert set(scores) == {"text/nats_per_token", "text/perplexity", "text/bits_per_byte"} and not answered
 
 
+def test_bytes_are_those_of_the_text_as_read(run: tuple, tmp_path: Path):
+    scores = []
+    for name, raw in (("plain", b"one\ntwo\n" * 9), ("dos", b"\xef\xbb\xbf" + b"one\r\ntwo\r\n" * 9)):
+        (tmp_path / name).write_bytes(raw)
+        data = evaluate.from_path(run[0], str(tmp_path / name), "text")
+        scores.append(evaluate.likelihoods(run[0].params, run[2], data, run[3], ROWS))
+    assert scores[0] == scores[1]
+
+
 def test_a_single_question_is_scored(run: tuple, tmp_path: Path):
     (tmp_path / "one.jsonl").write_text('{"question": "1+1=", "answer": "2"}\n')
     task_data = evaluate.from_path(run[0], str(tmp_path / "one.jsonl"), "qa").tasks["qa"]

@@ -71,5 +71,8 @@ class TextTask:
         return self.vocabulary.decode_text(ids)
 
     def dimensions(self, example: str | TokenStream) -> int | None:
-        """Return the bytes of the text in UTF-8; None for a file of ids that does not say."""
+        """Return the bytes of the text as read, in UTF-8; None for a file of ids that does not say.
+
+        Line ends are one newline by then and a byte order mark is gone (`decode_text`): a file with either has more bytes.
+        """
         return example.num_bytes if isinstance(example, TokenStream) else len(example.encode("utf-8"))
