@@ -29,7 +29,7 @@ class TokenizerConfig:
 
     rgb: 8 bits of red, green and blue, one token each. learned: a tokenizer of `jgpt fit-image-tokenizer`."""
     image_levels: int = 16
-    """Grey levels, or colours of the k-means palette; the other codes have none to choose."""
+    """Grey levels, or colours of the k-means palette, under auto at most; the other codes have none to choose."""
     image_path: str | None = None
     """learned only: folder that `jgpt fit-image-tokenizer` wrote."""
 

@@ -100,6 +100,11 @@ def read_path(path: str, *, kind: str, data: DataConfig, validation_fraction: fl
         raise FileNotFoundError(
             f"the folder {path!r} holds no files (hidden and empty ones are left out): put a text file into it."
         )
+    require(
+        2 * sum(file.suffix in PICTURES for file in files) <= len(files),
+        f"data.path {path!r} is, or holds, an archive of pictures, and those are read from a folder: unpack it and pass "
+        "the folder with --data.path.",
+    )
     data_files = [file for file in files if not _is_about_data(file)]
     babi = [file for file in data_files if BABI.fullmatch(PurePosixPath(file.name).name)]
     if babi and len(babi) == len(data_files):

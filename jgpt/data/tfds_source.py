@@ -24,6 +24,7 @@ from jgpt.data.columns import check_columns
 from jgpt.data.examples import Picture, QuestionAnswer, Splits
 from jgpt.data.holdout import tail_start
 from jgpt.data.picture_decode import PictureRules, fit
+from jgpt.data.picture_split import hold_out_pictures
 from jgpt.data.read_log import ReadLog
 from jgpt.data.splitting import splits_of
 from jgpt.data.tfds_folder import base_name, how_to_get, open_builder
@@ -54,8 +55,8 @@ def read_tfds(
     """Read a prepared TFDS data set as training and held-out examples.
 
     Held out is the split 'validation', else 'test', else the tail of the training split. TFDS shuffles when it
-    prepares, so that tail is a fair share; questions without a second split are drawn with `seed`, so that none that
-    belong together are parted.
+    prepares, so that tail is a fair share; questions and small pictures without a second split are drawn with `seed`, so
+    that none that belong together are parted.
 
     Args:
         name: as in `tfds.builder`: `mnist`, `lm1b`, `wikipedia/20230601.en:1.0.0`.
@@ -97,7 +98,9 @@ def read_tfds(
                 f"tfds:{name} is prepared in {builder.data_path} as {builder.info.file_format.value}, which only "
                 f"TensorFlow reads: prepare it as array_record in another folder. {how_to_get(name, 'NEW_FOLDER')}"
             ) from None
-        return replace(_split(name, splits, convert, validation_fraction), kind=kind, recognised=f"TFDS {name}, {kind}")
+        return replace(
+            _split(name, splits, convert, validation_fraction, seed), kind=kind, recognised=f"TFDS {name}, {kind}"
+        )
 
 
 def _kind_of(builder: Any, name: str, columns: Mapping[str, str]) -> str:
@@ -172,7 +175,7 @@ class _Lazy(Sequence):
             yield from self[start : start + 1024]
 
 
-def _split(name: str, splits: dict[str, Any], convert: Callable, fraction: float) -> Splits:
+def _split(name: str, splits: dict[str, Any], convert: Callable, fraction: float, seed: int) -> Splits:
     """Choose training and held-out examples among the splits of a data set."""
     if "train" not in splits:
         require(
@@ -193,9 +196,14 @@ def _split(name: str, splits: dict[str, Any], convert: Callable, fraction: float
     if len(train) == 1 and isinstance(train[0], str):
         cut = tail_start(len(train[0]), fraction)
         return Splits([train[0][:cut]], [train[0][cut:]])
+    pictures = _read_ahead(train)
+    if isinstance(pictures, list):  # all of them are seen, so that equal ones can be kept together
+        by_class = 1 < len({picture.caption for picture in pictures}) <= len(pictures) / 2
+        kept, held, notes = hold_out_pictures(pictures, fraction, seed, by_class=by_class)
+        return Splits([pictures[i] for i in kept], [pictures[i] for i in held], notes=notes)
     cut = tail_start(len(train), fraction)
     halves = [_Lazy(train.source, rows, convert) for rows in (train.indices[:cut], train.indices[cut:])]
-    return Splits(_read_ahead(halves[0]), _read_ahead(halves[1]))
+    return Splits(halves[0], halves[1])
 
 
 def _read_ahead(examples: _Lazy) -> Sequence[Any]:

@@ -31,7 +31,8 @@ def make_code(config: TokenizerConfig, pictures: Sequence[np.ndarray], seed: int
         seed: of k-means.
 
     Raises:
-        ValueError: the pictures are missing or have fewer colours than the palette asks for.
+        ValueError: the pictures are missing or have fewer colours than the palette asks for; under auto it takes
+            just those.
         FileNotFoundError: tokenizer.image_path holds no learned code.
     """
     name = config.image
@@ -52,7 +53,7 @@ def make_code(config: TokenizerConfig, pictures: Sequence[np.ndarray], seed: int
             )
         return code
     require(bool(pictures), "tokenizer.image is 'palette', but no task of the config has pictures to fit it to.")
-    return Palette.fit(pictures, config.image_levels, seed)
+    return Palette.fit(pictures, config.image_levels, seed, fewer=config.image == "auto")
 
 
 def save_code(code: ImageCode | None, folder: Path) -> None:

@@ -45,22 +45,24 @@ class Palette:
         return cls(np.rint(np.linspace(0, 255, levels)).astype(np.uint8)[:, None])
 
     @classmethod
-    def fit(cls, pictures: Iterable[np.ndarray], size: int, seed: int) -> "Palette":
+    def fit(cls, pictures: Iterable[np.ndarray], size: int, seed: int, *, fewer: bool = False) -> "Palette":
         """Return the `size` colours that k-means finds in at most 200,000 pixels of `pictures`.
 
+        With `fewer`, pictures of fewer distinct colours get a palette of just those.
+
         Raises:
-            ValueError: the pictures hold fewer distinct colours than `size`.
+            ValueError: the pictures hold fewer distinct colours than `size`, and `fewer` is off.
         """
         pixels = np.concatenate([p.reshape(-1, 1 if p.ndim == 2 else p.shape[-1]) for p in pictures])
         if len(pixels) > 200_000:
             pixels = np.random.default_rng(seed).choice(pixels, 200_000, replace=False)
         distinct = np.unique(pixels, axis=0)
         require(
-            len(distinct) >= size,
+            fewer or len(distinct) >= size,
             f"the training pictures hold {len(distinct)} distinct colours, fewer than tokenizer.image_levels {size}: "
             "lower it.",
         )
-        if len(distinct) == size:
+        if len(distinct) <= size:
             return cls(distinct)
         from sklearn.cluster import MiniBatchKMeans
 

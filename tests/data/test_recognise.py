@@ -3,6 +3,7 @@
 import json
 import sys
 import types
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -301,3 +302,16 @@ def test_a_record_that_another_file_repeats_counts_once(form: Any, suffix: str, 
     assert sorted(set(found) - {"four"}) == ["a second one", "one", "three", "two"] and len(set(found)) == len(found)
     assert "1 record(s) left out that repeat another of the same id" in splits.notes
     assert "1 record(s) with an id that another file gives to other content: kept" in splits.notes
+
+
+@pytest.mark.parametrize("kind", ["auto", "image"])
+def test_an_archive_of_pictures_says_to_unpack_it(kind: str, tmp_path: Path) -> None:
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for name in ("x/0.png", "x/1.png"):
+            archive.write(tmp_path / "a.png", name)
+        archive.writestr("captions.csv", "file,caption\n")
+    (tmp_path / "a.png").unlink()
+    for path in (tmp_path / "all.zip", tmp_path):
+        with pytest.raises(ValueError, match=r"holds, an archive of pictures.*unpack it.*--data.path"):
+            read(path, kind=kind)

@@ -340,3 +340,11 @@ def test_columns_name_the_picture_and_its_caption(photos: str) -> None:
     ):
         with pytest.raises(ValueError, match=said):
             read_photos("image", **columns)
+
+
+def test_equal_pictures_of_a_single_split_stand_on_one_side(photos: str) -> None:
+    data = DataConfig(columns={"image": "photo"})
+    splits = read_tfds("toy_photos", kind="image", data_dir=photos, seed=0, validation_fraction=0.2, data=data)
+    train, held = ({int(picture.pixels[0, 0]) for picture in part} for part in (splits.train, splits.validation))
+    assert len(splits.validation) == 4 and not train & held
+    assert splits.notes[0].startswith("20 pictures are equal to another one")

@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from jgpt.config import TokenizerConfig
 from jgpt.tokenizers import image_palette
+from jgpt.tokenizers.image import make_code
 from jgpt.tokenizers.image_palette import Palette
 
 pixels_of = {1: hnp.arrays(np.uint8, (3, 5)), 3: hnp.arrays(np.uint8, (3, 5, 3)), 4: hnp.arrays(np.uint8, (2, 2, 4))}
@@ -90,3 +92,14 @@ def test_refusals_name_the_value_and_the_fix() -> None:
         colour.decode([0, 1, 2, 3], (2, 2))
     with pytest.raises(ValueError, match=r"1 distinct colours, fewer than tokenizer.image_levels 4: lower it"):
         Palette.fit([np.zeros((2, 2), np.uint8)], 4, seed=0)
+
+
+def test_auto_takes_no_more_colours_than_there_are() -> None:
+    flags = [np.array([[[9, 9, 9], [1, 2, 3]], [[255, 0, 0], [9, 9, 9]]], np.uint8)]
+    code = make_code(TokenizerConfig(), flags, seed=0)
+    assert isinstance(code, Palette) and code.size == 3
+    np.testing.assert_array_equal(code.decode(code.encode(flags[0]), (2, 2, 3)), flags[0])
+    with pytest.raises(ValueError, match="3 distinct colours, fewer than tokenizer.image_levels 16"):
+        make_code(TokenizerConfig(image="palette"), flags, seed=0)
+    one = make_code(TokenizerConfig(), [np.zeros((2, 2, 3), np.uint8)], seed=0)
+    assert isinstance(one, Palette) and one.size == 1
