@@ -189,8 +189,10 @@ def read_rows(model: "GPT", arguments: argparse.Namespace) -> "np.ndarray":
     from jgpt.data.picture_rows import read, top_rows
 
     task: Any = model.tasks[model.task_of_kind("image")]
-    raw = Path(arguments.complete).read_bytes()
-    pixels = read(raw, arguments.complete, task.shape, PictureRules.of(model.config.data))
+    path = Path(arguments.complete)
+    if not path.is_file():
+        raise FileNotFoundError(f"--complete {arguments.complete!r} is not a file: name the picture to go on from.")
+    pixels = read(path.read_bytes(), arguments.complete, task.shape, PictureRules.of(model.config.data))
     return top_rows(pixels, task.shape[0], arguments.keep_rows)
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jgpt import sampler
+from jgpt import sampler, sampler_batch
 from jgpt.choices import Choice, choose
 from jgpt.config import Config, ModelConfig
 from jgpt.data.examples import Conversation, Message, QuestionAnswer
@@ -113,9 +113,9 @@ def test_twenty_thousand_questions_take_few_shapes():
     sizes = np.random.default_rng(0).integers(5, 600, 20_000).tolist()
     shapes, largest = set(), 0
     for turn, new in turns(sizes, 30, CFG, 2**26):
-        rows = sampler._bucket(len(turn), 1, sampler.MAX_ROWS)
-        prompt = sampler._bucket(max(sizes[i] for i in turn), sampler.SMALLEST_BUCKET, CFG.context_length)
-        shapes.add((rows, prompt, sampler._bucket(new, sampler.SMALLEST_BUCKET, CFG.context_length)))
+        rows = sampler_batch.bucket(len(turn), 1, sampler.MAX_ROWS)
+        prompt = sampler_batch.bucket(max(sizes[i] for i in turn), sampler_batch.SMALLEST_BUCKET, CFG.context_length)
+        shapes.add((rows, prompt, sampler_batch.bucket(new, sampler_batch.SMALLEST_BUCKET, CFG.context_length)))
         largest = max(largest, rows * CFG.num_heads * prompt * (prompt + 32))
     assert len(shapes) <= 8 and largest <= 2**27
 

@@ -184,11 +184,8 @@ def _read_files(
     except ValueError as error:
         raise ValueError(f"data.path {path!r}: {error}") from None
     words = form.words if form.words != "records" else _table_words(files, found_kind)
-    amount = (
-        f"{len(examples):,} {NAMES[found_kind]}"
-        if found_kind != "text" or len(examples) > 1
-        else (f"{len(examples[0]):,} characters")
-    )
+    alone = found_kind == "text" and len(examples) == 1
+    amount = f"{len(examples[0]):,} characters" if alone else f"{len(examples):,} {NAMES[found_kind]}"
     recognised = f"{words}, {amount} in {len(files)} file{'s' * (len(files) > 1)}"
     _check_kind(path, found_kind, kind, recognised)
     check_columns(data, COLUMNS[found_kind] if form.kind is None else (), words)
