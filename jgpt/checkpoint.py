@@ -152,7 +152,7 @@ class Checkpoints:
                 damaged or not there.
         """
         self.wait()
-        found = self._found()
+        found, asked = self._found(), step
         if step is None:
             step = _from_first(self._newest_whole(found) if jax.process_index() == 0 else -1)
         else:
@@ -174,11 +174,14 @@ class Checkpoints:
         try:
             state = _load(path, abstract_state, partial)
             record = _read_record(path)
-        except Exception:
+        except (
+            Exception
+        ):  # whatever Orbax and tensorstore meet in a folder that vanishes; anything else goes on its way
             if path.exists():
                 raise
-            # A training that runs beside this reader has deleted the step meanwhile, having saved newer ones.
-            return self.restore(abstract_state, partial=partial, required=required)
+            # A training that runs beside this reader has deleted the step meanwhile, having saved newer ones. The step
+            # that was asked for is not replaced by another: the next turn says that it is gone.
+            return self.restore(abstract_state, step=asked, partial=partial, required=required)
         return Restored(state=state, **record)
 
     def wait(self) -> None:

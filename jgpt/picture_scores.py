@@ -4,9 +4,8 @@ Owns `TASK/palette_rmse` [grey levels] and `TASK/palette_psnr` [dB] of codes tha
 `TASK/classifier_accuracy` beside `TASK/class_consistency`. Refuses likelihoods, which are `evaluate`'s.
 """
 
-import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -17,6 +16,7 @@ from jgpt.loaded import GPT
 from jgpt.sampling import Sampling
 from jgpt.tasks.image import ImageTask
 from jgpt.tasks.mixture import TaskData
+from jgpt.tokenizers.image_code import loses
 
 MAX_TRAINING: Final = 10_000  # pictures that the classifier learns from, and is scored on
 MIN_PER_CLASS: Final = 10
@@ -36,15 +36,6 @@ def as_coded(task: ImageTask, example: Picture) -> np.ndarray:
     return task.decode(image_codes(task, example).tolist())
 
 
-def squared_error(task: ImageTask, examples: Iterable[Picture]) -> float:
-    """Return the mean squared difference of pictures to what their codes show [grey levels squared]."""
-    total, count = 0, 0
-    for example in examples:
-        difference = example.pixels.astype(np.int64) - as_coded(task, example).astype(np.int64)
-        total, count = total + int((difference**2).sum()), count + difference.size
-    return total / count
-
-
 def code_error(name: str, data: TaskData) -> dict[str, float]:
     """Return what the codes lose on the held-out pictures; nothing where they lose nothing.
 
@@ -52,10 +43,8 @@ def code_error(name: str, data: TaskData) -> dict[str, float]:
     """
     if not isinstance(data.task, ImageTask):
         return {}
-    error = squared_error(data.task, data.splits.validation)
-    if error == 0:
-        return {}
-    return {f"{name}/palette_rmse": math.sqrt(error), f"{name}/palette_psnr": 10 * math.log10(255**2 / error)}
+    lost = loses(data.task.vocabulary.code, (example.pixels for example in data.splits.validation))
+    return {f"{name}/palette_rmse": lost.rmse, f"{name}/palette_psnr": lost.psnr} if lost.rmse else {}
 
 
 def classes_of(data: TaskData) -> tuple[str, ...] | None:

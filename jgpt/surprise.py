@@ -7,27 +7,22 @@ split they add up to its bits per dim.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
 
 from jgpt import sheet
-from jgpt.batch import PADDING_SEGMENT, Document
 from jgpt.check import require
-from jgpt.config import ModelConfig
 from jgpt.data.examples import Picture
+from jgpt.data.packing import pack
+from jgpt.likelihood import token_nats
 from jgpt.loaded import GPT
-from jgpt.model import gpt
 from jgpt.tasks.image import ImageTask
 
 if TYPE_CHECKING:
     from PIL import Image
 
-LOGITS_AT_ONCE: Final = 1 << 24  # of a batch of rows: 64 MiB in f32
+ROWS_AT_ONCE: Final = 16  # logits are made piece by piece, so that rows need little memory
 
 
 @dataclass(frozen=True)
@@ -49,34 +44,6 @@ class Surprise:
     bits_per_dim: float | None
 
 
-def token_nats(model: GPT, documents: Sequence[Document]) -> list[np.ndarray]:
-    """Return the negative log-likelihood [nats] of every token of each document but the first, given those before it.
-
-    Raises:
-        ValueError: a document is longer than the context.
-    """
-    context = model.model.context_length
-    longest = max(len(document.tokens) for document in documents) - 1
-    require(
-        longest <= context,
-        f"a document has {longest + 1} tokens, model.context_length is {context}: it was trained on shorter ones; shorten it.",
-    )
-    vocab = model.model.vocab_size or model.tokenizer.size
-    rows = max(1, min(len(documents), LOGITS_AT_ONCE // (longest * vocab)))
-    run = _compiled(model.model)
-    out = []
-    for start in range(0, len(documents), rows):
-        part = documents[start : start + rows]
-        tokens_BS, targets_BS, segments_BS = (np.full((rows, longest), PADDING_SEGMENT, np.int32) for _ in range(3))
-        for row, document in enumerate(part):
-            ids = document.tokens.astype(np.int32) + document.offset
-            here = slice(0, len(ids) - 1)
-            tokens_BS[row, here], targets_BS[row, here], segments_BS[row, here] = ids[:-1], ids[1:], PADDING_SEGMENT + 1
-        nats_BS = jax.device_get(run(model.params, tokens_BS, targets_BS, segments_BS))
-        out += [nats_BS[row, : len(document.tokens) - 1] for row, document in enumerate(part)]
-    return out
-
-
 def surprise(model: GPT, name: str, pictures: Sequence[Picture]) -> list[Surprise]:
     """Return the surprise of each picture given its caption.
 
@@ -86,9 +53,10 @@ def surprise(model: GPT, name: str, pictures: Sequence[Picture]) -> list[Surpris
     task = model.tasks[name]
     if not isinstance(task, ImageTask):
         raise ValueError(f"task {name!r} is of kind {task.kind!r}: only pictures have a map of surprise.")
-    documents = [task.encode(picture) for picture in pictures]
+    rows = pack([task.encode(picture) for picture in pictures], task.packing, model.model.context_length)
+    found = token_nats(model.model, model.params, rows, batch_size=min(len(rows), ROWS_AT_ONCE))
     out = []
-    for picture, document, nats in zip(pictures, documents, token_nats(model, documents), strict=True):
+    for picture, document, nats in zip(pictures, rows.documents, found, strict=True):
         trained = np.ones(len(nats), bool) if document.weights is None else document.weights[1:] > 0
         bits = nats[trained].astype(np.float64) / math.log(2)
         pixels = on_pixels(bits[:-1], picture.pixels.shape)
@@ -140,23 +108,3 @@ def sheet_of(pictures: Sequence[Picture], found: Sequence[Surprise]) -> "Image.I
     ]
     side = 224 if len(rows) <= 4 else 112
     return sheet.with_colour_bar(sheet.sheet(("picture", "surprise"), rows, side), 0, high, "bits per pixel")
-
-
-@cache
-def _compiled(cfg: ModelConfig) -> Any:
-    """Return the jitted function behind `token_nats`, one a config."""
-    return jax.jit(partial(_nats, cfg))
-
-
-def _nats(
-    cfg: ModelConfig,
-    params: Any,
-    tokens_BS: Int[Array, "B S"],
-    targets_BS: Int[Array, "B S"],
-    segments_BS: Int[Array, "B S"],
-) -> Float[Array, "B S"]:
-    """Return -log softmax(logits)[target] at every position."""
-    positions_BS = jnp.broadcast_to(jnp.arange(tokens_BS.shape[1], dtype=jnp.int32)[None, :], tokens_BS.shape)
-    logits_BSV, _ = gpt.apply(cfg, params, tokens_BS, positions_BS, segments_BS)
-    target_BS = jnp.take_along_axis(logits_BSV, targets_BS[:, :, None], axis=-1)[:, :, 0]
-    return jax.nn.logsumexp(logits_BSV, axis=-1) - target_BS

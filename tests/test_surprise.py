@@ -46,7 +46,7 @@ def test_the_mean_over_held_out_pictures_is_the_bits_per_dim_of_evaluate(model):
 def test_batches_of_rows_change_nothing(model, monkeypatch):
     loaded, data = model
     whole = surprise.surprise(loaded, "p", data.splits.validation)
-    monkeypatch.setattr(surprise, "LOGITS_AT_ONCE", 1)
+    monkeypatch.setattr(surprise, "ROWS_AT_ONCE", 1)
     for one, other in zip(whole, surprise.surprise(loaded, "p", data.splits.validation), strict=True):
         np.testing.assert_allclose(one.bits, other.bits, rtol=TOLERANCE, atol=TOLERANCE)
 
@@ -106,5 +106,5 @@ def test_refusals_name_value_and_fix(model):
             loaded, "p", [dataclasses.replace(data.splits.validation[0], pixels=np.zeros((2, 2), np.uint8))]
         )
     short = dataclasses.replace(loaded, model=dataclasses.replace(loaded.model, context_length=4))
-    with pytest.raises(ValueError, match="a document has 10 tokens, model.context_length is 4"):
+    with pytest.raises(ValueError, match="has 10 tokens and must stay whole, but a row holds 5: raise model.context_length"):
         surprise.surprise(short, "p", data.splits.validation[:1])

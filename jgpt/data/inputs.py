@@ -36,6 +36,7 @@ SPLIT_NAMES: Final = {
     "val": "validation",
     "dev": "validation",
     "test": "test",
+    "testing": "test",
 }
 
 

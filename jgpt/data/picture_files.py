@@ -5,7 +5,6 @@ said of all that. Refuses text. Single pictures are `picture_decode`'s, captions
 `picture_arrays`', splits `picture_split`'s.
 """
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,22 +16,20 @@ from jgpt.check import require
 from jgpt.config import DataConfig
 from jgpt.data.columns import check_columns
 from jgpt.data.examples import Picture, Splits
+from jgpt.data.inputs import SPLIT_NAMES, files_below
 from jgpt.data.picture_arrays import is_picture_array, read_arrays
 from jgpt.data.picture_captions import SUFFIXES, Captions, Index, find_captions, read_captions
 from jgpt.data.picture_decode import SKIP, BadPicture, PictureRules, agree, decode
 from jgpt.data.picture_split import hold_out_pictures, listed, without_held_out
 
 PICTURE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
-TRAIN: Final = ("train", "training")
-VALIDATION: Final = ("validation", "valid", "val", "dev")
-TEST: Final = ("test", "testing")
 SHOWN: Final = 10  # skipped records that are listed one by one
 
 
 def is_pictures(path: Path) -> bool:
     """Return whether a path holds pictures: a folder with picture files in it, a `.npz`, or a `.npy` of pictures."""
     if path.is_dir():
-        return any(_is_picture(file) for file in _walk(path))
+        return any(_is_picture(file) for file in files_below(path))
     suffix = path.suffix.lower()
     return suffix == ".npz" or (suffix == ".npy" and is_picture_array(path))
 
@@ -92,7 +89,7 @@ def _read_folder(
     only: str | None = None,
 ) -> Splits:
     """Read the pictures of a folder, or `only` the one of this name in it."""
-    files = list(_walk(folder))
+    files = list(files_below(folder))
     names = [file.relative_to(folder).as_posix() for file in files if _is_picture(file)]
     if not names:
         raise FileNotFoundError(
@@ -231,18 +228,17 @@ def _same_shape(shapes: Sequence[tuple[str, tuple[int, ...]]]) -> None:
 
 def _parts(folders: Sequence[tuple[str, ...]], folder: Path) -> list[str] | None:
     """Return the part ("train", "validation" or "test") of each picture; None where folders are no split."""
-    words = {**dict.fromkeys(TRAIN, "train"), **dict.fromkeys(VALIDATION, "validation"), **dict.fromkeys(TEST, "test")}
     tops = {parts[0].lower() if parts else "" for parts in folders}
-    kinds = {words.get(top, "") for top in tops}
+    kinds = {SPLIT_NAMES.get(top, "") for top in tops}
     if "train" not in kinds or not kinds & {"validation", "test"}:
         return None
-    strange = sorted(top for top in tops if top not in words)
+    strange = sorted(top for top in tops if top not in SPLIT_NAMES)
     require(
         not strange,
         f"{str(folder)!r} has folders {', '.join(sorted(tops - set(strange)))} as a split, and pictures outside of them "
         f"too ({listed(strange)}): move those into one of the parts, or out of the folder.",
     )
-    return [words[parts[0].lower()] for parts in folders]
+    return [SPLIT_NAMES[parts[0].lower()] for parts in folders]
 
 
 def _below_common(folders: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
@@ -275,16 +271,3 @@ class _BadRecords:
 
 def _is_picture(file: Path) -> bool:
     return file.suffix.lower() in PICTURE_SUFFIXES
-
-
-def _walk(folder: Path) -> list[Path]:
-    """Return the files at any depth in order of path; hidden ones are left out, and linked folders entered once."""
-    found: list[Path] = []
-    entered: set[str] = set()
-    for name, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(name)
-        folders[:] = [] if real in entered else [below for below in folders if not below.startswith(".")]
-        if real not in entered:
-            found += [Path(name) / file for file in files if not file.startswith(".")]
-        entered.add(real)
-    return sorted((file for file in found if file.is_file()), key=lambda file: file.relative_to(folder).parts)

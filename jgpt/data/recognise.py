@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-import numpy as np
-
 from jgpt.check import require
 from jgpt.config import COLUMNS, DataConfig
 from jgpt.data.columns import check_columns
@@ -22,6 +20,7 @@ from jgpt.data.decoding import decode_records, decode_text
 from jgpt.data.examples import Splits
 from jgpt.data.files import read_texts, read_tokens
 from jgpt.data.inputs import InputFile, files_below, is_never_data, list_inputs, own_splits
+from jgpt.data.picture_files import PICTURE_SUFFIXES, is_pictures
 from jgpt.data.quiz import is_quiz, read_index, read_quiz
 from jgpt.data.read_log import KnownIds, ReadLog
 from jgpt.data.splitting import NAMES, kind_of, shared, splits_of
@@ -29,7 +28,6 @@ from jgpt.data.squad import is_squad, read_squad
 from jgpt.data.tables import SEPARATED, TABLES, parse_json, read_table
 from jgpt.data.trivia import is_trivia, read_trivia
 
-PICTURES: Final = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp")
 CAPTIONS: Final = (".json", *TABLES)
 BABI: Final = re.compile(r"qa\d+_.*_(train|test|valid)\.txt")
 ABOUT_DATA: Final = re.compile(r"(readme|changelog|changes|citation|authors|credits|index)([._-].*)?", re.IGNORECASE)
@@ -101,7 +99,7 @@ def read_path(path: str, *, kind: str, data: DataConfig, validation_fraction: fl
             f"the folder {path!r} holds no files (hidden and empty ones are left out): put a text file into it."
         )
     require(
-        2 * sum(file.suffix in PICTURES for file in files) <= len(files),
+        2 * sum(file.suffix in PICTURE_SUFFIXES for file in files) <= len(files),
         f"data.path {path!r} is, or holds, an archive of pictures, and those are read from a folder: unpack it and pass "
         "the folder with --data.path.",
     )
@@ -335,34 +333,22 @@ def _pictures(where: Path, kind: str) -> Path | None:
     A captions file beside its pictures stands for the pictures of its folder, with the captions in it and no other's.
     """
     if where.is_file():
-        if where.suffix.lower() in PICTURES or _is_array_of_pictures(where):
+        if where.suffix.lower() in PICTURE_SUFFIXES or is_pictures(where):
             return where
         captions = kind in ("auto", "image") and where.suffix.lower() in CAPTIONS
         return where if captions and _names_pictures(where) else None
     files = [file for file in files_below(where) if file.stat().st_size and not is_never_data(file.name)]
-    pictures = sum(file.suffix.lower() in PICTURES or _is_array_of_pictures(file) for file in files)
-    others = sum(
-        file.suffix.lower() not in (*PICTURES, *CAPTIONS) and not _is_array_of_pictures(file) for file in files
-    )
+    pictures = sum(file.suffix.lower() in PICTURE_SUFFIXES or is_pictures(file) for file in files)
+    others = sum(file.suffix.lower() not in (*PICTURE_SUFFIXES, *CAPTIONS) and not is_pictures(file) for file in files)
     return where if pictures > others or (pictures and kind == "image") else None
-
-
-def _is_array_of_pictures(file: Path) -> bool:
-    """Return whether a file is a .npz, or a .npy of three or four axes."""
-    if file.suffix.lower() == ".npz":
-        return True
-    if file.suffix.lower() != ".npy":
-        return False
-    try:
-        return np.load(file, mmap_mode="r", allow_pickle=False).ndim in (3, 4)
-    except (ValueError, EOFError, OSError):
-        return False  # `token_files` says what is wrong with it
 
 
 def _names_pictures(file: Path) -> bool:
     """Return whether pictures lie beside a file, or in folders beside it, and most of them are named in it."""
     folders = [file.parent, *sorted(folder for folder in file.parent.iterdir() if folder.is_dir())]
-    found = [entry for folder in folders for entry in sorted(folder.iterdir()) if entry.suffix.lower() in PICTURES][:20]
+    found = [
+        entry for folder in folders for entry in sorted(folder.iterdir()) if entry.suffix.lower() in PICTURE_SUFFIXES
+    ][:20]
     if not found:
         return False
     text = file.read_bytes().decode("utf-8", "replace").lower()
