@@ -106,5 +106,7 @@ def test_refusals_name_value_and_fix(model):
             loaded, "p", [dataclasses.replace(data.splits.validation[0], pixels=np.zeros((2, 2), np.uint8))]
         )
     short = dataclasses.replace(loaded, model=dataclasses.replace(loaded.model, context_length=4))
-    with pytest.raises(ValueError, match="has 10 tokens and must stay whole, but a row holds 5: raise model.context_length"):
+    with pytest.raises(
+        ValueError, match="has 10 tokens and must stay whole, but a row holds 5: raise model.context_length"
+    ):
         surprise.surprise(short, "p", data.splits.validation[:1])
