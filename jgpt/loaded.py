@@ -20,10 +20,11 @@ from jgpt.config import Config, MeshConfig, ModelConfig
 from jgpt.data.examples import Message, Picture, QuestionAnswer
 from jgpt.data.picture_rows import top_rows
 from jgpt.data.sliding import SlidingRows
+from jgpt.decoder import decoder_for
 from jgpt.likelihood import Score, token_nats
 from jgpt.model import gpt
 from jgpt.runfolder import open_existing
-from jgpt.sampler import Samples, decoder_for, sample
+from jgpt.sampler import Samples, sample
 from jgpt.sampling import Allowed, Sampling
 from jgpt.tasks import mixture
 from jgpt.tasks.image import ImageTask

@@ -18,7 +18,7 @@ ORDER = (
     "config tokenizers sampling filters checkpoint",
     "presets configio data metrics interop render",
     "runfolder tasks model",
-    "sharding optim sampler sampler_batch likelihood image_fit",
+    "sharding optim decoder decode_loop sampler sampler_batch likelihood image_fit",
     "state",
     "step choices",
     "show",
