@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jgpt import filters
 from jgpt.decoder import Decoder
 from jgpt.filters import Stages, Written
-from jgpt.sampler_batch import Work
+from jgpt.sampler_batch import Prompts, Work
 
 
 class State(NamedTuple):
@@ -50,7 +50,7 @@ class State(NamedTuple):
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def prefill(
-    decoder: Decoder, length: int, chunk: int | None, params: Any, work: Work
+    decoder: Decoder, length: int, chunk: int | None, params: Any, prompts: Prompts
 ) -> tuple[Float[Array, "R V"], Any]:
     """Return the logits after each prompt, and a cache of `length` tokens that holds the prompts.
 
@@ -61,13 +61,13 @@ def prefill(
         length: of the cache.
         chunk: tokens that are fed at once; None = all. Less memory for scores, and the same result.
         params: of the model.
-        work: the requests.
+        prompts: of the batch.
     """
-    P, S = work.tokens_PS.shape
+    P, S = prompts.tokens_PS.shape
     chunk, cache = min(chunk or S, S), decoder.init_cache(P, length)
-    last_P, logits_PV = work.lengths_P - 1, jnp.zeros((P, decoder.vocab_size), jnp.float32)
+    last_P, logits_PV = prompts.lengths_P - 1, jnp.zeros((P, decoder.vocab_size), jnp.float32)
     for start in range(0, S, chunk):
-        tokens_PC = work.tokens_PS[:, start : start + chunk]
+        tokens_PC = prompts.tokens_PS[:, start : start + chunk]
         positions_PC = jnp.broadcast_to(
             jnp.arange(tokens_PC.shape[1], dtype=jnp.int32)[None, :] + start, tokens_PC.shape
         )
@@ -75,17 +75,19 @@ def prefill(
         index_P = jnp.clip(last_P - start, 0, tokens_PC.shape[1] - 1)
         here_PV, cache = feed(params, tokens_PC, positions_PC, cache, index_P)
         logits_PV = jnp.where((last_P >= start)[:, None], here_PV, logits_PV)
-    if work.source_R.shape[0] == P:  # see `lay_out`: then row r has prompt r
+    if prompts.source_R.shape[0] == P:  # see `lay_out`: then row r has prompt r
         return logits_PV, cache
-    return logits_PV[work.source_R], jax.tree.map(lambda leaf: leaf[work.source_R], cache)
+    return logits_PV[prompts.source_R], jax.tree.map(lambda leaf: leaf[prompts.source_R], cache)
 
 
-@partial(jax.jit, static_argnums=(0, 1), donate_argnums=(4,))
-def begin(decoder: Decoder, stages: Stages, work: Work, logits_RV: Float[Array, "R V"], cache: Any) -> State:
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=(5,))
+def begin(
+    decoder: Decoder, stages: Stages, prompts: Prompts, work: Work, logits_RV: Float[Array, "R V"], cache: Any
+) -> State:
     """Return the state after the first token of each row."""
     B, T = work.group_BT.shape
     V, N = decoder.vocab_size, stages.top
-    written = Written(_in_prompt(work, V), jnp.zeros((B, V), jnp.int32)) if stages.penalty else None
+    written = Written(_in_prompt(prompts, B, V), jnp.zeros((B, V), jnp.int32)) if stages.penalty else None
     state = State(
         step_B=jnp.zeros(B, jnp.int32),
         token_B=jnp.zeros(B, jnp.int32),
@@ -108,7 +110,7 @@ def advance(decoder: Decoder, stages: Stages, params: Any, work: Work, state: St
     def generate(carried: tuple[Array, State]) -> tuple[Array, State]:
         count, state = carried
         fed = 2 if stages.guidance else 1  # rows of the model a sample
-        positions_R1 = (work.lengths_P[work.source_R] + jnp.tile(state.step_B, fed) - 1)[:, None]
+        positions_R1 = (work.lengths_R + jnp.tile(state.step_B, fed) - 1)[:, None]
         tokens_R1 = jnp.tile(state.token_B, fed)[:, None]
         index_R = jnp.zeros(tokens_R1.shape[0], jnp.int32)
         logits_RV, cache = decoder.apply(params, tokens_R1, positions_R1, state.cache, index_R)
@@ -165,10 +167,10 @@ def choose(stages: Stages, work: Work, state: State, logits_RV: Float[Array, "R 
     )
 
 
-def _in_prompt(work: Work, vocab_size: int) -> Bool[Array, "B V"]:
+def _in_prompt(prompts: Prompts, samples: int, vocab_size: int) -> Bool[Array, "B V"]:
     """Return which ids stand in each prompt; padding is written past the end and dropped."""
-    B, (P, S) = work.live_B.shape[0], work.tokens_PS.shape
-    real_PS = jnp.arange(S)[None, :] < work.lengths_P[:, None]
-    ids_PS = jnp.where(real_PS, work.tokens_PS, vocab_size)
+    P, S = prompts.tokens_PS.shape
+    real_PS = jnp.arange(S)[None, :] < prompts.lengths_P[:, None]
+    ids_PS = jnp.where(real_PS, prompts.tokens_PS, vocab_size)
     prompt_PV = jnp.zeros((P, vocab_size), bool).at[jnp.arange(P)[:, None], ids_PS].set(True, mode="drop")
-    return prompt_PV[work.source_R[:B]]
+    return prompt_PV[prompts.source_R[:samples]]

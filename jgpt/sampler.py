@@ -15,7 +15,7 @@ from jgpt import decode_loop, filters
 from jgpt.check import require
 from jgpt.decoder import Decoder, decoder_for
 from jgpt.filters import Stages
-from jgpt.sampler_batch import Requests, Work, check, lay_out
+from jgpt.sampler_batch import Prompts, Requests, Work, check, lay_out
 from jgpt.sampling import Allowed, Sampling
 
 __all__ = ["Allowed", "Batch", "Decoder", "Samples", "Sampling", "decoder_for", "sample", "stream"]
@@ -45,12 +45,15 @@ class Samples(NamedTuple):
 class Batch:
     """Requests that are decoded together, in progress."""
 
-    def __init__(self, decoder: Decoder, params: Any, work: Work, stages: Stages, chunk: int | None = None) -> None:
+    def __init__(
+        self, decoder: Decoder, params: Any, prompts: Prompts, work: Work, stages: Stages, chunk: int | None = None
+    ) -> None:
         """Prefill and draw the first token of each row.
 
         Args:
             decoder: the model.
             params: as `decoder.prepare` returns them.
+            prompts: of the requests.
             work: the requests.
             stages: what they need.
             chunk: tokens of the prompts that are fed at once; None = all.
@@ -58,10 +61,10 @@ class Batch:
         self.decoder, self.params, self.stages = decoder, params, stages
         self.live_B = np.asarray(work.live_B)
         self.halted_B = np.zeros_like(self.live_B)
-        self.work = jax.device_put(work)  # explicit: the loop may forbid implicit transfers
-        length = min(work.tokens_PS.shape[1] + work.group_BT.shape[1], decoder.context_length)
-        logits_RV, cache = decode_loop.prefill(decoder, length, chunk, params, self.work)
-        self.state = decode_loop.begin(decoder, stages, self.work, logits_RV, cache)
+        length = min(prompts.tokens_PS.shape[1] + work.group_BT.shape[1], decoder.context_length)
+        prompts, self.work = jax.device_put((prompts, work))  # explicit: the loop may forbid implicit transfers
+        logits_RV, cache = decode_loop.prefill(decoder, length, chunk, params, prompts)
+        self.state = decode_loop.begin(decoder, stages, prompts, self.work, logits_RV, cache)
 
     def advance(self, most: int) -> None:
         """Draw at most `most` more tokens a row."""
@@ -147,8 +150,8 @@ def sample(
     check(requests, num_ids=decoder.ids, context_length=decoder.context_length, max_rows=max_rows)
     params, stages = decoder.prepare(params), filters.stages_of(requests.samplings, top)
     out: list[Any] = [None] * len(prompts)
-    for chunk, work in _batches(decoder, requests, stages, max_rows):
-        batch = Batch(decoder, params, work, stages, prefill_chunk)
+    for chunk, laid in _batches(decoder, requests, stages, max_rows):
+        batch = Batch(decoder, params, *laid, stages, prefill_chunk)
         if until is None:
             batch.advance(max_new_tokens)
         for at in range(0, max_new_tokens if until is not None else 0, EVERY):
@@ -198,8 +201,8 @@ def stream(
     requests = _requests(prompts, None, seeds, sampling, max_new_tokens, stop_ids, allowed, pad_id, top, None)
     check(requests, num_ids=decoder.ids, context_length=decoder.context_length, max_rows=MAX_ROWS)
     stages = filters.stages_of(requests.samplings, top)
-    ((chunk, work),) = _batches(decoder, requests, stages, MAX_ROWS)
-    batch = Batch(decoder, decoder.prepare(params), work, stages)
+    ((chunk, laid),) = _batches(decoder, requests, stages, MAX_ROWS)
+    batch = Batch(decoder, decoder.prepare(params), *laid, stages)
     while True:
         rows: list[Any] = [None] * len(prompts)
         for i, row in zip(chunk, batch.rows(), strict=False):
@@ -237,7 +240,9 @@ def _requests(
     )
 
 
-def _batches(decoder: Decoder, requests: Requests, stages: Stages, max_rows: int) -> Iterator[tuple[list[int], Work]]:
+def _batches(
+    decoder: Decoder, requests: Requests, stages: Stages, max_rows: int
+) -> Iterator[tuple[list[int], tuple[Prompts, Work]]]:
     """Yield batches of prompts of similar length: (their numbers, their arrays)."""
     max_samples = max(max_rows // 2, 1) if stages.guidance else max_rows
     order = sorted(range(len(requests.prompts)), key=lambda i: requests.prompts[i].size)

@@ -22,13 +22,25 @@ from jgpt.sampling import Allowed, Sampling
 SMALLEST_BUCKET: Final = 16  # tokens; shorter prompts and answers share one compiled shape
 
 
-class Work(NamedTuple):
-    """One batch as the compiled functions take it.
+class Prompts(NamedTuple):
+    """The prompts of one batch, each once.
 
     Attributes:
         tokens_PS: prompts, padded at their ends.
         lengths_P: length of each prompt [tokens].
         source_R: prompt of each row; where P = R, row r has prompt r.
+    """
+
+    tokens_PS: Int[Array | np.ndarray, "P S"]
+    lengths_P: Int[Array | np.ndarray, " P"]
+    source_R: Int[Array | np.ndarray, " R"]
+
+
+class Work(NamedTuple):
+    """One batch as the compiled functions take it, whatever its prompts.
+
+    Attributes:
+        lengths_R: length of each row's prompt [tokens].
         live_B: false where a sample only pads the batch.
         seeds_B: seed of each sample.
         rows_B: what is folded into the key of the seed.
@@ -40,9 +52,7 @@ class Work(NamedTuple):
         knobs: how each sample is drawn.
     """
 
-    tokens_PS: Int[Array | np.ndarray, "P S"]
-    lengths_P: Int[Array | np.ndarray, " P"]
-    source_R: Int[Array | np.ndarray, " R"]
+    lengths_R: Int[Array | np.ndarray, " R"]
     live_B: Bool[Array | np.ndarray, " B"]
     seeds_B: UInt32[Array | np.ndarray, " B"]
     rows_B: UInt32[Array | np.ndarray, " B"]
@@ -90,7 +100,7 @@ def bucket(size: int, smallest: int, largest: int) -> int:
 
 def lay_out(
     requests: Requests, chunk: list[int], *, vocab_size: int, num_ids: int, context_length: int, max_samples: int
-) -> Work:
+) -> tuple[Prompts, Work]:
     """Return the requests named by `chunk`, padded to buckets.
 
     Args:
@@ -126,10 +136,8 @@ def lay_out(
     group_BT = np.pad(group_BT, ((0, 0), (0, T - group_BT.shape[1])), mode="edge")
     stop_V = np.zeros(vocab_size, bool)
     stop_V[list(requests.stop_ids)] = True
-    return Work(
-        tokens_PS=tokens_PS,
-        lengths_P=lengths_P,
-        source_R=source_R,
+    return Prompts(tokens_PS, lengths_P, source_R), Work(
+        lengths_R=lengths_P[source_R],
         live_B=np.arange(B) < len(chunk),
         seeds_B=np.array([requests.seeds[i][0] for i in padded], np.uint32),
         rows_B=np.array([requests.seeds[i][1] for i in padded], np.uint32),

@@ -240,3 +240,60 @@ def test_errors_name_value_and_fix(fields: dict, value: str, fix: str) -> None:
     with pytest.raises(ValueError) as error:
         Sampling(**fields)
     assert value in str(error.value) and fix in str(error.value)
+
+
+@given(rows, st.lists(st.integers(0, 4), min_size=V, max_size=V), st.floats(-2, 2), st.floats(-2, 2))
+@settings(max_examples=40, deadline=None)
+def test_presence_and_frequency_count_the_output_alone(
+    row: np.ndarray, uses: list[int], presence: float, frequency: float
+) -> None:
+    """OpenAI's rule: uses x frequency, and presence once; what stands in the prompt alone costs nothing."""
+    sampling = Sampling(presence_penalty=presence, frequency_penalty=frequency)
+    written = filters.Written(jnp.ones((1, V), bool), jnp.asarray([uses], jnp.int32))
+    knobs = jax.tree.map(jnp.asarray, filters.knobs_of([sampling]))
+    stages = filters.stages_of([sampling])._replace(penalty=True)
+    got = np.asarray(filters.filter_logits(jnp.asarray(row[None]), knobs, written, stages))[0]
+    wanted = row - np.float32(frequency) * np.array(uses) - np.float32(presence) * (np.array(uses) > 0)
+    np.testing.assert_allclose(got - got.max(), wanted - wanted.max(), atol=1e-4)
+
+
+@given(rows, st.floats(0.05, 0.99))
+@settings(max_examples=60, deadline=None)
+def test_typical_p_keeps_the_most_typical_ids(row: np.ndarray, p: float) -> None:
+    """Meister et al. 2022: ids in order of how far their surprise lies from the entropy, until they hold p."""
+    probability = softmax(row)
+    far = np.abs(-np.log(probability) + (probability * np.log(probability)).sum())
+    order = np.argsort(far, kind="stable")
+    sums = np.cumsum(probability[order])
+    assume(np.abs(sums - p).min() > BOUNDARY)
+    last = far[order][int((sums < p).sum())]
+    assume(np.abs(far - last)[far != last].min(initial=1.0) > BOUNDARY)  # f32 may order what nearly ties otherwise
+    got = kept(run([Sampling(typical_p=p)], row[None]))[0]
+    np.testing.assert_array_equal(got, far <= last + BOUNDARY / 2)
+
+
+def test_biases_move_their_ids_alone_and_rows_may_have_different_numbers() -> None:
+    biased = run(
+        [Sampling(logit_bias=((1, 100.0), (3, -2.0))), Sampling(), Sampling(logit_bias=((0, 1.5),))], np.zeros((3, V))
+    )
+    wanted = np.zeros((3, V))
+    wanted[0, 1], wanted[0, 3], wanted[2, 0] = 100.0, -2.0, 1.5
+    np.testing.assert_allclose(biased, wanted - wanted.max(-1, keepdims=True))
+
+
+@pytest.mark.parametrize(
+    ("fields", "value"),
+    [
+        ({"typical_p": 0.0}, "typical_p is 0.0"),
+        ({"typical_p": float("nan")}, "typical_p is nan"),
+        ({"presence_penalty": float("nan")}, "presence_penalty is nan"),
+        ({"frequency_penalty": float("inf")}, "frequency_penalty is inf"),
+        ({"logit_bias": ((-1, 1.0),)}, "id -1"),
+        ({"logit_bias": ((1, float("nan")),)}, "adds nan to id 1"),
+        ({"logit_bias": ((1, 1.0), (1, 2.0))}, "names an id twice"),
+        ({"min_new_tokens": -1}, "min_new_tokens is -1"),
+    ],
+)
+def test_new_values_that_cannot_be_meant_are_refused(fields: dict, value: str) -> None:
+    with pytest.raises(ValueError, match=value):
+        Sampling(**fields)
