@@ -6,24 +6,47 @@ Owns the rules that one call's requests share (context, length, stop strings, gu
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 
 from jgpt import sampler
 from jgpt.check import require
+from jgpt.config import ModelConfig
 from jgpt.data.examples import Picture
 from jgpt.decoder import decoder_for
 from jgpt.growing import GrowingText, find, tokens_before
 from jgpt.sampler import Samples
 from jgpt.sampling import Allowed, Sampling
 from jgpt.tasks.image import ImageTask
-from jgpt.tasks.task import Prompt
-
-if TYPE_CHECKING:
-    from jgpt.loaded import GPT
+from jgpt.tasks.task import Prompt, Task
+from jgpt.tokenizers.vocabulary import Vocabulary
 
 DEFAULT_NEW_TOKENS: Final = 200  # one token of a text may be many; a continuation this long fills a terminal
+
+
+@runtime_checkable
+class Model(Protocol):
+    """What is asked of a `GPT` here."""
+
+    @property
+    def params(self) -> Any:
+        """Parameters to sample with."""
+
+    @property
+    def model(self) -> ModelConfig:
+        """The resolved model config."""
+        ...
+
+    @property
+    def tokenizer(self) -> Vocabulary:
+        """The joint vocabulary."""
+        ...
+
+    @property
+    def tasks(self) -> dict[str, Task]:
+        """Tasks by name."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -41,7 +64,7 @@ class Completion:
     prompt_tokens: list[int]
 
 
-def complete(model: "GPT", task: str, requests: Sequence[Any], *, stop: Sequence[str], **options: Any) -> Completion:
+def complete(model: Model, task: str, requests: Sequence[Any], *, stop: Sequence[str], **options: Any) -> Completion:
     """Return what `GPT.complete` does."""
     prompts, arguments = _plan(model, task, requests, stop=stop, **options)
     decode = model.tokenizer.decode_text
@@ -64,7 +87,7 @@ def complete(model: "GPT", task: str, requests: Sequence[Any], *, stop: Sequence
 
 
 def stream(
-    model: "GPT", task: str, requests: Sequence[Any], *, stop: Sequence[str], every: int, **options: Any
+    model: Model, task: str, requests: Sequence[Any], *, stop: Sequence[str], every: int, **options: Any
 ) -> Iterator[tuple[list[str], Samples]]:
     """Yield (new text of each request, everything drawn so far) as `GPT.stream` does; the texts add up to `complete`'s."""
     _, arguments = _plan(model, task, requests, stop=stop, **options)
@@ -85,7 +108,7 @@ def stream(
 
 
 def _plan(
-    model: "GPT",
+    model: Model,
     task: str,
     requests: Sequence[Any],
     *,
@@ -143,7 +166,7 @@ def _cut(samples: Samples, sizes: Sequence[int]) -> Samples:
     )
 
 
-def _without_condition(model: "GPT", name: str, requests: Sequence[Any]) -> list[np.ndarray]:
+def _without_condition(model: Model, name: str, requests: Sequence[Any]) -> list[np.ndarray]:
     """Return the prompts of the same pictures without captions. Raises ValueError where the run knows none."""
     task = model.tasks[name]
     require(

@@ -64,10 +64,10 @@ def prefill(
         prompts: of the batch.
     """
     P, S = prompts.tokens_PS.shape
-    chunk, cache = min(chunk or S, S), decoder.init_cache(P, length)
+    size, cache = S if chunk is None else min(chunk, S), decoder.init_cache(P, length)
     last_P, logits_PV = prompts.lengths_P - 1, jnp.zeros((P, decoder.vocab_size), jnp.float32)
-    for start in range(0, S, chunk):
-        tokens_PC = prompts.tokens_PS[:, start : start + chunk]
+    for start in range(0, S, size):
+        tokens_PC = prompts.tokens_PS[:, start : start + size]
         positions_PC = jnp.broadcast_to(
             jnp.arange(tokens_PC.shape[1], dtype=jnp.int32)[None, :] + start, tokens_PC.shape
         )
