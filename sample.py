@@ -22,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--text", help="write on from this text")
     what.add_argument("--question", help="answer this question")
     what.add_argument("--chat", action="append", help="say this to the assistant; repeat it for the turns that follow")
+    what.add_argument("--interactive", action="store_true", help="talk with the assistant in the terminal")
     what.add_argument("--image", help="draw a picture of this caption (trio: a digit); '' draws without one")
     what.add_argument("--score", help="say how probable this text is, or the text of this file")
     where = out.add_mutually_exclusive_group()
@@ -48,6 +49,15 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--top-p", type=float, help="draw from the most probable tokens that hold this probability")
     out.add_argument("--min-p", type=float, help="drop tokens below this share of the most probable one")
     out.add_argument("--repetition-penalty", type=float, default=1.0, help="above 1: repeat less (default %(default)s)")
+    out.add_argument(
+        "--presence-penalty", type=float, default=0.0, help="above 0: prefer what is not yet in the output"
+    )
+    out.add_argument("--frequency-penalty", type=float, default=0.0, help="above 0: the more often, the less likely")
+    out.add_argument(
+        "--typical-p", type=float, help="draw from the tokens of most typical surprise that hold this probability"
+    )
+    out.add_argument("--min-new-tokens", type=int, default=0, help="no end before this many tokens")
+    out.add_argument("--stop", action="append", default=[], help="end the text before this string; may be repeated")
     out.add_argument("--seed", type=int, default=0, help="the same seed gives the same samples (default %(default)s)")
     out.add_argument("--max-new-tokens", type=int, help="longest text or answer [tokens]")
     out.add_argument("--out", default="samples.png", help="PNG for pictures (default %(default)s)")
@@ -61,7 +71,8 @@ def main() -> None:
     with user_errors():
         require(arguments.n >= 1, f"-n is {arguments.n}: must be at least 1.")
         kinds = {"text": "text", "qa": "question", "chat": "chat", "image": "image", "score": "score"}
-        kind = next(kind for kind, flag in kinds.items() if getattr(arguments, flag) is not None)
+        asked = (kind for kind, flag in kinds.items() if getattr(arguments, flag) is not None)
+        kind = "interactive" if arguments.interactive else next(asked)
         check_flags(arguments, kind)
         from jgpt.sampling import Sampling
 
@@ -74,24 +85,36 @@ def main() -> None:
             top_p=arguments.top_p,
             min_p=arguments.min_p,
             repetition_penalty=arguments.repetition_penalty,
+            presence_penalty=arguments.presence_penalty,
+            frequency_penalty=arguments.frequency_penalty,
+            typical_p=arguments.typical_p,
+            min_new_tokens=arguments.min_new_tokens,
         )
         configure()
         import jgpt
 
         model = jgpt.load(arguments.run, step=arguments.step)
-        {"text": write, "qa": answer, "chat": chat, "image": draw, "score": score}[kind](model, arguments, sampling)
+        calls = {"text": write, "qa": answer, "chat": chat, "interactive": talk, "image": draw, "score": score}
+        calls[kind](model, arguments, sampling)
 
 
 def check_flags(arguments: argparse.Namespace, kind: str) -> None:
     """Refuse flags that would do nothing for this kind of request. Raises ValueError with the first of them."""
-    drawing = ("n", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "max_new_tokens")
-    only = {"context": "qa", "context_file": "qa", "choices": "qa", "system": "chat", "out": "image"}
+    filters = ("temperature", "top_k", "top_p", "min_p", "typical_p")
+    penalties = ("repetition_penalty", "presence_penalty", "frequency_penalty")
+    lengths = ("min_new_tokens", "max_new_tokens", "stop")
+    drawing = ("n", *filters, *penalties, *lengths, "seed")
+    only = {"context": "qa", "context_file": "qa", "choices": "qa", "out": "image"}
+    if kind != "interactive":
+        only["system"] = "chat"
     only |= dict.fromkeys(("complete", "keep_rows", "guidance", "guidance_schedule"), "image")
     idle = [name for name, owner in only.items() if kind != owner]
     if kind == "score" or arguments.choices is not None:
         idle += drawing
     elif kind == "image":
-        idle.append("max_new_tokens")
+        idle += lengths
+    elif kind == "interactive":
+        idle.append("n")
     what = (
         "--choices" if arguments.choices is not None and kind == "qa" else f"--{'question' if kind == 'qa' else kind}"
     )
@@ -116,16 +139,62 @@ def check_flags(arguments: argparse.Namespace, kind: str) -> None:
 
 def options(arguments: argparse.Namespace, sampling: "Sampling") -> dict[str, Any]:
     """Return what `GPT.complete` and `GPT.reply` take besides the requests."""
-    return {"sampling": sampling, "seed": arguments.seed, "max_new_tokens": arguments.max_new_tokens}
+    names = ("seed", "max_new_tokens", "stop")
+    return {"sampling": sampling} | {name: getattr(arguments, name) for name in names}
 
 
 def write(model: "GPT", arguments: argparse.Namespace, sampling: "Sampling") -> None:
-    """Print continuations of a text."""
+    """Print continuations of a text; a single one appears as it is made."""
+    if arguments.n == 1:
+        print(arguments.text, end="", flush=True)
+        show(model, arguments.text, "text", arguments, sampling)
+        return
     texts = model.generate(arguments.text, arguments.n, **options(arguments, sampling))
     for index, text in enumerate(texts):
         if len(texts) > 1:
             print(f"--- {index + 1} of {len(texts)}")
         print(arguments.text + text)
+
+
+def show(model: "GPT", request: Any, kind: str, arguments: argparse.Namespace, sampling: "Sampling") -> str:
+    """Print a text as it is made, and return it."""
+    made = ""
+    for piece in model.stream(request, kind, **options(arguments, sampling)):
+        made += piece
+        print(piece, end="", flush=True)
+    print()
+    return made
+
+
+def talk(model: "GPT", arguments: argparse.Namespace, sampling: "Sampling") -> None:
+    """Answer what is typed, turn by turn, until the end of the input; the oldest turns go where the context is full."""
+    import sys
+
+    model.task_of_kind("chat")
+    first = [] if arguments.system is None else [{"role": "system", "content": arguments.system}]
+    turns: list[dict[str, str]] = []
+    if sys.stdin.isatty():
+        print("Say something; an empty line or Ctrl-D ends the conversation.")
+    while True:
+        try:
+            said = input("user: " if sys.stdin.isatty() else "").strip()
+        except EOFError:
+            return
+        if not said:
+            return
+        turns.append({"role": "user", "content": said})
+        task: Any = model.tasks[model.task_of_kind("chat")]
+        dropped = 0
+        while (
+            len(turns) > 1
+            and len(task.prompt([*first, *turns]).tokens) + task.max_new_tokens > model.model.context_length
+        ):
+            turns, dropped = turns[2:], dropped + 1
+        if dropped:
+            print(f"(the context is full: {dropped} of the oldest exchanges are no longer seen)")
+        print("assistant: ", end="", flush=True)
+        reply = show(model, [*first, *turns], "chat", arguments, sampling).strip()
+        turns = [*turns, {"role": "assistant", "content": reply}] if reply else turns[:-1]
 
 
 def answer(model: "GPT", arguments: argparse.Namespace, sampling: "Sampling") -> None:
@@ -169,7 +238,7 @@ def draw(model: "GPT", arguments: argparse.Namespace, sampling: "Sampling") -> N
 
     caption, shown, what = arguments.image, [], f"{arguments.image!r}" if arguments.image else "nothing in particular"
     given = None if arguments.complete is None else read_rows(model, arguments)
-    drawn = model.draw(caption, arguments.n, sampling=sampling, seed=arguments.seed, complete=given)
+    drawn = model.draw(caption, arguments.n, sampling=sampling, seed=arguments.seed, complete=given).array
     if given is not None:
         top = drawn[0] * 0
         top[: len(given)] = given

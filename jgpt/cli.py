@@ -9,9 +9,10 @@ from types import ModuleType
 from typing import Final
 
 from jgpt.entry import user_errors
-from jgpt.verbs import compress, decompress, draw, evaluate, fit_image_tokenizer, show_batch, surprise
+from jgpt.verbs import check_sampler, compress, decompress, draw, evaluate, fit_image_tokenizer, show_batch, surprise
 
 VERBS: Final[dict[str, ModuleType]] = {
+    "check-sampler": check_sampler,
     "compress": compress,
     "decompress": decompress,
     "draw": draw,

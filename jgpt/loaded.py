@@ -3,49 +3,35 @@
 Owns the way from a request to a decoded result; refuses to train, and prints nothing.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from jgpt import optim, sharding, state
+from jgpt import completion, optim, sharding, state
 from jgpt.batch import Document
 from jgpt.check import require
 from jgpt.checkpoint import Checkpoints
 from jgpt.choices import Choice, choose
+from jgpt.completion import DEFAULT_NEW_TOKENS, Completion
 from jgpt.config import Config, MeshConfig, ModelConfig
 from jgpt.data.examples import Message, Picture, QuestionAnswer
 from jgpt.data.picture_rows import top_rows
 from jgpt.data.sliding import SlidingRows
 from jgpt.likelihood import Score, token_nats
 from jgpt.model import gpt
+from jgpt.pictures import Pictures
 from jgpt.runfolder import open_existing
-from jgpt.sampler import Samples, decoder_for, sample
-from jgpt.sampling import Allowed, Sampling
+from jgpt.sampler import EVERY
+from jgpt.sampling import Sampling
 from jgpt.tasks import mixture
-from jgpt.tasks.image import ImageTask
 from jgpt.tasks.task import Task
 from jgpt.tokenizers.vocabulary import Vocabulary
 
-# One token of a text may be many; a continuation this long fills a terminal.
-DEFAULT_NEW_TOKENS = 200
 ROWS_AT_ONCE = 8  # of a long text that is scored
-
-
-@dataclass(frozen=True)
-class Completion:
-    """Decoded results of one call, in the order of the requests.
-
-    Attributes:
-        values: strings, or uint8 pictures.
-        samples: ids, endings and log-probabilities behind them.
-    """
-
-    values: list[Any]
-    samples: Samples
 
 
 @dataclass(frozen=True)
@@ -76,6 +62,8 @@ class GPT:
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         seed: int = 0,
         max_new_tokens: int | None = None,
+        stop: Sequence[str] = (),
+        top: int = 0,
     ) -> Completion:
         """Return what the model makes of each request; request i is drawn with `fold_in(key(seed), i)`.
 
@@ -86,59 +74,45 @@ class GPT:
             sampling: how to draw. Guidance is for pictures of runs that also saw some without their captions.
             seed: fixes the result.
             max_new_tokens: longest result; None = what the task needs, or DEFAULT_NEW_TOKENS as far as the context goes.
+            stop: strings that end a text and are not part of it.
+            top: most probable ids to report at each token.
 
         Raises:
             ValueError: a request does not fit the task or the context.
         """
-        prompts = [self.tasks[task].prompt(request) for request in requests]
-        require(bool(prompts), f"no request was given for task {task!r}: give at least one.")
-        context = self.model.context_length
-        longest = max(len(prompt.tokens) for prompt in prompts)
-        require(
-            longest < context,
-            f"the prompt has {longest} tokens, model.context_length is {context}: shorten it by at least "
-            f"{longest - context + 1} tokens, or train with a longer --model.context-length.",
-        )
-        first = prompts[0]
-        require(
-            all(prompt.begun == first.begun for prompt in prompts),
-            f"the given pictures begin with {sorted({prompt.begun for prompt in prompts})} tokens: complete those with as "
-            "many rows in one call, and others in the next.",
-        )
-        new = next(n for n in (max_new_tokens, first.max_new_tokens, DEFAULT_NEW_TOKENS) if n is not None)
-        if max_new_tokens is None and first.max_new_tokens is None:
-            new = min(new, context - longest)  # an open end goes as far as the context; a picture must fit whole
-        samples = sample(
-            decoder_for(self.model, self.tokenizer.size),
-            self.params,
-            [prompt.tokens for prompt in prompts],
-            max_new_tokens=new,
-            sampling=sampling,
-            unconditional=None if sampling.guidance == 1.0 else self._without_condition(task, requests),
-            seeds=seed,
-            stop_ids=first.stop_ids,
-            allowed=Allowed.phases([(phase.ids, phase.count) for phase in first.phases], self.tokenizer.size),
-            pad_id=self.tokenizer.special("<|pad|>"),
-        )
-        begun = [prompt.tokens[len(prompt.tokens) - prompt.begun :] for prompt in prompts]
-        ids = [[*given.tolist(), *new.tolist()] for given, new in zip(begun, samples.tokens, strict=True)]
-        return Completion([self.tasks[task].decode(row) for row in ids], samples)
+        options = dict(sampling=sampling, seed=seed, max_new_tokens=max_new_tokens, stop=stop, top=top)
+        return completion.complete(self, task, requests, **options)
 
-    def _without_condition(self, name: str, requests: Sequence[Any]) -> list[np.ndarray]:
-        """Return the prompts of the same pictures without captions. Raises ValueError where the run knows none."""
-        task = self.tasks[name]
-        require(
-            isinstance(task, ImageTask),
-            f"guidance was asked of task {name!r} of kind {task.kind!r}: only pictures are drawn with it; leave --guidance "
-            "at 1.",
-        )
-        require(
-            getattr(task, "unconditional", False),
-            f"guidance needs pictures without captions in training, and task {name!r} saw none: train with "
-            f"--data.tasks.{name}.condition-dropout 0.1, or leave --guidance at 1.",
-        )
-        bare = [replace(request, caption="") if isinstance(request, Picture) else "" for request in requests]
-        return [task.prompt(request).tokens for request in bare]
+    def stream(
+        self,
+        request: Any,
+        kind: str = "text",
+        *,
+        sampling: Sampling | None = None,
+        seed: int = 0,
+        max_new_tokens: int | None = None,
+        stop: Sequence[str] = (),
+        every: int = EVERY,
+    ) -> Iterator[str]:
+        """Yield pieces of a text, an answer or a turn as it is made; together they are what `complete` returns.
+
+        Args:
+            request: a text to continue, a question, or what the user says, as for the method of that kind.
+            kind: "text", "qa" or "chat".
+            sampling: how to draw; None = from the model's own distribution for text, else the most probable token.
+            seed: fixes the result.
+            max_new_tokens: longest result; None as in `complete`, or `reply` for answers and turns.
+            stop: as in `complete`.
+            every: tokens between two pieces; fewer answer sooner and take longer in all.
+        """
+        task = self.task_of_kind(kind)
+        if kind != "text" and max_new_tokens is None:
+            max_new_tokens = self._room(task, [request])
+        options: dict[str, Any] = dict(seed=seed, max_new_tokens=max_new_tokens, stop=stop, top=0, every=every)
+        sampling = sampling or Sampling(temperature=1.0 if kind == "text" else 0.0)
+        for (new,), _ in completion.stream(self, task, [request], sampling=sampling, **options):
+            if new:
+                yield new
 
     def task_of_kind(self, kind: str) -> str:
         """Return the name of the first task of a kind ("text", "qa", "chat", "image").
@@ -164,8 +138,8 @@ class GPT:
         complete: np.ndarray | None = None,
         keep_rows: int | None = None,
         **options: Any,
-    ) -> np.ndarray:
-        """Return n pictures of `caption`, uint8 [n, height, width] or [n, height, width, channel].
+    ) -> Pictures:
+        """Return n pictures of `caption`, as PIL images; their pixels are `array`, and a notebook shows them as a grid.
 
         Args:
             caption: "" draws without any, where the run learned to.
@@ -186,7 +160,7 @@ class GPT:
         if complete is not None:
             task: Any = self.tasks[name]
             request = Picture(top_rows(complete, task.shape[0], keep_rows), caption)
-        return np.stack(self.complete(name, [request] * n, **options).values)
+        return Pictures(np.stack(self.complete(name, [request] * n, **options).values))
 
     def answer(
         self, question: str, context: str | None = None, choices: Sequence[str] | None = None, **options: Any
@@ -249,12 +223,16 @@ class GPT:
             options: as in `complete`; without `sampling`, the most probable token is taken each time.
         """
         if max_new_tokens is None:
-            prompts = [self.tasks[task].prompt(request) for request in requests]
-            room = self.model.context_length - max((len(prompt.tokens) for prompt in prompts), default=0)
-            longest = max((prompt.max_new_tokens or DEFAULT_NEW_TOKENS for prompt in prompts), default=1)
-            max_new_tokens = max(1, min(longest, room))  # without room `complete` says by how much it is too long
+            max_new_tokens = self._room(task, requests)
         options = {"sampling": Sampling(temperature=0.0)} | options
         return self.complete(task, requests, max_new_tokens=max_new_tokens, **options).values
+
+    def _room(self, task: str, requests: Sequence[Any]) -> int:
+        """Return the longest answer that training and context allow [tokens]."""
+        prompts = [self.tasks[task].prompt(request) for request in requests]
+        room = self.model.context_length - max((len(prompt.tokens) for prompt in prompts), default=0)
+        longest = max((prompt.max_new_tokens or DEFAULT_NEW_TOKENS for prompt in prompts), default=1)
+        return max(1, min(longest, room))  # without room `complete` says by how much it is too long
 
     def score(self, text: str, *, stride: int | None = None) -> Score:
         """Return how probable `text` is, by the exact forward pass, with every token's share.

@@ -1,5 +1,6 @@
 """Pictures of a run: grids of drawn and real images, and the loss plot. Writes PNG files, decides nothing."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +13,7 @@ from jgpt.check import require
 GRID_GAP: Final = 2  # source pixels between pictures
 GRID_SIDE: Final = 48  # each picture is enlarged to about this many screen pixels
 GRID_GREY: Final = 96
+GRID_COLUMNS: Final = 8
 
 
 def grid(rows: Sequence[Sequence[np.ndarray]], split: int | None = None) -> np.ndarray:
@@ -50,6 +52,43 @@ def save_grid(path: Path, rows: Sequence[Sequence[np.ndarray]], split: int | Non
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(grid(rows, split)).save(path)
     return path
+
+
+class Pictures(Sequence[Image.Image]):
+    """Drawn pictures as PIL images; a notebook shows them as one grid.
+
+    Attributes:
+        array: uint8 [n, height, width] or [n, height, width, channel].
+    """
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return one image, or the `Pictures` of a slice."""
+        return Pictures(self.array[index]) if isinstance(index, slice) else Image.fromarray(self.array[index])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """Return the pixels, so that NumPy takes pictures as an array."""
+        return np.array(self.array, dtype=dtype, copy=copy)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the grid as a PNG and return its path."""
+        return save_grid(Path(path), self._rows())
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        Image.fromarray(grid(self._rows())).save(buffer, "png")
+        return buffer.getvalue()
+
+    def _rows(self) -> list[list[np.ndarray]]:
+        """Return the pictures in rows of one length, filled up with black ones."""
+        columns = min(len(self), GRID_COLUMNS)
+        filled = [*self.array, *[self.array[0] * 0] * (-len(self) % columns)]
+        return [filled[i : i + columns] for i in range(0, len(filled), columns)]
 
 
 def loss_plot(path: Path, records: Sequence[dict[str, Any]], title: str) -> Path:

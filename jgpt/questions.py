@@ -16,9 +16,10 @@ from jgpt import grading
 from jgpt.choices import Choice, choose
 from jgpt.config import ModelConfig
 from jgpt.data.examples import QuestionAnswer
+from jgpt.decoder import decoder_for
 from jgpt.loaded import GPT
 from jgpt.progress import CountProgress
-from jgpt.sampler import MAX_ROWS, decoder_for, sample
+from jgpt.sampler import MAX_ROWS, sample
 from jgpt.sampling import Allowed, Sampling
 from jgpt.tasks.qa import QATask
 

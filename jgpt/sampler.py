@@ -1,105 +1,28 @@
-"""Generation: prefill of ragged prompts, then one compiled loop over an explicit cache.
+"""Generation: what the model writes after each of many prompts, whole or as it is made.
 
-Owns the order of decoding and what ends a row; `sampler_batch` lays the requests out. Refuses to know models and tasks: it
-takes functions and a cache (`Decoder`), ids and masks of ids (`Allowed`). Sizes are rounded up to buckets and
-everything else is data, so that another prompt, seed, temperature or length compiles nothing.
-
-Here T counts generated tokens, G groups of allowed ids, and R rows of the model: one a sample B, or two where samples are
-guided (Ho and Salimans 2022), one with and one without the condition.
+Owns the calls `sample` and `stream`, and which requests share a batch; `sampler_batch` lays requests out and `decode_loop`
+runs them. Refuses to know models and tasks: it takes a `Decoder`, ids, and masks of ids (`Allowed`). Sizes are rounded up to
+buckets and everything else is data, so that another prompt, seed, temperature or length compiles nothing.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache, partial
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
 
-from jgpt import filters
+from jgpt import decode_loop, filters
 from jgpt.check import require
-from jgpt.config import ModelConfig
+from jgpt.decoder import Decoder, decoder_for
 from jgpt.filters import Stages
-from jgpt.model import gpt
-from jgpt.model.cache import init_cache
-from jgpt.sampler_batch import Requests, Work, check, lay_out
+from jgpt.sampler_batch import Prompts, Requests, Work, check, lay_out
 from jgpt.sampling import Allowed, Sampling
 
+__all__ = ["Allowed", "Batch", "Decoder", "Samples", "Sampling", "decoder_for", "sample", "stream"]
+
 MAX_ROWS: Final = 256  # rows decoded at once: the cache grows with rows x length
-
-
-@dataclass(frozen=True)
-class Decoder:
-    """A language model as the sampler sees it. Compiled functions are kept for as long as the same object is used.
-
-    Attributes:
-        apply: `(params, tokens_BS, positions_BS, cache, index_B) -> (logits_BV, cache)`: feed S tokens a row and return
-            the f32 logits that follow the token at `index_B` of each row. Slot t of the cache must hold position t.
-        init_cache: `(batch, length) -> cache`: an empty cache of `length` tokens.
-        vocab_size: width of the logits.
-        context_length: longest prompt plus answer [tokens].
-        num_ids: ids that mean something, None = vocab_size. The rest only pads the logits and is never generated.
-        prepare: called on the parameters once a call of `sample`, in the order that decoding reads them fastest.
-    """
-
-    apply: Callable[..., tuple[Array, Any]]
-    init_cache: Callable[[int, int], Any]
-    vocab_size: int
-    context_length: int
-    num_ids: int | None = None
-    prepare: Callable[[Any], Any] = lambda params: params
-
-    @property
-    def ids(self) -> int:
-        """Number of ids that may be generated."""
-        return self.vocab_size if self.num_ids is None else self.num_ids
-
-
-@cache
-def decoder_for(cfg: ModelConfig, num_ids: int | None = None) -> Decoder:
-    """Return the decoder of a resolved config; equal arguments share one decoder and what was compiled for it.
-
-    Args:
-        cfg: from `gpt.resolve`.
-        num_ids: `Vocabulary.size`, which `cfg.vocab_size` rounds up.
-
-    Raises:
-        ValueError: `cfg` is not resolved, or knows fewer ids than `num_ids`.
-    """
-    require(
-        cfg.vocab_size is not None and cfg.compute_dtype != "auto",
-        f"model.vocab_size is {cfg.vocab_size} and model.compute_dtype {cfg.compute_dtype!r}: pass the config through "
-        "gpt.resolve first.",
-    )
-    require(
-        num_ids is None or 1 <= num_ids <= (cfg.vocab_size or 0),
-        f"num_ids is {num_ids}: must lie between 1 and model.vocab_size {cfg.vocab_size}; pass Vocabulary.size.",
-    )
-
-    def apply(
-        params: Any,
-        tokens_BS: Int[Array, "B S"],
-        positions_BS: Int[Array, "B S"],
-        cache: Any,
-        index_B: Int[Array, " B"],
-    ) -> tuple[Float[Array, "B V"], Any]:
-        x_BSD, cache = gpt.features(cfg, params, tokens_BS, positions_BS, cache=cache)
-        x_BD = jnp.take_along_axis(x_BSD, index_B[:, None, None], axis=1)[:, 0]
-        return gpt.logits(cfg, x_BD, gpt.output_matrix(cfg, params)), cache
-
-    return Decoder(
-        apply=apply,
-        init_cache=lambda batch, length: init_cache(cfg, batch, length, cfg.compute_dtype),
-        vocab_size=cfg.vocab_size,
-        context_length=cfg.context_length,
-        num_ids=num_ids,
-        prepare=lambda params: params if isinstance(params["blocks"], tuple) else _unstack(params),
-    )
-
-
-_unstack = jax.jit(gpt.unstack)
+EVERY: Final = 8  # tokens between two looks at what a batch has written
+Row = tuple[np.ndarray, str, np.ndarray, tuple[np.ndarray, np.ndarray]]
 
 
 class Samples(NamedTuple):
@@ -107,28 +30,73 @@ class Samples(NamedTuple):
 
     Attributes:
         tokens: ids of each row, without the prompt and without the stop id.
-        finished: "stop" where a stop id ended the row, "length" where `max_new_tokens` did.
+        finished: "stop" where a stop id or `until` ended the row, "length" where `max_new_tokens` did, "" where it goes on.
         logprobs: log-probability [nats] of each of `tokens` among the allowed ids, at temperature 1 and before guidance
             and filters: the conditional model's own.
+        top: (ids [T, N], log-probabilities [T, N]) of the N most probable ids at each token of a row, in falling order.
     """
 
     tokens: list[np.ndarray]
     finished: list[str]
     logprobs: list[np.ndarray]
+    top: list[tuple[np.ndarray, np.ndarray]]
 
 
-class _State(NamedTuple):
-    """What the loop carries: `token_B` was generated at `step` - 1 and is not yet in the cache."""
+class Batch:
+    """Requests that are decoded together, in progress."""
 
-    step: Array
-    token_B: Array
-    done_B: Array
-    counts_B: Array
-    stopped_B: Array
-    tokens_BT: Array
-    logprobs_BT: Array
-    seen_BV: Array | None
-    cache: Any
+    def __init__(
+        self, decoder: Decoder, params: Any, prompts: Prompts, work: Work, stages: Stages, chunk: int | None = None
+    ) -> None:
+        """Prefill and draw the first token of each row.
+
+        Args:
+            decoder: the model.
+            params: as `decoder.prepare` returns them.
+            prompts: of the requests.
+            work: the requests.
+            stages: what they need.
+            chunk: tokens of the prompts that are fed at once; None = all.
+        """
+        self.decoder, self.params, self.stages = decoder, params, stages
+        self.live_B = np.asarray(work.live_B)
+        self.halted_B = np.zeros_like(self.live_B)
+        length = min(prompts.tokens_PS.shape[1] + work.group_BT.shape[1], decoder.context_length)
+        prompts, self.work = jax.device_put((prompts, work))  # explicit: the loop may forbid implicit transfers
+        logits_RV, cache = decode_loop.prefill(decoder, length, chunk, params, prompts)
+        self.state = decode_loop.begin(decoder, stages, prompts, self.work, logits_RV, cache)
+
+    def advance(self, most: int) -> None:
+        """Draw at most `most` more tokens a row."""
+        steps = jax.device_put(np.int32(most))
+        self.state = decode_loop.advance(self.decoder, self.stages, self.params, self.work, self.state, steps)
+
+    def halt(self, row: int) -> None:
+        """End a row as if a stop id had ended it."""
+        self.halted_B[row] = True
+        halted_B = jax.device_put(self.halted_B)
+        self.state = self.state._replace(done_B=self.state.done_B | halted_B)
+
+    def rows(self) -> list[Row]:
+        """Return (tokens, finished, logprobs, top) of every row so far, those that only pad the batch included.
+
+        Raises:
+            FloatingPointError: logits are not finite.
+        """
+        state = jax.device_get(self.state._replace(cache=None, written=None))
+        bad_B = np.isnan(state.logprobs_BT).any(-1)  # NaN and +inf logits both make log_softmax NaN
+        if bad_B.any():
+            raise FloatingPointError(
+                f"logits of {bad_B.sum()} of {self.live_B.sum()} rows are not finite: the parameters hold NaN or infinity; "
+                "sample an earlier checkpoint."
+            )
+        out: list[Row] = []
+        for b, n in enumerate(state.step_B - state.stopped_B):
+            stopped = state.stopped_B[b] or self.halted_B[b]
+            finished = "stop" if stopped else "length" if state.done_B[b] else ""
+            top = (state.top_ids_BTN[b, :n].copy(), state.top_logprobs_BTN[b, :n].copy())
+            out.append((state.tokens_BT[b, :n].copy(), finished, state.logprobs_BT[b, :n].copy(), top))
+        return out
 
 
 def sample(
@@ -141,18 +109,21 @@ def sample(
     unconditional: Sequence[Sequence[int] | np.ndarray] | None = None,
     seeds: int | Sequence[int] = 0,
     stop_ids: Sequence[int] = (),
+    until: Callable[[int, np.ndarray], bool] | None = None,
     allowed: Allowed | None = None,
+    top: int = 0,
     pad_id: int = 0,
     max_rows: int = MAX_ROWS,
+    prefill_chunk: int | None = None,
 ) -> Samples:
     """Return what the model writes after each prompt.
 
     A row's tokens depend on its prompt, its `Sampling` and its seed alone, not on the other rows, except where two ids
-    tie within rounding: sums in another shape may round differently.
+    tie within rounding: sums in another shape may round differently. Equal prompts share one prefill.
 
     Args:
         decoder: the model, see `decoder_for`.
-        params: its parameters. Those of a GPT are unstacked here: call `gpt.unstack` once yourself to sample often.
+        params: its parameters. Those of a GPT are unstacked here: call `decoder.prepare` once yourself to sample often.
         prompts: ids of each row, of any lengths.
         max_new_tokens: longest answer [tokens], its stop id included.
         sampling: one for all rows, or one a row.
@@ -161,15 +132,101 @@ def sample(
         seeds: one seed a row; a single one for all draws row i with `fold_in(key(seed), i)`, and a row's own seed draws
             as if it were row 0.
         stop_ids: ids that end a row.
+        until: `(number of the prompt, ids so far) -> whether the row ends here`, asked every few tokens; ids that were
+            drawn since it became true are returned too.
         allowed: ids that may be generated, and where; None = all.
+        top: most probable ids to report at each token.
         pad_id: id fed to the model where a row has none; it changes no result.
         max_rows: rows of the model decoded at once; more prompts are sorted by length and taken in turns.
+        prefill_chunk: tokens of the prompts that are fed at once, for long ones where memory is short; None = all.
 
     Raises:
         ValueError: a prompt, number or id is out of range; the message says which.
         FloatingPointError: the model's logits are not finite.
     """
-    requests = Requests(
+    requests = _requests(
+        prompts, unconditional, seeds, sampling, max_new_tokens, stop_ids, allowed, pad_id, top, prefill_chunk
+    )
+    check(requests, num_ids=decoder.ids, context_length=decoder.context_length, max_rows=max_rows)
+    params, stages = decoder.prepare(params), filters.stages_of(requests.samplings, top)
+    out: list[Any] = [None] * len(prompts)
+    for chunk, laid in _batches(decoder, requests, stages, max_rows):
+        batch = Batch(decoder, params, *laid, stages, prefill_chunk)
+        if until is None:
+            batch.advance(max_new_tokens)
+        for at in range(0, max_new_tokens if until is not None else 0, EVERY):
+            rows = batch.rows() if at else []
+            for slot, (i, row) in enumerate(zip(chunk, rows, strict=False)):
+                if not row[1] and until is not None and until(i, row[0]):
+                    batch.halt(slot)
+            batch.advance(EVERY)
+        for i, row in zip(chunk, batch.rows(), strict=False):
+            out[i] = row
+    return Samples(*([row[field] for row in out] for field in range(4)))
+
+
+def stream(
+    decoder: Decoder,
+    params: Any,
+    prompts: Sequence[Sequence[int] | np.ndarray],
+    *,
+    max_new_tokens: int,
+    sampling: Sampling | Sequence[Sampling] = Sampling(),  # noqa: B008 - frozen
+    seeds: int | Sequence[int] = 0,
+    stop_ids: Sequence[int] = (),
+    allowed: Allowed | None = None,
+    top: int = 0,
+    pad_id: int = 0,
+    every: int = EVERY,
+) -> Iterator[Samples]:
+    """Yield what the model has written so far: after the first token, after every few more, and at the end.
+
+    The last value equals what `sample` returns. All prompts stand in one batch.
+
+    Args:
+        decoder: this and the rest: as in `sample`.
+        params: of the model.
+        prompts: ids of each row.
+        max_new_tokens: longest answer [tokens].
+        sampling: how to draw.
+        seeds: of the rows.
+        stop_ids: ids that end a row.
+        allowed: ids that may be generated.
+        top: most probable ids to report.
+        pad_id: fed where a row has none.
+        every: tokens between two values; fewer answer sooner and take longer in all.
+    """
+    require(every >= 1, f"every is {every}: must be at least 1 token.")
+    require(0 < len(prompts) <= MAX_ROWS, f"{len(prompts)} prompts are to be streamed: give 1 to {MAX_ROWS}.")
+    requests = _requests(prompts, None, seeds, sampling, max_new_tokens, stop_ids, allowed, pad_id, top, None)
+    check(requests, num_ids=decoder.ids, context_length=decoder.context_length, max_rows=MAX_ROWS)
+    stages = filters.stages_of(requests.samplings, top)
+    ((chunk, laid),) = _batches(decoder, requests, stages, MAX_ROWS)
+    batch = Batch(decoder, decoder.prepare(params), *laid, stages)
+    while True:
+        rows: list[Any] = [None] * len(prompts)
+        for i, row in zip(chunk, batch.rows(), strict=False):
+            rows[i] = row
+        yield Samples(*([row[field] for row in rows] for field in range(4)))
+        if all(row[1] for row in rows):
+            return
+        batch.advance(every)
+
+
+def _requests(
+    prompts: Any,
+    unconditional: Any,
+    seeds: int | Sequence[int],
+    sampling: Sampling | Sequence[Sampling],
+    max_new_tokens: int,
+    stop_ids: Sequence[int],
+    allowed: Allowed | None,
+    pad_id: int,
+    top: int,
+    prefill_chunk: int | None,
+) -> Requests:
+    """Return the arguments of a call, with one entry a prompt."""
+    return Requests(
         prompts=[np.asarray(prompt) for prompt in prompts],
         unconditional=None if unconditional is None else [np.asarray(prompt) for prompt in unconditional],
         seeds=[(seeds, i) for i in range(len(prompts))] if isinstance(seeds, int) else [(seed, 0) for seed in seeds],
@@ -178,118 +235,27 @@ def sample(
         stop_ids=stop_ids,
         allowed=allowed,
         pad_id=pad_id,
+        top=top,
+        prefill_chunk=prefill_chunk,
     )
-    check(requests, num_ids=decoder.ids, context_length=decoder.context_length, max_rows=max_rows)
-    params, stages = decoder.prepare(params), filters.stages_of(requests.samplings)
+
+
+def _batches(
+    decoder: Decoder, requests: Requests, stages: Stages, max_rows: int
+) -> Iterator[tuple[list[int], tuple[Prompts, Work]]]:
+    """Yield batches of prompts of similar length: (their numbers, their arrays)."""
     max_samples = max(max_rows // 2, 1) if stages.guidance else max_rows
-    out: list[Any] = [None] * len(prompts)
-    order = sorted(range(len(prompts)), key=lambda i: requests.prompts[i].size)
+    order = sorted(range(len(requests.prompts)), key=lambda i: requests.prompts[i].size)
     for start in range(0, len(order), max_samples):
         chunk = order[start : start + max_samples]
-        work = lay_out(
-            requests,
+        yield (
             chunk,
-            vocab_size=decoder.vocab_size,
-            num_ids=decoder.ids,
-            context_length=decoder.context_length,
-            max_samples=max_samples,
+            lay_out(
+                requests,
+                chunk,
+                vocab_size=decoder.vocab_size,
+                num_ids=decoder.ids,
+                context_length=decoder.context_length,
+                max_samples=max_samples,
+            ),
         )
-        for i, result in zip(chunk, _generate(decoder, params, work, stages), strict=False):
-            out[i] = result
-    return Samples(*([row[field] for row in out] for field in range(3)))
-
-
-def _generate(decoder: Decoder, params: Any, work: Work, stages: Stages) -> list[tuple[np.ndarray, str, np.ndarray]]:
-    """Return (tokens, finished, logprobs) of every row of one batch, the padding rows included."""
-    prompt, steps = work.tokens_RS.shape[1], work.group_BT.shape[1]
-    device = jax.device_put(work)  # explicit: the loop may forbid implicit transfers
-    logits_RV, cache = _prefill(decoder, min(prompt + steps, decoder.context_length), params, device)
-    results, cache = _decode(decoder, stages, params, device, logits_RV, cache)
-    del cache
-    tokens_BT, logprobs_BT, counts_B, stopped_B, bad_B = jax.device_get(results)
-    if bad_B.any():
-        raise FloatingPointError(
-            f"logits of {bad_B.sum()} of {work.live_B.sum()} rows are not finite: the parameters hold NaN or infinity; "
-            "sample an earlier checkpoint."
-        )
-    ends = zip(tokens_BT, logprobs_BT, counts_B, stopped_B, strict=True)
-    return [(t[:n].copy(), "stop" if stop else "length", p[:n].copy()) for t, p, n, stop in ends]
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _prefill(decoder: Decoder, length: int, params: Any, work: Work) -> tuple[Float[Array, "R V"], Any]:
-    """Return the logits after each prompt, and a cache of `length` tokens that holds the prompts."""
-    R, S = work.tokens_RS.shape
-    positions_RS = jnp.broadcast_to(jnp.arange(S, dtype=jnp.int32)[None, :], (R, S))
-    return decoder.apply(params, work.tokens_RS, positions_RS, decoder.init_cache(R, length), work.lengths_R - 1)
-
-
-@partial(jax.jit, static_argnums=(0, 1), donate_argnums=(5,))
-def _decode(
-    decoder: Decoder, stages: Stages, params: Any, work: Work, logits_RV: Float[Array, "R V"], cache: Any
-) -> tuple[tuple[Array, ...], Any]:
-    """Generate until every row is done; return (tokens_BT, logprobs_BT, counts_B, stopped_B, bad_B) and the cache.
-
-    The cache comes back only so that its memory is reused in place.
-    """
-    V, (B, T) = logits_RV.shape[1], work.group_BT.shape
-    fed = 2 if stages.guidance else 1  # rows of the model a sample
-    keys_B = jax.vmap(lambda seed, row: jax.random.fold_in(jax.random.key(seed), row))(work.seeds_B, work.rows_B)
-
-    def choose(state: _State, logits_RV: Float[Array, "R V"]) -> _State:
-        """Draw the token of `state.step` and record it."""
-        mask_BV = work.table_GV[work.group_BT[:, state.step]]
-        own_RV = logits_RV.astype(jnp.float32)
-        logits_BV = drawn_BV = jnp.where(mask_BV, own_RV[:B], -jnp.inf)
-        if stages.guidance:
-            scale_B = filters.guidance_scale(work.knobs, state.step, work.steps)
-            drawn_BV = jnp.where(mask_BV, filters.guide(own_RV[:B], own_RV[B:], scale_B), -jnp.inf)
-        step_keys_B = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, state.step)
-        token_B = filters.draw(drawn_BV, step_keys_B, work.knobs, state.seen_BV, stages).astype(jnp.int32)
-        logprob_B = jnp.take_along_axis(jax.nn.log_softmax(logits_BV), token_B[:, None], axis=1)[:, 0]
-        if stages.guidance:  # a row without its condition may be the one that is not finite
-            logprob_B = jnp.where(jnp.isfinite(own_RV[B:]).all(-1), logprob_B, jnp.nan)
-        token_B = jnp.where(state.done_B, work.pad, token_B)
-        stops_B = work.stop_V[token_B] & ~state.done_B
-        seen_BV = state.seen_BV
-        return state._replace(
-            step=state.step + 1,
-            token_B=token_B,
-            done_B=state.done_B | stops_B,
-            counts_B=state.counts_B + ~(state.done_B | stops_B),
-            stopped_B=state.stopped_B | stops_B,
-            tokens_BT=state.tokens_BT.at[:, state.step].set(token_B),
-            logprobs_BT=state.logprobs_BT.at[:, state.step].set(jnp.where(state.done_B, 0.0, logprob_B)),
-            seen_BV=None if seen_BV is None else seen_BV.at[jnp.arange(B), token_B].set(True),
-        )
-
-    def generate(state: _State) -> _State:
-        positions_R1 = (work.lengths_R + state.step - 1)[:, None]
-        index_R = jnp.zeros(fed * B, jnp.int32)
-        tokens_R1 = jnp.tile(state.token_B, fed)[:, None]
-        logits_RV, cache = decoder.apply(params, tokens_R1, positions_R1, state.cache, index_R)
-        return choose(state._replace(cache=cache), logits_RV)
-
-    state = _State(
-        step=jnp.int32(0),
-        token_B=jnp.zeros(B, jnp.int32),
-        done_B=~work.live_B,
-        counts_B=jnp.zeros(B, jnp.int32),
-        stopped_B=jnp.zeros(B, bool),
-        tokens_BT=jnp.zeros((B, T), jnp.int32),
-        logprobs_BT=jnp.zeros((B, T), jnp.float32),
-        seen_BV=_seen(work, V) if stages.penalty else None,
-        cache=cache,
-    )
-    state = choose(state, logits_RV)
-    state = jax.lax.while_loop(lambda s: (s.step < work.steps) & ~s.done_B.all(), generate, state)
-    bad_B = jnp.isnan(state.logprobs_BT).any(-1)  # NaN and +inf logits both make log_softmax NaN
-    return (state.tokens_BT, state.logprobs_BT, state.counts_B, state.stopped_B, bad_B), state.cache
-
-
-def _seen(work: Work, vocab_size: int) -> Bool[Array, "B V"]:
-    """Return which ids stand in each prompt; padding is written past the end and dropped."""
-    B, S = work.live_B.shape[0], work.tokens_RS.shape[1]
-    real_BS = jnp.arange(S)[None, :] < work.lengths_R[:B, None]
-    ids_BS = jnp.where(real_BS, work.tokens_RS[:B], vocab_size)
-    return jnp.zeros((B, vocab_size), bool).at[jnp.arange(B)[:, None], ids_BS].set(True, mode="drop")

@@ -3,8 +3,8 @@
 Owns the rules of `sampler.sample`'s arguments and the shapes that are compiled: sizes are rounded up to buckets. Knows
 no model and never computes; all arrays are NumPy's.
 
-Here T counts generated tokens, G groups of allowed ids, and R rows of the model: as many as B samples, or twice as many
-where samples are guided, the second half being the same samples without their condition.
+Here T counts generated tokens, G groups of allowed ids, P different prompts, and R rows of the model: as many as B samples,
+or twice as many where samples are guided, the second half being the same samples without their condition.
 """
 
 from collections.abc import Sequence
@@ -22,24 +22,36 @@ from jgpt.sampling import Allowed, Sampling
 SMALLEST_BUCKET: Final = 16  # tokens; shorter prompts and answers share one compiled shape
 
 
-class Work(NamedTuple):
-    """One batch as the compiled functions take it.
+class Prompts(NamedTuple):
+    """The prompts of one batch, each once.
 
     Attributes:
-        tokens_RS: prompts, padded at their ends.
-        lengths_R: length of each prompt [tokens].
+        tokens_PS: prompts, padded at their ends.
+        lengths_P: length of each prompt [tokens].
+        source_R: prompt of each row; where P = R, row r has prompt r.
+    """
+
+    tokens_PS: Int[Array | np.ndarray, "P S"]
+    lengths_P: Int[Array | np.ndarray, " P"]
+    source_R: Int[Array | np.ndarray, " R"]
+
+
+class Work(NamedTuple):
+    """One batch as the compiled functions take it, whatever its prompts.
+
+    Attributes:
+        lengths_R: length of each row's prompt [tokens].
         live_B: false where a sample only pads the batch.
         seeds_B: seed of each sample.
         rows_B: what is folded into the key of the seed.
         table_GV: ids of each group that may be generated.
         group_BT: group of each generated token.
         stop_V: ids that end a sample.
-        steps: tokens to generate at most.
+        steps_B: tokens to generate at most.
         pad: id that is fed where a sample has none.
         knobs: how each sample is drawn.
     """
 
-    tokens_RS: Int[Array | np.ndarray, "R S"]
     lengths_R: Int[Array | np.ndarray, " R"]
     live_B: Bool[Array | np.ndarray, " B"]
     seeds_B: UInt32[Array | np.ndarray, " B"]
@@ -47,7 +59,7 @@ class Work(NamedTuple):
     table_GV: Bool[Array | np.ndarray, "G V"]
     group_BT: Int[Array | np.ndarray, "B T"]
     stop_V: Bool[Array | np.ndarray, " V"]
-    steps: Array | np.int32
+    steps_B: Int[Array | np.ndarray, " B"]
     pad: Array | np.int32
     knobs: Knobs
 
@@ -65,6 +77,8 @@ class Requests:
         stop_ids: ids that end an answer.
         allowed: ids that may be generated; None = all.
         pad_id: id fed where a sample has none.
+        top: most probable ids to report at each token.
+        prefill_chunk: tokens of the prompts that are fed at once; None = all.
     """
 
     prompts: list[np.ndarray]
@@ -75,6 +89,8 @@ class Requests:
     stop_ids: Sequence[int]
     allowed: Allowed | None
     pad_id: int
+    top: int = 0
+    prefill_chunk: int | None = None
 
 
 def bucket(size: int, smallest: int, largest: int) -> int:
@@ -84,7 +100,7 @@ def bucket(size: int, smallest: int, largest: int) -> int:
 
 def lay_out(
     requests: Requests, chunk: list[int], *, vocab_size: int, num_ids: int, context_length: int, max_samples: int
-) -> Work:
+) -> tuple[Prompts, Work]:
     """Return the requests named by `chunk`, padded to buckets.
 
     Args:
@@ -102,9 +118,14 @@ def lay_out(
     if requests.unconditional is not None:
         rows += [requests.unconditional[i] for i in padded]
     S = bucket(max(row.size for row in rows), SMALLEST_BUCKET, context_length)
-    tokens_RS = np.full((len(rows), S), requests.pad_id, np.int32)
-    for slot, row in enumerate(rows):
-        tokens_RS[slot, : row.size] = row
+    numbers: dict[bytes, int] = {}  # of different prompts
+    source_R = np.array([numbers.setdefault(row.astype(np.int64).tobytes(), len(numbers)) for row in rows], np.int32)
+    P = bucket(len(numbers), 1, len(rows))
+    if P == len(rows):  # too few are equal for a smaller shape
+        source_R = np.arange(P, dtype=np.int32)
+    tokens_PS, lengths_P = np.full((P, S), requests.pad_id, np.int32), np.ones(P, np.int32)
+    for slot, row in zip(source_R, rows, strict=True):
+        tokens_PS[slot, : row.size], lengths_P[slot] = row, row.size
     allowed = requests.allowed
     if allowed is None:
         allowed = Allowed(np.ones((1, num_ids), bool), np.zeros((1, 1), np.int32))
@@ -115,16 +136,15 @@ def lay_out(
     group_BT = np.pad(group_BT, ((0, 0), (0, T - group_BT.shape[1])), mode="edge")
     stop_V = np.zeros(vocab_size, bool)
     stop_V[list(requests.stop_ids)] = True
-    return Work(
-        tokens_RS=tokens_RS,
-        lengths_R=np.array([row.size for row in rows], np.int32),
+    return Prompts(tokens_PS, lengths_P, source_R), Work(
+        lengths_R=lengths_P[source_R],
         live_B=np.arange(B) < len(chunk),
         seeds_B=np.array([requests.seeds[i][0] for i in padded], np.uint32),
         rows_B=np.array([requests.seeds[i][1] for i in padded], np.uint32),
         table_GV=table_GV,
         group_BT=group_BT.astype(np.int32),
         stop_V=stop_V,
-        steps=np.int32(requests.max_new_tokens),
+        steps_B=np.full(B, requests.max_new_tokens, np.int32),
         pad=np.int32(requests.pad_id),
         knobs=filters.knobs_of([requests.samplings[i] for i in padded]),
     )
@@ -135,6 +155,20 @@ def check(requests: Requests, *, num_ids: int, context_length: int, max_rows: in
     new, allowed, count = requests.max_new_tokens, requests.allowed, len(requests.prompts)
     require(new >= 1, f"max_new_tokens is {new}: must be at least 1; raise --max-new-tokens.")
     require(max_rows >= 1, f"max_rows is {max_rows}: must be at least 1.")
+    require(
+        0 <= requests.top <= num_ids, f"top is {requests.top}: the vocabulary has {num_ids} ids, use 0 to {num_ids}."
+    )
+    chunk = requests.prefill_chunk
+    require(
+        chunk is None or chunk >= 1, f"prefill_chunk is {chunk}: must be at least 1 token, or None for all at once."
+    )
+    for sampling in requests.samplings:
+        far = [i for i, _ in sampling.logit_bias if i >= num_ids]
+        require(not far, f"logit_bias names id {far}: the vocabulary has {num_ids} ids, use 0 to {num_ids - 1}.")
+        require(
+            sampling.min_new_tokens <= new,
+            f"min_new_tokens is {sampling.min_new_tokens}, max_new_tokens {new}: the least cannot be above the most.",
+        )
     for name, value in (("pad_id", requests.pad_id), *(("stop_ids", stop) for stop in requests.stop_ids)):
         require(
             0 <= value < num_ids, f"{name} holds {value}: the vocabulary has {num_ids} ids, use 0 to {num_ids - 1}."

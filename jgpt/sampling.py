@@ -22,8 +22,8 @@ GUIDANCE_SCHEDULES: Final[tuple[str, ...]] = get_args(GuidanceSchedule)
 class Sampling:
     """How one row is sampled; the defaults draw from the model's own distribution.
 
-    Filters act in the order of the fields: guidance, repetition penalty, temperature, top-k, top-p, min-p. Top-p and
-    min-p see the distribution that the filters before them left.
+    Filters act in the order of the fields: guidance, penalties, biases, temperature, top-k, top-p, min-p, typical-p. The
+    last three see the distribution that the filters before them left.
     """
 
     guidance: float = 1.0
@@ -32,6 +32,14 @@ class Sampling:
     """How the scale runs over the generated tokens: constant, or rising from 1 at the first to `guidance` at the last."""
     repetition_penalty: float = 1.0
     """Make ids already in the row's prompt or output less likely; 1 = off, 1.2 is the paper's choice."""
+    presence_penalty: float = 0.0
+    """Subtract this from the logit of every id in the row's output so far; 0 = off, negative invites repetition."""
+    frequency_penalty: float = 0.0
+    """Subtract this from the logit of an id once for every time that it stands in the row's output so far; 0 = off."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(id, what is added to its logit): -100 all but forbids an id, 100 all but forces it."""
+    min_new_tokens: int = 0
+    """No stop id before this many tokens, as long as another id is allowed."""
     temperature: float = 1.0
     """Divide logits by this: below 1 sharper, above 1 flatter, 0 = always the most probable id."""
     top_k: int | None = None
@@ -40,6 +48,8 @@ class Sampling:
     """Keep the fewest most probable ids that together hold this probability."""
     min_p: float | None = None
     """Drop ids less probable than this share of the most probable one."""
+    typical_p: float | None = None
+    """Keep the ids whose surprise is closest to the expected one, the fewest that together hold this probability."""
 
     def __post_init__(self) -> None:
         require(
@@ -78,6 +88,25 @@ class Sampling:
             f"repetition_penalty is {self.repetition_penalty}: must be positive, {1 / LARGEST:g} to {LARGEST:g}; use "
             "--repetition-penalty 1 for none, above 1 to discourage repetition.",
         )
+        require(
+            self.typical_p is None or 0 < self.typical_p <= 1,
+            f"typical_p is {self.typical_p}: must lie in (0, 1]; drop --typical-p to keep all ids.",
+        )
+        for name in ("presence_penalty", "frequency_penalty"):
+            value = getattr(self, name)
+            require(
+                abs(value) <= LARGEST,
+                f"{name} is {value}: must lie between {-LARGEST:g} and {LARGEST:g}; use --{name.replace('_', '-')} 0 for "
+                "none, up to 2 to discourage repetition.",
+            )
+        for i, bias in self.logit_bias:
+            require(
+                i >= 0 and abs(bias) <= LARGEST,
+                f"logit_bias adds {bias} to id {i}: ids count from 0 and biases lie between {-LARGEST:g} and {LARGEST:g}.",
+            )
+        ids = [i for i, _ in self.logit_bias]
+        require(len(set(ids)) == len(ids), f"logit_bias names an id twice among {ids}: add its biases up.")
+        require(self.min_new_tokens >= 0, f"min_new_tokens is {self.min_new_tokens}: must be at least 0.")
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,10 @@ import pytest
 from PIL import Image
 
 import jgpt
-from jgpt import cli, loop, runfolder
+from jgpt import cli, loop, runfolder, sampler, sampler_check
 from jgpt.configio import load_config_file
+from jgpt.sampler_check import check_sampler
+from jgpt.sampling import Sampling
 
 ROOT = Path(__file__).parent.parent
 STEPS = 12
@@ -126,8 +128,38 @@ def test_samples_have_their_form_and_their_seed(unbroken):
     first, again, other = (model.generate("import ", n=2, seed=s, max_new_tokens=20) for s in (1, 1, 2))
     assert first == again != other
     assert isinstance(model.answer("37+45="), str)
-    pictures = model.draw("7", n=3)
+    pictures = model.draw("7", n=3).array
     assert pictures.shape == (3, 8, 8) and set(np.unique(pictures)) <= set(np.rint(np.arange(17) * 255 / 16))
+
+
+def test_a_stream_adds_up_and_stop_strings_end_texts(unbroken):
+    model = jgpt.load(unbroken)
+    options = {"sampling": Sampling(temperature=1.0), "seed": 4, "max_new_tokens": 40}
+    (whole,) = model.generate("import ", **options)
+    assert "".join(model.stream("import ", **options)) == whole and len(whole) > 10
+    stop = whole[5:7]
+    (cut,) = model.generate("import ", stop=[stop], **options)
+    assert cut == whole[: whole.index(stop)] == "".join(model.stream("import ", stop=[stop], every=3, **options))
+    done = model.complete("text", ["import "], stop=[stop], top=3, **options)
+    assert done.samples.finished == ["stop"] and done.prompt_tokens == [8]
+    assert len(done.samples.tokens[0]) == len(done.samples.logprobs[0]) == len(done.samples.top[0][0])
+    assert "".join(model.stream("37+45=", "qa")) == model.answer("37+45=")
+    with pytest.raises(ValueError, match="draws pictures"):
+        model.complete("digits", ["7"], stop=["x"])
+
+
+def test_the_sampler_is_proved_on_the_run_and_a_wrong_one_is_found(unbroken):
+    """All modes agree on the trained model; likelihoods or ids that are not its own are found."""
+    model = jgpt.load(unbroken)
+    found = check_sampler(model, rows=3, new_tokens=8)
+    assert len(found) == 7 and all(each.passed for each in found)
+    assert all(each.tokens > 0 for each in found)
+    wrong = sampler.Samples([np.array([5, 100])], ["length"], [np.array([-0.1, -0.1])], [])
+    prompts = [np.array([1, 2, 3])]
+    args = (model.model, model.params, model.tokenizer.size, prompts)
+    assert not sampler_check._against_forward("m", *args, wrong, 1e-4, greedy=True).passed
+    other = wrong._replace(tokens=[np.array([5, 120])])
+    assert not sampler_check._against("m", *args, wrong, other, 1e-9).passed
 
 
 def train(path, *extra, devices=1):

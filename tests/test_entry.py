@@ -95,7 +95,7 @@ def test_config_is_found_from_any_folder(tmp_path: Path):
             ["error: --max-new-tokens does not apply to --image", "leave it out"],
         ),
         (["--text", "hi", "--question", "why?"], ["error: argument --question: not allowed with argument --text"]),
-        ([], ["error: one of the arguments --text --question --chat --image --score is required"]),
+        ([], ["error: one of the arguments --text --question --chat --interactive --image --score is required"]),
         (["--text", "hi", "--system", "Be."], ["error: --system does not apply to --text: leave it out"]),
         (["--chat", "hi", "--context", "x"], ["error: --context does not apply to --chat"]),
         (["--score", "hi", "--seed", "3"], ["error: --seed does not apply to --score"]),

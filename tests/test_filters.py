@@ -32,8 +32,13 @@ def softmax(row: np.ndarray) -> np.ndarray:
 def run(samplings: list[Sampling], logits_BV: np.ndarray, seen_BV: np.ndarray | None = None) -> np.ndarray:
     """Filter one batch with one `Sampling` a row."""
     knobs = jax.tree.map(jnp.asarray, filters.knobs_of(samplings))
-    seen_BV = None if seen_BV is None else jnp.asarray(seen_BV)
-    return np.asarray(filters.filter_logits(jnp.asarray(logits_BV), knobs, seen_BV, filters.stages_of(samplings)))
+    written = None if seen_BV is None else written_of(seen_BV)
+    return np.asarray(filters.filter_logits(jnp.asarray(logits_BV), knobs, written, filters.stages_of(samplings)))
+
+
+def written_of(seen_BV: np.ndarray) -> filters.Written:
+    """Return ids that all stand in the prompt."""
+    return filters.Written(jnp.asarray(seen_BV), jnp.zeros(np.shape(seen_BV), jnp.int32))
 
 
 @given(rows, st.integers(1, 2 * V))
@@ -150,7 +155,9 @@ def test_greedy_takes_the_first_of_the_largest_whatever_the_key() -> None:
     samplings = [Sampling(temperature=0.0), Sampling(temperature=0.0, repetition_penalty=2.0), Sampling()]
     seen_BV = jnp.asarray([[True] * 4, [False, True, False, False], [False] * 4])
     knobs = jax.tree.map(jnp.asarray, filters.knobs_of(samplings))
-    draw = jax.jit(lambda keys_B: filters.draw(logits_BV, keys_B, knobs, seen_BV, filters.stages_of(samplings)))
+    draw = jax.jit(
+        lambda keys_B: filters.draw(logits_BV, keys_B, knobs, written_of(seen_BV), filters.stages_of(samplings))
+    )
     for seed in range(5):
         got_B = draw(jax.random.split(jax.random.key(seed), 3))
         assert got_B[:2].tolist() == [1, 2]
@@ -158,11 +165,18 @@ def test_greedy_takes_the_first_of_the_largest_whatever_the_key() -> None:
 
 def test_stages_name_only_the_work_that_is_needed() -> None:
     """Greedy rows need neither sorting nor noise, plain ones no sorting, and min-p never sorts."""
-    assert filters.stages_of([Sampling(temperature=0.0, top_k=5)]) == (False, False, False, False)
-    assert filters.stages_of([Sampling(min_p=0.1, top_p=1.0)]) == (False, False, True, False)
-    assert filters.stages_of([Sampling(), Sampling(top_k=5)]) == (False, True, True, False)
-    assert filters.stages_of([Sampling(repetition_penalty=1.1, temperature=0.0)]) == (True, False, False, False)
-    assert filters.stages_of([Sampling(), Sampling(guidance=2.0)]) == (False, False, True, True)
+    assert filters.stages_of([Sampling(temperature=0.0, top_k=5)]) == (False, False, False, False, False, 0)
+    assert filters.stages_of([Sampling(min_p=0.1, top_p=1.0)]) == (False, False, True, False, False, 0)
+    assert filters.stages_of([Sampling(), Sampling(top_k=5)]) == (False, True, True, False, False, 0)
+    assert filters.stages_of([Sampling(repetition_penalty=1.1, temperature=0.0)]) == (
+        True,
+        False,
+        False,
+        False,
+        False,
+        0,
+    )
+    assert filters.stages_of([Sampling(), Sampling(guidance=2.0)]) == (False, False, True, True, False, 0)
 
 
 def test_guidance_mixes_logits_by_its_scale() -> None:
@@ -179,11 +193,13 @@ def test_guidance_schedules_run_from_one_to_the_scale() -> None:
     """Five tokens with scale 5: constant, in steps of 1, and along half a cosine; a single token has no way to go."""
     rows = [Sampling(guidance=5.0, guidance_schedule=name) for name in ("constant", "linear", "cosine")]
     knobs = filters.knobs_of(rows)
-    scales = np.stack([filters.guidance_scale(knobs, jnp.int32(step), jnp.int32(5)) for step in range(5)], 1)
+    scales = np.stack([filters.guidance_scale(knobs, jnp.full(3, step), jnp.full(3, 5)) for step in range(5)], 1)
     np.testing.assert_allclose(scales[0], [5, 5, 5, 5, 5])
     np.testing.assert_allclose(scales[1], [1, 2, 3, 4, 5])
     np.testing.assert_allclose(scales[2], [1, 3 - 2 * 2**0.5 / 2, 3, 3 + 2 * 2**0.5 / 2, 5], rtol=1e-6)
-    np.testing.assert_allclose(filters.guidance_scale(knobs, jnp.int32(0), jnp.int32(1)), [5, 1, 1])
+    np.testing.assert_allclose(
+        filters.guidance_scale(knobs, jnp.zeros(3, jnp.int32), jnp.ones(3, jnp.int32)), [5, 1, 1]
+    )
 
 
 def test_other_values_compile_nothing() -> None:
@@ -224,3 +240,60 @@ def test_errors_name_value_and_fix(fields: dict, value: str, fix: str) -> None:
     with pytest.raises(ValueError) as error:
         Sampling(**fields)
     assert value in str(error.value) and fix in str(error.value)
+
+
+@given(rows, st.lists(st.integers(0, 4), min_size=V, max_size=V), st.floats(-2, 2), st.floats(-2, 2))
+@settings(max_examples=40, deadline=None)
+def test_presence_and_frequency_count_the_output_alone(
+    row: np.ndarray, uses: list[int], presence: float, frequency: float
+) -> None:
+    """OpenAI's rule: uses x frequency, and presence once; what stands in the prompt alone costs nothing."""
+    sampling = Sampling(presence_penalty=presence, frequency_penalty=frequency)
+    written = filters.Written(jnp.ones((1, V), bool), jnp.asarray([uses], jnp.int32))
+    knobs = jax.tree.map(jnp.asarray, filters.knobs_of([sampling]))
+    stages = filters.stages_of([sampling])._replace(penalty=True)
+    got = np.asarray(filters.filter_logits(jnp.asarray(row[None]), knobs, written, stages))[0]
+    wanted = row - np.float32(frequency) * np.array(uses) - np.float32(presence) * (np.array(uses) > 0)
+    np.testing.assert_allclose(got - got.max(), wanted - wanted.max(), atol=1e-4)
+
+
+@given(rows, st.floats(0.05, 0.99))
+@settings(max_examples=60, deadline=None)
+def test_typical_p_keeps_the_most_typical_ids(row: np.ndarray, p: float) -> None:
+    """Meister et al. 2022: ids in order of how far their surprise lies from the entropy, until they hold p."""
+    probability = softmax(row)
+    far = np.abs(-np.log(probability) + (probability * np.log(probability)).sum())
+    order = np.argsort(far, kind="stable")
+    sums = np.cumsum(probability[order])
+    assume(np.abs(sums - p).min() > BOUNDARY)
+    last = far[order][int((sums < p).sum())]
+    assume(np.abs(far - last)[far != last].min(initial=1.0) > BOUNDARY)  # f32 may order what nearly ties otherwise
+    got = kept(run([Sampling(typical_p=p)], row[None]))[0]
+    np.testing.assert_array_equal(got, far <= last + BOUNDARY / 2)
+
+
+def test_biases_move_their_ids_alone_and_rows_may_have_different_numbers() -> None:
+    biased = run(
+        [Sampling(logit_bias=((1, 100.0), (3, -2.0))), Sampling(), Sampling(logit_bias=((0, 1.5),))], np.zeros((3, V))
+    )
+    wanted = np.zeros((3, V))
+    wanted[0, 1], wanted[0, 3], wanted[2, 0] = 100.0, -2.0, 1.5
+    np.testing.assert_allclose(biased, wanted - wanted.max(-1, keepdims=True))
+
+
+@pytest.mark.parametrize(
+    ("fields", "value"),
+    [
+        ({"typical_p": 0.0}, "typical_p is 0.0"),
+        ({"typical_p": float("nan")}, "typical_p is nan"),
+        ({"presence_penalty": float("nan")}, "presence_penalty is nan"),
+        ({"frequency_penalty": float("inf")}, "frequency_penalty is inf"),
+        ({"logit_bias": ((-1, 1.0),)}, "id -1"),
+        ({"logit_bias": ((1, float("nan")),)}, "adds nan to id 1"),
+        ({"logit_bias": ((1, 1.0), (1, 2.0))}, "names an id twice"),
+        ({"min_new_tokens": -1}, "min_new_tokens is -1"),
+    ],
+)
+def test_new_values_that_cannot_be_meant_are_refused(fields: dict, value: str) -> None:
+    with pytest.raises(ValueError, match=value):
+        Sampling(**fields)

@@ -42,7 +42,9 @@ class Fake(GPT):
 
     def complete(self, task: str, requests: Any, **options: Any) -> Completion:
         self.asked.extend(requests)
-        return Completion([self.pictures[i % len(self.pictures)] for i in range(len(requests))], Samples([], [], []))
+        return Completion(
+            [self.pictures[i % len(self.pictures)] for i in range(len(requests))], Samples([], [], [], []), []
+        )
 
 
 def fake(data: TaskData, pictures: list[np.ndarray]) -> Fake:

@@ -70,15 +70,16 @@ def test_a_begun_picture_is_a_prefix_and_the_phases_cover_the_rest(picture, code
 
 def test_drawing_goes_on_below_the_given_rows(model: GPT) -> None:
     """The given rows come back as they were, and the rest differs from sample to sample."""
-    drawn = model.draw("7", 3, complete=GREY, keep_rows=2, seed=1)
-    assert drawn.shape == (3, *GREY.shape)
+    pictures = model.draw("7", 3, complete=GREY, keep_rows=2, seed=1)
+    drawn = np.asarray(pictures)
+    assert drawn.shape == (3, *GREY.shape) and pictures[0].size == GREY.shape[::-1]
     assert (drawn[:, :2] == GREY[:2]).all()
     assert (drawn[0, 2:] != drawn[1, 2:]).any()
 
 
 @pytest.mark.slow
 def test_half_of_the_rows_are_kept_unless_told_otherwise(model: GPT) -> None:
-    half = model.draw("7", 1, complete=GREY)
+    half = np.asarray(model.draw("7", 1, complete=GREY))
     assert (half[0, :3] == GREY[:3]).all()
     np.testing.assert_array_equal(model.draw("7", 1, complete=GREY[:3]), half)
 
@@ -86,17 +87,17 @@ def test_half_of_the_rows_are_kept_unless_told_otherwise(model: GPT) -> None:
 @pytest.mark.slow
 def test_without_weight_on_the_condition_guidance_draws_the_unconditional_picture(model: GPT) -> None:
     """A scale of 0 with a caption gives what no caption gives."""
-    bare, plain = model.draw("", 1, seed=3), model.draw("7", 1, seed=3)
+    bare, plain = (np.asarray(model.draw(caption, 1, seed=3)) for caption in ("", "7"))
     np.testing.assert_array_equal(model.draw("7", 1, seed=3, sampling=Sampling(guidance=0.0)), bare)
     assert (bare != plain).any()
 
 
 @pytest.mark.slow
 def test_strong_guidance_draws_another_picture_and_keeps_the_given_rows(model: GPT) -> None:
-    plain = model.draw("7", 1, seed=3)
-    strong = model.draw("7", 1, seed=3, sampling=Sampling(guidance=6.0, guidance_schedule="cosine"))
+    plain = np.asarray(model.draw("7", 1, seed=3))
+    strong = np.asarray(model.draw("7", 1, seed=3, sampling=Sampling(guidance=6.0, guidance_schedule="cosine")))
     assert (strong != plain).any()
-    begun = model.draw("7", 1, complete=GREY, sampling=Sampling(guidance=6.0))
+    begun = np.asarray(model.draw("7", 1, complete=GREY, sampling=Sampling(guidance=6.0)))
     assert (begun[0, :3] == GREY[:3]).all()
 
 

@@ -11,9 +11,11 @@ import pytest
 import scipy.stats
 
 from jgpt.config import ModelConfig
+from jgpt.decoder import Decoder, decoder_for
 from jgpt.filters import Sampling
 from jgpt.model import gpt
-from jgpt.sampler import Allowed, Decoder, decoder_for, sample
+from jgpt.sampler import sample, stream
+from jgpt.sampling import Allowed
 
 LOGPROB_CLOSE = 2e-5  # nats: f32 sums in another order (over a cache against over the row) at logits of order 10
 UNLIKELY = 1e-4  # p-value below which a seeded chi-square test would be a surprise
@@ -260,9 +262,14 @@ def test_other_values_compile_nothing() -> None:
     compiled = len(traces)
     assert set(traces) == {(4, 16), (4, 1)}
     sample(decoder, table, [[1, 2, 3, 4, 5], [1], [2], [3]], **{**first, "max_new_tokens": 16, "seeds": [1, 2, 3, 4]})
-    sample(decoder, table, [[7] * 16] * 3, **{**first, "sampling": Sampling(temperature=0.3, top_p=0.4, min_p=0.1)})
-    sample(decoder, table, [[7] * 9] * 4, **{**first, "stop_ids": ()}, allowed=Allowed.phases([((1, 2), None)], 8))
+    sample(
+        decoder, table, [[7] * 16, [7], [6]], **{**first, "sampling": Sampling(temperature=0.3, top_p=0.4, min_p=0.1)}
+    )
+    prompts = [[7] * n for n in (9, 2, 3, 4)]
+    sample(decoder, table, prompts, **{**first, "stop_ids": ()}, allowed=Allowed.phases([((1, 2), None)], 8))
     assert len(traces) == compiled
+    sample(decoder, table, [[7] * 9] * 4, **first)
+    assert traces[compiled:] == [(1, 16)]  # a prefill that rows share, and no other loop
     assert decoder_for(model("gpt2")[0], NUM_IDS) is decoder_for(model("gpt2")[0], NUM_IDS)
 
 
@@ -290,7 +297,7 @@ def test_unstacked_parameters_and_no_prompts_are_served() -> None:
     a = sample(decoder, params, prompts_of(5), max_new_tokens=8, sampling=GREEDY)
     b = sample(decoder, gpt.unstack(params), [np.asarray(prompts_of(5)[0])], max_new_tokens=8, sampling=GREEDY)
     np.testing.assert_array_equal(a.tokens[0], b.tokens[0])
-    assert sample(decoder, params, [], max_new_tokens=8) == ([], [], [])
+    assert sample(decoder, params, [], max_new_tokens=8) == ([], [], [], [])
 
 
 def two_tables_decoder(width: int = 8) -> Decoder:
@@ -414,3 +421,102 @@ def test_an_unresolved_config_is_refused() -> None:
         decoder_for(ModelConfig())
     with pytest.raises(ValueError, match="num_ids is 40.*Vocabulary.size"):
         decoder_for(model("gpt2")[0], 40)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "rotary_gqa_window_softcap"])
+def test_a_prefill_in_pieces_and_a_shared_one_give_what_one_does(name: str) -> None:
+    """Pieces of any size, and equal prompts that are computed once, change neither ids nor log-probabilities."""
+    _, params, decoder = model(name)
+    prompts = prompts_of(3, 20, 9)
+    whole = sample(decoder, params, prompts, max_new_tokens=8, seeds=[1, 2, 3])
+    for pieces in (1, 7, 16):
+        got = sample(decoder, params, prompts, max_new_tokens=8, seeds=[1, 2, 3], prefill_chunk=pieces)
+        for a, b, p, q in zip(whole.tokens, got.tokens, whole.logprobs, got.logprobs, strict=True):
+            np.testing.assert_array_equal(a, b)
+            np.testing.assert_allclose(p, q, atol=LOGPROB_CLOSE)
+    shared = sample(decoder, params, [prompts[1]] * 4, max_new_tokens=8, seeds=[2, 5, 2, 7])
+    np.testing.assert_array_equal(shared.tokens[0], whole.tokens[1])
+    np.testing.assert_array_equal(shared.tokens[2], whole.tokens[1])
+    assert (shared.tokens[1] != shared.tokens[3]).any()
+
+
+def test_equal_prompts_are_fed_once() -> None:
+    traces: list = []
+    sample(table_decoder(traces=traces), counting_table(), [[1, 2]] * 7 + [[3]], max_new_tokens=3)
+    assert set(traces) == {(2, 16), (8, 1)}
+
+
+@pytest.mark.parametrize("every", [1, 3, 100])
+def test_a_stream_grows_into_the_sample(every: int) -> None:
+    """Each value begins the next, the first holds one token a row, and the last is what `sample` returns, stops included."""
+    decoder, table = table_decoder(), counting_table() / 4
+    prompts, options = [[1], [4, 2], [6]], {"max_new_tokens": 20, "seeds": 3, "stop_ids": (5,), "top": 2}
+    whole = sample(decoder, table, prompts, **options)
+    values = list(stream(decoder, table, prompts, every=every, **options))
+    assert max(map(len, values[0].tokens)) <= 1
+    for before, after in zip(values, values[1:], strict=False):
+        assert all(b[: len(a)].tolist() == a.tolist() for a, b in zip(before.tokens, after.tokens, strict=True))
+    last = values[-1]
+    assert last.finished == whole.finished and "stop" in whole.finished
+    for i in range(3):
+        np.testing.assert_array_equal(last.tokens[i], whole.tokens[i])
+        np.testing.assert_array_equal(last.logprobs[i], whole.logprobs[i])
+        np.testing.assert_array_equal(last.top[i][0], whole.top[i][0])
+
+
+def test_until_ends_a_row_as_a_stop_does_and_leaves_the_others() -> None:
+    decoder, table = table_decoder(context=128), counting_table()
+    got = sample(
+        decoder, table, [[1], [4]], sampling=GREEDY, max_new_tokens=40, until=lambda i, ids: i == 0 and len(ids) >= 10
+    )
+    assert got.finished == ["stop", "length"]
+    assert 10 <= len(got.tokens[0]) < 40 and len(got.tokens[1]) == 40
+    assert got.tokens[0].tolist() == [(2 + t) % 8 for t in range(len(got.tokens[0]))]
+
+
+def test_the_most_probable_ids_are_reported_in_order() -> None:
+    """Ids and log-probabilities of the best three equal a sort of the table's softmax over the allowed ids."""
+    table = np.random.default_rng(2).normal(size=(8, 8)).astype(np.float32)
+    allowed = Allowed.phases([((0, 2, 3, 5, 7), None)], num_ids=8)
+    got = sample(table_decoder(), jnp.asarray(table), [[1], [2, 3]], max_new_tokens=6, seeds=1, top=3, allowed=allowed)
+    for prompt, tokens, (ids, logprobs), chosen in zip([[1], [2, 3]], got.tokens, got.top, got.logprobs, strict=True):
+        last = [prompt[-1], *tokens[:-1]]
+        for t, before in enumerate(last):
+            row = np.full(8, -np.inf)
+            row[[0, 2, 3, 5, 7]] = table[before][[0, 2, 3, 5, 7]]
+            row -= np.log(np.exp(row).sum())
+            order = np.argsort(-row)[:3]
+            assert ids[t].tolist() == order.tolist()
+            np.testing.assert_allclose(logprobs[t], row[order], atol=1e-5)
+            np.testing.assert_allclose(chosen[t], row[tokens[t]], atol=1e-5)
+
+
+def test_count_penalties_and_biases_act_as_a_loop_in_numpy_does() -> None:
+    rng = np.random.default_rng(4)
+    table = rng.normal(0.5, 1, (8, 8)).astype(np.float32)
+    draw = Sampling(temperature=0.0, presence_penalty=0.6, frequency_penalty=0.35, logit_bias=((2, 1.5), (6, -3.0)))
+    got = sample(table_decoder(), jnp.asarray(table), [[1], [5, 5, 5, 2]], sampling=draw, max_new_tokens=14)
+    for prompt, tokens in zip([[1], [5, 5, 5, 2]], got.tokens, strict=True):
+        row: list[int] = []
+        for _ in range(14):
+            logits = table[(prompt + row)[-1]].copy()
+            for i, n in Counter(row).items():
+                logits[i] -= 0.6 + 0.35 * n
+            logits[2] += 1.5
+            logits[6] -= 3.0
+            row.append(int(logits.argmax()))
+        assert tokens.tolist() == row
+
+
+def test_no_stop_before_the_least_number_of_tokens() -> None:
+    """Id 5, which stops, would come third; it may come only when four have been drawn, or where nothing else is allowed."""
+    table = counting_table()
+    draw = Sampling(temperature=0.0, min_new_tokens=4)
+    got = sample(table_decoder(), table, [[2]], sampling=draw, max_new_tokens=30, stop_ids=(5,))
+    plain = sample(table_decoder(), table, [[2]], sampling=GREEDY, max_new_tokens=30, stop_ids=(5,))
+    assert plain.tokens[0].tolist() == [3, 4] and len(got.tokens[0]) >= 4 and 5 not in got.tokens[0]
+    only = Allowed.phases([((5,), None)], num_ids=8)
+    stopped = sample(table_decoder(), table, [[2]], sampling=draw, max_new_tokens=8, stop_ids=(5,), allowed=only)
+    assert stopped.finished == ["stop"]
+    with pytest.raises(ValueError, match="min_new_tokens is 4, max_new_tokens 3"):
+        sample(table_decoder(), table, [[2]], sampling=draw, max_new_tokens=3)

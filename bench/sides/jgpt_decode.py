@@ -12,9 +12,10 @@ configure()
 import jax  # noqa: E402
 
 from jgpt import presets  # noqa: E402
+from jgpt.decoder import decoder_for  # noqa: E402
 from jgpt.interop import to_gpt2  # noqa: E402
 from jgpt.model import gpt  # noqa: E402
-from jgpt.sampler import decoder_for, sample  # noqa: E402
+from jgpt.sampler import sample  # noqa: E402
 from jgpt.sampling import Sampling  # noqa: E402
 
 CFG = presets.gpt2(

@@ -32,8 +32,8 @@ from jgpt.compression.ranges import FLUSH_BITS, RangeReader, RangeWriter, unifor
 from jgpt.config import MeshConfig
 from jgpt.data.loader import eval_batches
 from jgpt.data.packing import pack
+from jgpt.decoder import Decoder, decoder_for
 from jgpt.loaded import GPT
-from jgpt.sampler import Decoder, decoder_for
 from jgpt.tasks.image import ImageTask
 from jgpt.tasks.text import TextTask
 

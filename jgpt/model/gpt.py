@@ -185,6 +185,7 @@ def features(
     segments_BS: Int[Array, "B S"] | None = None,
     cache: Cache | None = None,
     dropout_key: PRNGKeyArray | None = None,
+    fresh: bool = False,
 ) -> tuple[Float[Array, "B S D"], Cache | None]:
     """Return the normalised residual stream after the last block, and the updated cache.
 
@@ -196,13 +197,15 @@ def features(
         segments_BS: document of each token within the row; None where every row is one document.
         cache: keys and values of earlier tokens; None in training. Slot t must hold position t.
         dropout_key: draws dropout; None switches dropout off.
+        fresh: the cache is empty and the tokens stand at positions 0 to S - 1: they attend to each other, not to the cache.
     """
     train = dropout_key is not None and cfg.dropout > 0
     kv_positions_BT, cached_BT = positions_BS, None
     if cache is not None:
         rows_B1 = jnp.arange(tokens_BS.shape[0])[:, None]
         cached_BT = cache.tokens_BT.at[rows_B1, positions_BS].set(tokens_BS, mode="drop")
-        kv_positions_BT = jnp.broadcast_to(jnp.arange(cached_BT.shape[1])[None, :], cached_BT.shape)
+        if not fresh:
+            kv_positions_BT = jnp.broadcast_to(jnp.arange(cached_BT.shape[1])[None, :], cached_BT.shape)
     x_BSD = Embedding(cfg).apply({"params": params["embedding"]}, tokens_BS, positions_BS, cached_BT)
     visible = Visibility(positions_BS, kv_positions_BT, segments_BS, segments_BS)
     turn = rotary(cfg, positions_BS, tokens_BS, cached_BT)
@@ -213,7 +216,7 @@ def features(
     def block(layer_params: Params, x_BSD: Array, layer: int, layer_cache: Any, key: Any) -> tuple[Array, Any]:
         rngs = {"dropout": key} if train else {}
         seen = visible._replace(window=cfg.window_of(layer), pattern=pattern_of(cfg, layer))
-        return Block(cfg).apply({"params": layer_params}, x_BSD, seen, turn, layer_cache, train, rngs=rngs)
+        return Block(cfg).apply({"params": layer_params}, x_BSD, seen, turn, layer_cache, train, fresh, rngs=rngs)
 
     if REMAT[cfg.remat] is not None:
         block = jax.checkpoint(block, policy=REMAT[cfg.remat], static_argnums=(2,))

@@ -101,9 +101,14 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BSD: Float[Array, "B S D"], visible: Visibility, turn: Rotary | None, cache: LayerCache | None
+        self,
+        x_BSD: Float[Array, "B S D"],
+        visible: Visibility,
+        turn: Rotary | None,
+        cache: LayerCache | None,
+        fresh: bool = False,
     ) -> tuple[Float[Array, "B S D"], LayerCache | None]:
-        """Return what the tokens gather, and the cache with their keys and values in it."""
+        """Return what the tokens gather, and the cache with their keys and values in it, which was empty where `fresh`."""
         cfg = self.cfg
         D, H, G, K = cfg.embed_dim, cfg.num_heads, cfg.kv_heads, cfg.width_of_head
 
@@ -118,10 +123,13 @@ class Attention(nn.Module):
             k_BSGK = Norm("rmsnorm", cfg.norm_epsilon, False, cfg.compute_dtype, name="key_norm")(k_BSGK)
         if turn is not None:
             q_BSHK, k_BSGK = rotate(q_BSHK, turn), rotate(k_BSGK, turn)
-        if cache is None:
-            out_BSHK = ATTENTION[cfg.attention](q_BSHK, k_BSGK, v_BSGK, visible, cfg.attention_softcap)
-        else:
+        if cache is not None:
             cache = update(cache, k_BSGK, v_BSGK, visible.q_positions_BS)
+        if cache is None or fresh:
+            odd = cfg.attention == "cudnn" and x_BSD.shape[1] % 2 == 1  # which cuDNN has not
+            attend = ATTENTION["einsum" if odd else cfg.attention]
+            out_BSHK = attend(q_BSHK, k_BSGK, v_BSGK, visible, cfg.attention_softcap)
+        else:
             attend = ATTENTION["xla" if cfg.attention == "xla" else "einsum"]  # blocked and cuDNN want S = T
             k_BTGK, v_BTGK = (a.astype(q_BSHK.dtype) for a in cache)
             out_BSHK = attend(q_BSHK, k_BTGK, v_BTGK, visible, cfg.attention_softcap)
@@ -168,15 +176,16 @@ class Block(nn.Module):
         turn: Rotary | None,
         cache: LayerCache | None,
         train: bool,
+        fresh: bool = False,
     ) -> tuple[Float[Array, "B S D"], LayerCache | None]:
-        """Return the residual stream after the block, and the updated cache. `train` switches dropout on."""
+        """Return the residual stream after the block, and the updated cache. `train` switches dropout on; see `Attention`."""
         cfg = self.cfg
 
         def norm(name: str) -> Norm:
             return Norm(cfg.norm, cfg.norm_epsilon, cfg.use_bias, cfg.compute_dtype, name=name)
 
         dropout = nn.Dropout(cfg.dropout, deterministic=not train)
-        y_BSD, cache = Attention(cfg, name="attention")(norm("attention_norm")(x_BSD), visible, turn, cache)
+        y_BSD, cache = Attention(cfg, name="attention")(norm("attention_norm")(x_BSD), visible, turn, cache, fresh)
         x_BSD = x_BSD + dropout(y_BSD)
         y_BSD = MLP(cfg, name="mlp")(norm("mlp_norm")(x_BSD))
         return x_BSD + dropout(y_BSD), cache

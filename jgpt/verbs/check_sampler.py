@@ -1,0 +1,47 @@
+"""`jgpt check-sampler RUN`: proof that the run's sampler is right in every mode. Imports no jax before parsing."""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+from jgpt.runtime import configure
+
+HELP: Final = "prove on a checkpoint that cached = uncached = alone = streamed, and keep the proof beside the run"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
+    parser.add_argument("run", help="folder of the run, e.g. runs/trio")
+    parser.add_argument("--step", type=int, help="checkpoint to load (default: the newest)")
+    parser.add_argument("--rows", type=int, default=6, help="prompts to compare (default %(default)s)")
+    parser.add_argument("--new-tokens", type=int, default=48, help="tokens drawn behind each (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of prompts and samples (default %(default)s)")
+    parser.add_argument("--bound", type=float, help="largest difference [nats] (default: by the type of compute)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print a line a mode, write `RUN/sampler-STEP.json`, and leave with status 1 where one fails."""
+    configure()
+    import jgpt
+    from jgpt.sampler_check import check_sampler
+
+    model = jgpt.load(arguments.run, step=arguments.step)
+    found = check_sampler(
+        model, rows=arguments.rows, new_tokens=arguments.new_tokens, seed=arguments.seed, bound=arguments.bound
+    )
+    print(f"{'mode':28} {'tokens':>7} {'other ids':>9} {'ties':>5} {'worst [nats]':>13} {'bound':>8}")
+    for each in found:
+        verdict = "ok" if each.passed else "FAILED"
+        print(
+            f"{each.mode:28} {each.tokens:7,} {each.other_ids:9} {each.ties:5} {each.worst:13.2e} {each.bound:8.1e}  {verdict}"
+        )
+    passed = all(each.passed for each in found)
+    path = Path(arguments.run) / f"sampler-{model.step}.json"
+    record = {"step": model.step, "passed": passed, "seed": arguments.seed, "modes": [asdict(each) for each in found]}
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    print(f"{'all modes agree' if passed else 'not all modes agree'}: {path}")
+    if not passed:
+        sys.exit(1)
