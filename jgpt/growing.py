@@ -21,11 +21,11 @@ class GrowingText:
         stops: strings that end the text and are not part of it.
 
     Raises:
-        ValueError: a stop string is empty.
+        ValueError: see `check_stops`.
     """
 
     def __init__(self, decode: Callable[[Sequence[int] | np.ndarray], str], stops: Sequence[str] = ()) -> None:
-        require(all(stops), f"the stop strings are {list(stops)}: an empty one would end every text; leave it out.")
+        check_stops(stops)
         self.decode, self.stops = decode, tuple(stops)
         self.given = ""
         self.stopped = False
@@ -51,9 +51,18 @@ class GrowingText:
         return new
 
 
+def check_stops(stops: Sequence[str]) -> None:
+    """Raise ValueError where a stop string is empty."""
+    require(all(stops), f"the stop strings are {list(stops)}: an empty one would end every text; leave it out.")
+
+
 def find(text: str, stops: Sequence[str]) -> int | None:
-    """Return where the first of `stops` begins in `text`, None where none does."""
-    return min((place for place in (text.find(stop) for stop in stops) if place >= 0), default=None)
+    """Return where the one of `stops` begins that is whole first, the longest of them; None where none is.
+
+    So it depends on the text alone, not on how many characters came at once.
+    """
+    found = ((place + len(stop), place) for stop in stops if (place := text.find(stop)) >= 0)
+    return min(found, default=(0, None))[1]
 
 
 def tokens_before(ids: np.ndarray, decode: Callable[[np.ndarray], str], stops: Sequence[str]) -> int:
