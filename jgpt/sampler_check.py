@@ -4,7 +4,7 @@ Owns the comparisons and their bounds. The reference is one forward pass without
 stand the cached loop, one row alone, a stream, and a prefill in pieces. Refuses to change the sampler's settings.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -81,23 +81,22 @@ def check_sampler(
     bound = BOUNDS[str(cfg.compute_dtype)] if bound is None else bound
     draw = partial(sampler.sample, decoder, params, max_new_tokens=new_tokens)
     greedy, drawn = draw(prompts, sampling=GREEDY), draw(prompts, seeds=[seed + i for i in range(rows)])
-    found = []
-    for name, samples in (("cached = uncached, greedy", greedy), ("cached = uncached, drawn", drawn)):
-        found.append(_against_forward(name, cfg, params, ids, prompts, samples, bound, greedy=samples is greedy))
-
-    def compare(mode: str, wanted: Samples, got: Samples) -> None:
-        found.append(_against(mode, cfg, params, ids, prompts, wanted, got, bound))
-
-    compare("alone = in a batch, greedy", greedy, _alone(draw, prompts, sampling=GREEDY))
-    alone = [draw([prompt], seeds=[seed + i]) for i, prompt in enumerate(prompts)]
-    compare("alone = in a batch, drawn", drawn, _joined(alone))
-    streamed = list(sampler.stream(decoder, params, prompts, max_new_tokens=new_tokens, sampling=GREEDY))[-1]
-    compare("streamed = whole", greedy, streamed)
-    pieces = max(1, max(map(len, prompts)) // 3)
-    compare("prefill in pieces = in one", greedy, draw(prompts, sampling=GREEDY, prefill_chunk=pieces))
-    again = draw([*prompts, prompts[0]], sampling=GREEDY)
-    compare("shared prefill = own", greedy, Samples(*(field[:rows] for field in again)))
-    return found
+    of_greedy, of_drawn = (forward_logprobs(cfg, params, ids, prompts, samples) for samples in (greedy, drawn))
+    alone = _joined([draw([prompt], sampling=GREEDY) for prompt in prompts])
+    drawn_alone = _joined([draw([prompt], seeds=[seed + i]) for i, prompt in enumerate(prompts)])
+    *_, streamed = sampler.stream(decoder, params, prompts, max_new_tokens=new_tokens, sampling=GREEDY)
+    pieces = draw(prompts, sampling=GREEDY, prefill_chunk=max(1, max(map(len, prompts)) // 3))
+    # two rows of each prompt: then so few are different that they share a prefill
+    shared = draw([prompt for prompt in prompts for _ in range(2)], sampling=GREEDY)
+    return [
+        against_forward("cached = uncached, greedy", of_greedy, greedy, bound, greedy=True),
+        against_forward("cached = uncached, drawn", of_drawn, drawn, bound, greedy=False),
+        against("alone = in a batch, greedy", of_greedy, greedy, alone, bound),
+        against("alone = in a batch, drawn", of_drawn, drawn, drawn_alone, bound),
+        against("streamed = whole", of_greedy, greedy, streamed, bound),
+        against("prefill in pieces = in one", of_greedy, greedy, pieces, bound),
+        against("shared prefill = own", of_greedy, greedy, Samples(*(field[1::2] for field in shared)), bound),
+    ]
 
 
 def random_prompts(context: int, ids: int, rows: int, seed: int) -> list[np.ndarray]:
@@ -107,12 +106,8 @@ def random_prompts(context: int, ids: int, rows: int, seed: int) -> list[np.ndar
     return [rng.integers(0, ids, n).astype(np.int32) for n in lengths]
 
 
-def _alone(draw: Callable[..., Samples], prompts: Sequence[np.ndarray], **options: Any) -> Samples:
-    return _joined([draw([prompt], **options) for prompt in prompts])
-
-
 def _joined(parts: Sequence[Samples]) -> Samples:
-    return Samples(*([value for part in parts for value in part[field]] for field in range(4)))
+    return Samples(*([value for part in parts for value in part[field]] for field in range(len(Samples._fields))))
 
 
 @partial(jax.jit, static_argnums=(0,))
@@ -122,7 +117,7 @@ def _forward(cfg: ModelConfig, params: Any, tokens_BS: Int[Array, "B S"]) -> Flo
     return gpt.apply(cfg, params, tokens_BS, positions_BS)[0]
 
 
-def _logprobs(
+def forward_logprobs(
     cfg: ModelConfig, params: Any, ids: int, prompts: Sequence[np.ndarray], samples: Samples
 ) -> list[np.ndarray]:
     """Return the log-probabilities [T, ids] of each row's generated positions, by the forward pass."""
@@ -132,51 +127,47 @@ def _logprobs(
         row[len(prompt) : len(prompt) + len(new)] = new
     out = []
     for row, prompt, new in zip(rows_BS, prompts, samples.tokens, strict=True):
-        logits_SV = np.asarray(_forward(cfg, params, jnp.asarray(row[None])))[0, :, :ids].astype(np.float64)
-        logits_TV = logits_SV[len(prompt) - 1 : len(prompt) - 1 + len(new)]
+        steps = slice(len(prompt) - 1, len(prompt) - 1 + len(new))
+        logits_TV = np.asarray(_forward(cfg, params, jnp.asarray(row[None]))[0, steps, :ids]).astype(np.float64)
         top_T1 = logits_TV.max(-1, keepdims=True)
         out.append(logits_TV - top_T1 - np.log(np.exp(logits_TV - top_T1).sum(-1, keepdims=True)))
     return out
 
 
-def _against_forward(
-    mode: str,
-    cfg: ModelConfig,
-    params: Any,
-    ids: int,
-    prompts: Sequence[np.ndarray],
-    samples: Samples,
-    bound: float,
-    *,
-    greedy: bool,
+def against_forward(
+    mode: str, expected: Sequence[np.ndarray], samples: Samples, bound: float, *, greedy: bool
 ) -> Finding:
-    """Compare log-probabilities with the forward pass, and greedy ids with its most probable ones."""
+    """Compare log-probabilities with the forward pass, and greedy ids with its most probable ones.
+
+    Args:
+        mode: name of the comparison.
+        expected: of `forward_logprobs`.
+        samples: drawn.
+        bound: largest difference allowed [nats].
+        greedy: each id should be the most probable one.
+    """
     worst, other, ties = 0.0, 0, 0
-    for expected_TV, tokens, got in zip(
-        _logprobs(cfg, params, ids, prompts, samples), samples.tokens, samples.logprobs, strict=True
-    ):
+    for expected_TV, tokens, got in zip(expected, samples.tokens, samples.logprobs, strict=True):
         chosen = np.take_along_axis(expected_TV, tokens[:, None], axis=1)[:, 0]
         worst = max(worst, float(np.abs(chosen - got).max()))
         if greedy:
             short = expected_TV.max(-1) - chosen
             other += int((short > bound).sum())
             ties += int(((short > 0) & (short <= bound)).sum())
-    return Finding(mode, len(prompts), sum(map(len, samples.tokens)), other, ties, worst, bound)
+    return Finding(mode, len(expected), sum(map(len, samples.tokens)), other, ties, worst, bound)
 
 
-def _against(
-    mode: str,
-    cfg: ModelConfig,
-    params: Any,
-    ids: int,
-    prompts: Sequence[np.ndarray],
-    wanted: Samples,
-    got: Samples,
-    bound: float,
-) -> Finding:
-    """Compare two ways to draw the same rows, each up to the first id where they part."""
+def against(mode: str, expected: Sequence[np.ndarray], wanted: Samples, got: Samples, bound: float) -> Finding:
+    """Compare two ways to draw the same rows, each up to the first id where they part.
+
+    Args:
+        mode: name of the comparison.
+        expected: of `forward_logprobs` for `wanted`; tells whether two ids tie.
+        wanted: one way.
+        got: the other.
+        bound: largest difference allowed [nats].
+    """
     worst, other, ties, compared = 0.0, 0, 0, 0
-    expected = _logprobs(cfg, params, ids, prompts, wanted)
     rows = zip(wanted.tokens, got.tokens, wanted.logprobs, got.logprobs, expected, strict=True)
     for a, b, p, q, expected_TV in rows:
         n = min(len(a), len(b))
@@ -189,4 +180,4 @@ def _against(
             ties, other = (ties + 1, other) if gap <= bound else (ties, other + 1)
         elif len(a) != len(b):
             other += 1
-    return Finding(mode, len(prompts), compared, other, ties, worst, bound)
+    return Finding(mode, len(expected), compared, other, ties, worst, bound)

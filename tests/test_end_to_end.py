@@ -141,7 +141,7 @@ def test_a_stream_adds_up_and_stop_strings_end_texts(unbroken):
     (cut,) = model.generate("import ", stop=[stop], **options)
     assert cut == whole[: whole.index(stop)] == "".join(model.stream("import ", stop=[stop], every=3, **options))
     done = model.complete("text", ["import "], stop=[stop], top=3, **options)
-    assert done.samples.finished == ["stop"] and done.prompt_tokens == [8]
+    assert done.samples.finished == ["stop"]
     assert len(done.samples.tokens[0]) == len(done.samples.logprobs[0]) == len(done.samples.top[0][0])
     assert "".join(model.stream("37+45=", "qa")) == model.answer("37+45=")
     with pytest.raises(ValueError, match="draws pictures"):
@@ -156,10 +156,12 @@ def test_the_sampler_is_proved_on_the_run_and_a_wrong_one_is_found(unbroken):
     assert all(each.tokens > 0 for each in found)
     wrong = sampler.Samples([np.array([5, 100])], ["length"], [np.array([-0.1, -0.1])], [])
     prompts = [np.array([1, 2, 3])]
-    args = (model.model, model.params, model.tokenizer.size, prompts)
-    assert not sampler_check._against_forward("m", *args, wrong, 1e-4, greedy=True).passed
+    expected = sampler_check.forward_logprobs(model.model, model.params, model.tokenizer.size, prompts, wrong)
+    assert not sampler_check.against_forward("m", expected, wrong, 1e-4, greedy=True).passed
     other = wrong._replace(tokens=[np.array([5, 120])])
-    assert not sampler_check._against("m", *args, wrong, other, 1e-9).passed
+    assert not sampler_check.against("m", expected, wrong, other, 1e-9).passed
+    less = wrong._replace(logprobs=[np.array([-0.1, -0.2])])
+    assert not sampler_check.against("m", expected, wrong, less, 1e-3).passed
 
 
 def train(path, *extra, devices=1):
