@@ -170,7 +170,7 @@ def talk(model: "GPT", arguments: argparse.Namespace, sampling: "Sampling") -> N
     """Answer what is typed, turn by turn, until the end of the input; the oldest turns go where the context is full."""
     import sys
 
-    model.task_of_kind("chat")
+    task: Any = model.tasks[model.task_of_kind("chat")]
     first = [] if arguments.system is None else [{"role": "system", "content": arguments.system}]
     turns: list[dict[str, str]] = []
     if sys.stdin.isatty():
@@ -183,7 +183,6 @@ def talk(model: "GPT", arguments: argparse.Namespace, sampling: "Sampling") -> N
         if not said:
             return
         turns.append({"role": "user", "content": said})
-        task: Any = model.tasks[model.task_of_kind("chat")]
         dropped = 0
         while (
             len(turns) > 1
@@ -232,22 +231,20 @@ def chat(model: "GPT", arguments: argparse.Namespace, sampling: "Sampling") -> N
 
 def draw(model: "GPT", arguments: argparse.Namespace, sampling: "Sampling") -> None:
     """Save a grid of pictures of a caption; with --complete, the given rows stand first, the rest of them black."""
-    from pathlib import Path
+    import numpy as np
 
-    from jgpt.pictures import save_grid
+    from jgpt.pictures import Pictures
 
-    caption, shown, what = arguments.image, [], f"{arguments.image!r}" if arguments.image else "nothing in particular"
+    what = f"{arguments.image!r}" if arguments.image else "nothing in particular"
     given = None if arguments.complete is None else read_rows(model, arguments)
-    drawn = model.draw(caption, arguments.n, sampling=sampling, seed=arguments.seed, complete=given).array
+    drawn = model.draw(arguments.image, arguments.n, sampling=sampling, seed=arguments.seed, complete=given)
+    shown = drawn
     if given is not None:
-        top = drawn[0] * 0
-        top[: len(given)] = given
-        shown, what = [top], f"{what}, from the top {len(given)} of {len(top)} rows of {arguments.complete}"
-    shown += list(drawn)
-    columns = min(len(shown), 8)
-    filled = [*shown, *[shown[0] * 0] * (-len(shown) % columns)]
-    rows = [filled[i : i + columns] for i in range(0, len(filled), columns)]
-    print(f"{len(drawn)} pictures of {what}: {save_grid(Path(arguments.out), rows)}")
+        top = np.zeros_like(drawn.array[:1])
+        top[0, : len(given)] = given
+        shown = Pictures(np.concatenate([top, drawn.array]))
+        what = f"{what}, from the top {len(given)} of {top.shape[1]} rows of {arguments.complete}"
+    print(f"{len(drawn)} pictures of {what}: {shown.save(arguments.out)}")
 
 
 def read_rows(model: "GPT", arguments: argparse.Namespace) -> "np.ndarray":

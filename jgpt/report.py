@@ -33,7 +33,6 @@ TEXT_START = "The "  # what the text samples of reports go on from
 FINAL_TEXT_TOKENS = 300
 COUNTS = ("left_out", "questions", "questions_held_out")
 SHARES = ("exact_match", "f1", "accuracy", "classifier_accuracy", "class_consistency")  # printed in per cent
-GRID_COLUMNS = 8
 DRAWN_AT_MOST = 80  # pictures of the final report
 SHOWN_CONTEXT = 160  # characters of a question's context
 REPORT_SAMPLING = Sampling(temperature=0.8, top_p=0.95)
@@ -126,7 +125,7 @@ def samples_while_training(model: GPT, data: Mixture) -> dict[str, Any]:
         elif isinstance(task, ChatTask):
             out[name] = _dialogue(model, name, task_data.splits.validation[0])
         elif isinstance(task, ImageTask):
-            wanted = gallery.captions_to_draw(task_data, GRID_COLUMNS)
+            wanted = gallery.captions_to_draw(task_data, pictures.GRID_COLUMNS)
             out[name] = pictures.grid([model.complete(name, wanted, sampling=PICTURE_SAMPLING).values])
         else:
             new = min(80, model.model.context_length - 8)
@@ -249,7 +248,7 @@ def _five(answered: dict[str, list[Answered]]) -> list[Answered]:
 def _gallery(model: GPT, data: Mixture, name: str, folder: runfolder.RunFolder) -> str:
     """Write drawings beside their nearest training pictures and held-out ones; return the path and what distances say."""
     captions = gallery.captions_to_draw(data.tasks[name], gallery.MAX_ROWS)
-    n = max(1, min(GRID_COLUMNS, DRAWN_AT_MOST // len(captions)))
+    n = max(1, min(pictures.GRID_COLUMNS, DRAWN_AT_MOST // len(captions)))
     drawn = gallery.draw(model, name, data.tasks[name], captions, n=n)
     path = folder.plots / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
