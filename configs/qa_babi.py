@@ -1,8 +1,8 @@
 """bAbI, all kinds of questions in the archive, one joint model.
 
 What: stories of the en-10k set, as conversations and as single questions; 4 layers of width 128 over 320 tokens of a BPE
-whose entries may span words, which makes a story about half as long, and hashed n-grams of them, which hold most of a
-sentence. Only answers are trained. Held out are the benchmark's test files, each question asked after the facts alone.
+whose entries may span words, which makes a story about a quarter shorter, and hashed n-grams of them, which hold most of
+a sentence. Only answers are trained. Held out are the benchmark's test files, each question asked after the facts alone.
 Command: python train.py configs/qa_babi.py --data.path FOLDER_OR_ARCHIVE
 Time: an hour on two CPU cores.
 Score: exact match by kind of question; see the README's table.
