@@ -15,7 +15,7 @@ from jgpt.check import require
 from jgpt.config import ModelConfig
 from jgpt.data.examples import Picture
 from jgpt.decoder import decoder_for
-from jgpt.growing import GrowingText, find, tokens_before
+from jgpt.growing import GrowingText, check_stops, find, tokens_before
 from jgpt.sampler import Samples
 from jgpt.sampling import Allowed, Sampling
 from jgpt.tasks.image import ImageTask
@@ -56,12 +56,10 @@ class Completion:
     Attributes:
         values: strings, or uint8 pictures.
         samples: ids, endings and log-probabilities behind them.
-        prompt_tokens: tokens that the model was given for each.
     """
 
     values: list[Any]
     samples: Samples
-    prompt_tokens: list[int]
 
 
 def complete(model: Model, task: str, requests: Sequence[Any], *, stop: Sequence[str], **options: Any) -> Completion:
@@ -83,7 +81,7 @@ def complete(model: Model, task: str, requests: Sequence[Any], *, stop: Sequence
         values = [text[:place] for text, place in zip(values, ended, strict=True)]
         finished = ["stop" if place is not None else was for place, was in zip(ended, samples.finished, strict=True)]
         samples = samples._replace(finished=finished)
-    return Completion(values, samples, [len(prompt.tokens) for prompt in prompts])
+    return Completion(values, samples)
 
 
 def stream(
@@ -125,7 +123,7 @@ def _plan(
         not stop or not isinstance(model.tasks[task], ImageTask),
         f"stop strings {list(stop)} were given to task {task!r}, which draws pictures: leave them out.",
     )
-    GrowingText(model.tokenizer.decode_text, stop)  # refuses stop strings that cannot be meant
+    check_stops(stop)
     context = model.model.context_length
     longest = max(len(prompt.tokens) for prompt in prompts)
     require(

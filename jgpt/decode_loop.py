@@ -71,7 +71,7 @@ def prefill(
         positions_PC = jnp.broadcast_to(
             jnp.arange(tokens_PC.shape[1], dtype=jnp.int32)[None, :] + start, tokens_PC.shape
         )
-        feed = decoder.begin if start == 0 and decoder.begin is not None else decoder.apply
+        feed = decoder.begin if size == S and decoder.begin is not None else decoder.apply
         index_P = jnp.clip(last_P - start, 0, tokens_PC.shape[1] - 1)
         here_PV, cache = feed(params, tokens_PC, positions_PC, cache, index_P)
         logits_PV = jnp.where((last_P >= start)[:, None], here_PV, logits_PV)
@@ -127,9 +127,9 @@ def choose(stages: Stages, work: Work, state: State, logits_RV: Float[Array, "R 
     rows_B, live_B = jnp.arange(B), ~state.done_B
     group_B = jnp.take_along_axis(work.group_BT, jnp.minimum(state.step_B, T - 1)[:, None], axis=1)[:, 0]
     mask_BV = work.table_GV[group_B]
-    early_BV = work.stop_V[None, :] & (state.step_B < work.knobs.min_new_B)[:, None]
-    mask_BV &= ~early_BV | ~(mask_BV & ~early_BV).any(
-        -1, keepdims=True
+    late_BV = mask_BV & ~(work.stop_V[None, :] & (state.step_B < work.knobs.min_new_B)[:, None])
+    mask_BV = jnp.where(
+        late_BV.any(-1, keepdims=True), late_BV, mask_BV
     )  # a stop that alone is allowed may stand anywhere
     own_RV = logits_RV.astype(jnp.float32)
     logits_BV = drawn_BV = jnp.where(mask_BV, own_RV[:B], -jnp.inf)

@@ -30,7 +30,7 @@ class Decoder:
         context_length: longest prompt plus answer [tokens].
         num_ids: ids that mean something, None = vocab_size. The rest only pads the logits and is never generated.
         prepare: called on the parameters once a call of `sample`, in the order that decoding reads them fastest.
-        begin: as `apply`, for the first tokens of every row, at positions 0 to S - 1; None = `apply`.
+        begin: as `apply`, for prompts that are fed at once, at positions 0 to S - 1 of an empty cache; None = `apply`.
     """
 
     apply: Callable[..., tuple[Array, Any]]

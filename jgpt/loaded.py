@@ -1,6 +1,6 @@
 """A trained model with everything it needs to write, answer and draw: what `jgpt.load` returns.
 
-Owns the way from a request to a decoded result; refuses to train, and prints nothing.
+Owns the calls of scripts and notebooks; `completion` turns their requests into results. Refuses to train, and prints nothing.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -13,12 +13,10 @@ import numpy as np
 
 from jgpt import decode_loop, filters
 from jgpt.check import require
-from jgpt.decoder import Decoder, decoder_for
+from jgpt.decoder import Decoder
 from jgpt.filters import Stages
 from jgpt.sampler_batch import Prompts, Requests, Work, check, lay_out
 from jgpt.sampling import Allowed, Sampling
-
-__all__ = ["Allowed", "Batch", "Decoder", "Samples", "Sampling", "decoder_for", "sample", "stream"]
 
 MAX_ROWS: Final = 256  # rows decoded at once: the cache grows with rows x length
 EVERY: Final = 8  # tokens between two looks at what a batch has written
@@ -152,17 +150,17 @@ def sample(
     out: list[Any] = [None] * len(prompts)
     for chunk, laid in _batches(decoder, requests, stages, max_rows):
         batch = Batch(decoder, params, *laid, stages, prefill_chunk)
-        if until is None:
-            batch.advance(max_new_tokens)
-        for at in range(0, max_new_tokens if until is not None else 0, EVERY):
-            rows = batch.rows() if at else []
-            for slot, (i, row) in enumerate(zip(chunk, rows, strict=False)):
-                if not row[1] and until is not None and until(i, row[0]):
+        batch.advance(max_new_tokens if until is None else EVERY)
+        rows = batch.rows()[: len(chunk)]
+        while until is not None and not all(row[1] for row in rows):
+            for slot, (i, row) in enumerate(zip(chunk, rows, strict=True)):
+                if not row[1] and until(i, row[0]):
                     batch.halt(slot)
             batch.advance(EVERY)
-        for i, row in zip(chunk, batch.rows(), strict=False):
+            rows = batch.rows()[: len(chunk)]
+        for i, row in zip(chunk, rows, strict=True):
             out[i] = row
-    return Samples(*([row[field] for row in out] for field in range(4)))
+    return _samples(out)
 
 
 def stream(
@@ -207,10 +205,14 @@ def stream(
         rows: list[Any] = [None] * len(prompts)
         for i, row in zip(chunk, batch.rows(), strict=False):
             rows[i] = row
-        yield Samples(*([row[field] for row in rows] for field in range(4)))
+        yield _samples(rows)
         if all(row[1] for row in rows):
             return
         batch.advance(every)
+
+
+def _samples(rows: Sequence[Row]) -> Samples:
+    return Samples(*([row[field] for row in rows] for field in range(len(Samples._fields))))
 
 
 def _requests(

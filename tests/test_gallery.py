@@ -43,7 +43,7 @@ class Fake(GPT):
     def complete(self, task: str, requests: Any, **options: Any) -> Completion:
         self.asked.extend(requests)
         return Completion(
-            [self.pictures[i % len(self.pictures)] for i in range(len(requests))], Samples([], [], [], []), []
+            [self.pictures[i % len(self.pictures)] for i in range(len(requests))], Samples([], [], [], [])
         )
 
 

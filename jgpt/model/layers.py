@@ -126,9 +126,7 @@ class Attention(nn.Module):
         if cache is not None:
             cache = update(cache, k_BSGK, v_BSGK, visible.q_positions_BS)
         if cache is None or fresh:
-            odd = cfg.attention == "cudnn" and x_BSD.shape[1] % 2 == 1  # which cuDNN has not
-            attend = ATTENTION["einsum" if odd else cfg.attention]
-            out_BSHK = attend(q_BSHK, k_BSGK, v_BSGK, visible, cfg.attention_softcap)
+            out_BSHK = ATTENTION[cfg.attention](q_BSHK, k_BSGK, v_BSGK, visible, cfg.attention_softcap)
         else:
             attend = ATTENTION["xla" if cfg.attention == "xla" else "einsum"]  # blocked and cuDNN want S = T
             k_BTGK, v_BTGK = (a.astype(q_BSHK.dtype) for a in cache)
