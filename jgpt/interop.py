@@ -24,8 +24,9 @@ def from_gpt2(cfg: ModelConfig, tensors: Mapping[str, Any]) -> dict[str, Any]:
         tensors: by name, with or without the prefix `transformer.`.
 
     Raises:
-        ValueError: a tensor is missing.
+        ValueError: a tensor is missing, or the layers share their weights.
     """
+    _check_layers(cfg)
     flat = {name.removeprefix("transformer."): np.asarray(value) for name, value in tensors.items()}
     D, H, K = cfg.embed_dim, cfg.num_heads, cfg.width_of_head
 
@@ -66,7 +67,11 @@ def to_gpt2(cfg: ModelConfig, params: Mapping[str, Any]) -> dict[str, np.ndarray
     Args:
         cfg: a gpt2 preset.
         params: as `gpt.init` makes them.
+
+    Raises:
+        ValueError: the layers share their weights.
     """
+    _check_layers(cfg)
     D, blocks = cfg.embed_dim, params["blocks"]
     out = {"wte.weight": params["embedding"]["tokens"], "wpe.weight": params["embedding"]["positions"]}
     out |= _named("ln_f", params["head"]["norm"])
@@ -91,3 +96,10 @@ def to_gpt2(cfg: ModelConfig, params: Mapping[str, Any]) -> dict[str, np.ndarray
 
 def _named(name: str, part: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{name}.{'bias' if key == 'bias' else 'weight'}": value for key, value in part.items()}
+
+
+def _check_layers(cfg: ModelConfig) -> None:
+    require(
+        cfg.loops == 1,
+        f"model.loops is {cfg.loops}: GPT-2 has weights of its own in every layer; convert a model whose loops are 1.",
+    )

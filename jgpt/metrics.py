@@ -39,8 +39,8 @@ def flops_per_token(cfg: ModelConfig) -> float:
     D, F, K = cfg.embed_dim, cfg.hidden_dim, cfg.width_of_head
     mlp = D * F * (3 if cfg.mlp == "swiglu" else 2)
     attention = D * K * (2 * cfg.num_heads + 2 * cfg.kv_heads)
-    weights = cfg.num_layers * (mlp + attention) + D * (cfg.vocab_size or 0)
-    seen = sum(_keys_seen(cfg, layer) for layer in range(cfg.num_layers))
+    weights = cfg.depth * (mlp + attention) + D * (cfg.vocab_size or 0)
+    seen = sum(_keys_seen(cfg, layer) for layer in range(cfg.depth))
     return 6.0 * weights + 12.0 * cfg.num_heads * K * seen
 
 

@@ -133,7 +133,7 @@ def turns(sizes: Sequence[int], max_new: int, cfg: ModelConfig, numbers: int) ->
         new = min(max_new, context - longest)
         width = min(1 << (longest - 1).bit_length(), context)
         length = min(width + max_new, context)
-        row = cfg.num_heads * width * length + 2 * cfg.num_layers * length * cfg.kv_heads * cfg.width_of_head
+        row = cfg.num_heads * width * length + 2 * cfg.depth * length * cfg.kv_heads * cfg.width_of_head
         rows = min(1 << (max(numbers // row, 1).bit_length() - 1), MAX_ROWS)
         turn = list(takewhile(lambda i: min(max_new, context - sizes[i]) == new, order[at : at + rows]))  # noqa: B023
         yield turn, new

@@ -106,8 +106,9 @@ def describe(config: Config, data: Mixture, model: ModelConfig, mesh: Mesh, para
         f"{len(vocabulary.image_ids)} image, {vocabulary.text_ids.start} special)"
     )
     shape = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    loops = f", run {model.loops} times" if model.loops > 1 else ""
     yield (
-        f"  model: {count:,} parameters, {model.num_layers} layers of width {model.embed_dim}, context "
+        f"  model: {count:,} parameters, {model.num_layers} layers of width {model.embed_dim}{loops}, context "
         f"{model.context_length}, {model.compute_dtype}, attention {model.attention}"
     )
     yield f"  devices: {mesh.devices.size} x {mesh.devices.flat[0].device_kind} (mesh {shape})"

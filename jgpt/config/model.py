@@ -31,6 +31,9 @@ class ModelConfig:
     """One decoder-only transformer (pre-norm). Presets that name the papers stand in `jgpt.presets`."""
 
     num_layers: int = 4
+    loops: int = 1
+    """Times that the stack of layers is run, with the same weights: depth without parameters (Universal Transformer,
+    Dehghani et al. 2019). Windows and patterns count all `num_layers x loops` passes."""
     embed_dim: int = 128
     num_heads: int = 4
     num_kv_heads: int | None = None
@@ -95,7 +98,7 @@ class ModelConfig:
     """Tokens of a cell, 3 where each channel has its own; None = derived."""
 
     def __post_init__(self) -> None:
-        for name in ("num_layers", "embed_dim", "num_heads", "context_length", "vocab_multiple"):
+        for name in ("num_layers", "loops", "embed_dim", "num_heads", "context_length", "vocab_multiple"):
             require(getattr(self, name) >= 1, f"model.{name} is {getattr(self, name)}: must be at least 1.")
         for name in ("head_dim", "mlp_dim", "rope_base", "norm_epsilon"):
             value = getattr(self, name)
@@ -168,7 +171,7 @@ class ModelConfig:
     def _check_patterns(self) -> None:
         require(len(self.patterns) >= 1, "model.patterns is empty: use ('full',) for full attention.")
         stride = self.pattern_stride
-        for layer in range(self.num_layers):
+        for layer in range(self.depth):
             kind, window = self.patterns[layer % len(self.patterns)], self.window_of(layer)
             require(
                 kind == "full" or window is None,
@@ -209,6 +212,11 @@ class ModelConfig:
     def is_sparse(self) -> bool:
         """Whether any layer has a sparse pattern."""
         return any(kind != "full" for kind in self.patterns)
+
+    @property
+    def depth(self) -> int:
+        """Blocks that a token passes: layers times loops."""
+        return self.num_layers * self.loops
 
     @property
     def kv_heads(self) -> int:

@@ -34,7 +34,7 @@ class Cache(NamedTuple):
 def init_cache(cfg: ModelConfig, batch: int, length: int, dtype: jnp.dtype | str) -> Cache:
     """Return an empty cache of `length` slots [tokens] for `batch` rows."""
     shape = (batch, length, cfg.kv_heads, cfg.width_of_head)
-    layers = tuple(LayerCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(cfg.num_layers))
+    layers = tuple(LayerCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(cfg.depth))
     return Cache(jnp.zeros((batch, length), jnp.int32), layers)
 
 

@@ -210,7 +210,7 @@ def features(
     visible = Visibility(positions_BS, kv_positions_BT, segments_BS, segments_BS)
     turn = rotary(cfg, positions_BS, tokens_BS, cached_BT)
     if train:
-        embed_key, *keys = jax.random.split(dropout_key, cfg.num_layers + 1)
+        embed_key, *keys = jax.random.split(dropout_key, cfg.depth + 1)
         x_BSD = nn.Dropout(cfg.dropout, deterministic=False).apply({}, x_BSD, rngs={"dropout": embed_key})
 
     def block(layer_params: Params, x_BSD: Array, layer: int, layer_cache: Any, key: Any) -> tuple[Array, Any]:
@@ -224,22 +224,24 @@ def features(
     if cfg.scan_layers and cache is None and not isinstance(params["blocks"], tuple):
         period = math.lcm(len(cfg.windows), len(cfg.patterns))
         period = period if cfg.num_layers % period == 0 else cfg.num_layers
+        turns = cfg.num_layers // period
 
-        def body(x_BSD: Array, xs: tuple) -> tuple[Array, None]:
+        def body(first: int, x_BSD: Array, xs: tuple) -> tuple[Array, None]:
             for i in range(period):  # a whole period a turn, so that windows and patterns stay constants
                 layer_params, key = jax.tree.map(lambda a: a[i], xs)  # noqa: B023 - used at once
-                x_BSD, _ = block(layer_params, x_BSD, i, None, key)
+                x_BSD, _ = block(layer_params, x_BSD, first + i, None, key)
             return x_BSD, None
 
-        grouped = jax.tree.map(
-            lambda a: a.reshape(cfg.num_layers // period, period, *a.shape[1:]),
-            (params["blocks"], jnp.stack(keys) if train else None),
-        )
-        x_BSD, _ = jax.lax.scan(body, x_BSD, grouped)
+        def grouped(tree: Any) -> Any:
+            return jax.tree.map(lambda a: a.reshape(turns, period, *a.shape[1:]), tree)
+
+        for first in range(0, cfg.depth, cfg.num_layers):
+            own = jnp.stack(keys[first : first + cfg.num_layers]) if train else None
+            x_BSD, _ = jax.lax.scan(partial(body, first), x_BSD, (grouped(params["blocks"]), grouped(own)))
         new_cache = None
     else:
         layers, caches = unstack(params)["blocks"], []
-        for i, layer_params in enumerate(layers):
+        for i, layer_params in enumerate(layers * cfg.loops):
             layer_cache = None if cache is None else cache.layers[i]
             key = keys[i] if train else None
             x_BSD, layer_cache = block(layer_params, x_BSD, i, layer_cache, key)

@@ -28,7 +28,7 @@ def hidden_init(cfg: ModelConfig, fan_in: int) -> Callable:
 def residual_init(cfg: ModelConfig) -> Callable:
     """Return the initializer of a matrix that writes to the residual stream."""
     if cfg.init == "gpt2":
-        return nn.initializers.normal(GPT2_INIT_STD * (2 * cfg.num_layers) ** -0.5)
+        return nn.initializers.normal(GPT2_INIT_STD * (2 * cfg.depth) ** -0.5)
     return nn.initializers.normal(0.5 * cfg.embed_dim**-0.5) if cfg.init == "half" else nn.initializers.zeros_init()
 
 

@@ -30,6 +30,7 @@ VARIANTS = {
         patterns=("strided", "fixed"),
         pattern_stride=5,
     ),
+    "looped": presets.modern(**SIZES, loops=2, windows=(4, None, 6)),
     "positionless": presets.llama(**SIZES, positions="none", head_dim=10),
 }
 LOGIT_TOLERANCE = 2e-5  # f32, two layers of width 32, logits of order 1
@@ -128,6 +129,18 @@ def test_scan_keeps_the_window_of_each_layer():
     plain = apply(cfg, params, tokens, positions)[0]
     scanned = apply(dataclasses.replace(cfg, scan_layers=True), params, tokens, positions)[0]
     np.testing.assert_allclose(plain, scanned, atol=LOGIT_TOLERANCE, rtol=0)
+
+
+def test_loops_run_the_same_layers_again():
+    cfg = resolved(presets.modern(**SIZES, loops=3, windows=(3, None, None, 5)))
+    params = random_params(cfg, jax.random.key(0))
+    tokens, positions = batch()
+    unrolled = dataclasses.replace(cfg, num_layers=6, loops=1)
+    copies = {**params, "blocks": jax.tree.map(lambda a: jnp.concatenate([a] * 3), params["blocks"])}
+    looped, plain = apply(cfg, params, tokens, positions)[0], apply(unrolled, copies, tokens, positions)[0]
+    np.testing.assert_allclose(looped, plain, atol=LOGIT_TOLERANCE, rtol=0)
+    once = apply(dataclasses.replace(cfg, loops=1), params, tokens, positions)[0]
+    assert np.abs(np.asarray(once - looped)).max() > 100 * LOGIT_TOLERANCE
 
 
 def test_window_limits_what_is_seen():
