@@ -62,6 +62,7 @@ def volume(examples: Sequence[Any]) -> str:
                 add("bytes of contexts", _bytes(turn.context))
                 add("bytes of questions", _bytes(turn.question))
                 add("bytes of choices", sum(map(_bytes, turn.choices)))
+                add("bytes of steps", sum(map(_bytes, turn.steps)))
                 add("bytes of answers", _bytes(turn.answer))
         elif isinstance(example, Conversation):
             for message in example.messages:

@@ -83,6 +83,9 @@ class TaskConfig:
     """Share of documents held out where the source brings no split of its own."""
     show_choices: bool = True
     """qa only: a question with choices lists them before the answer; off = it is asked closed-book."""
+    steps: bool = False
+    """qa only: say what leads to the answer before it, step by step, as the data's steps (bAbI's supporting facts, a
+    column of steps) teach it. Off = answers alone are trained."""
     condition: Literal["caption", "none"] = "caption"
     """image only: what a picture is drawn after. none = nothing, as in most published likelihoods."""
     condition_dropout: float = 0.0
@@ -110,6 +113,10 @@ class TaskConfig:
             self.condition_dropout == 0 or self.kind in ("auto", "image"),
             f"data.tasks.*.condition_dropout is {self.condition_dropout} in a task of kind {self.kind!r}: only pictures "
             "are drawn with guidance; leave it at 0.",
+        )
+        require(
+            not self.steps or self.kind in ("auto", "qa"),
+            f"data.tasks.*.steps is on in a task of kind {self.kind!r}: only answers are led to in steps; leave it off.",
         )
         require(
             self.show_choices or self.kind in ("auto", "qa"),

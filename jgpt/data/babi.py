@@ -7,12 +7,14 @@ it, any other a fact, and number 1 begins a new story:
     2 John went to the hallway.
     3 Where is Mary?        bathroom        1
 
+The lines that support an answer become its steps.
+
 Refuses archives and folders, which `jgpt.data.recognise` opens.
 """
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from jgpt.check import require
 from jgpt.data.examples import QuestionAnswer, Splits
@@ -22,12 +24,20 @@ NAME: Final = re.compile(r"qa(\d+)_([\w-]+)_(train|test)\.txt$")
 VALID: Final = re.compile(r"qa\d+_[\w-]+_valid\.txt$")  # of the edition en-valid, cut off its training files
 
 
+class Line(NamedTuple):
+    """A fact, or a question with its answer and the numbers of the facts that support it."""
+
+    number: int
+    text: str
+    answer: str = ""
+    support: tuple[int, ...] = ()
+
+
 def read_babi(files: Mapping[str, str], log: ReadLog | None = None, *, whole: bool = False) -> Splits:
     """Return the stories of all files: 'train' files to learn from, 'test' files held out.
 
-    A training story is one conversation: each question sees the facts, questions and answers before it. One of several
-    questions stands there once more, with its last question alone. A held-out question is asked as the benchmark asks
-    it, after the facts alone.
+    Every question is asked as the benchmark asks it: after the facts before it alone, without the questions and answers
+    that stand between them. The facts that support its answer are its steps, in the order of the file.
 
     With `whole` every question of every file is held out and asked so, and either kind of file will do.
 
@@ -51,14 +61,10 @@ def read_babi(files: Mapping[str, str], log: ReadLog | None = None, *, whole: bo
         category = f"{int(match[1]):02d} {match[2].replace('-', ' ')}"
         kinds[match[3]].add(category)
         for where, story in _stories(name, files[name], log):
-            if all(len(line) == 1 for line in story):
-                log.bad(where, f"the story asks nothing: {' '.join(line[0] for line in story)[:80]!r}")
-            elif match[3] == "train" and not whole:
-                train.append(_conversation(story, category))
-                if train[-1].more:
-                    train.append(list(_questions(story, category))[-1])
-            else:
-                held += _questions(story, category)
+            if not any(line.answer for line in story):
+                log.bad(where, f"the story asks nothing: {' '.join(line.text for line in story)[:80]!r}")
+            part = train if match[3] == "train" and not whole else held
+            part += _questions(story, category)
     if whole:
         require(
             bool(held), f"no question is in {', '.join(sorted(files)) or 'nothing'}: pass files of bAbI's questions."
@@ -89,12 +95,13 @@ def _number(name: str) -> tuple[int, str]:
     return (int(match[1]) if match else 0, name)
 
 
-def _stories(name: str, text: str, log: ReadLog) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
-    """Yield (place, story) in order, a story as lists of (fact,) and (question, answer).
+def _stories(name: str, text: str, log: ReadLog) -> Iterator[tuple[str, list[Line]]]:
+    """Yield (place, story) in order.
 
     A story with a broken line is left out whole: its later questions may rest on that line.
     """
-    story: list[tuple[str, ...]] = []
+    story: list[Line] = []
+    facts: set[int] = set()  # numbers of those in the story
     where, whole = "", True
     for at, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
@@ -103,10 +110,11 @@ def _stories(name: str, text: str, log: ReadLog) -> Iterator[tuple[str, list[tup
         if number == "1":
             if story and whole:
                 yield where, story
-            story, whole = [], True
+            story, facts, whole = [], set(), True
         where = where if story else f"{name}, line {at}"
         try:
-            story.append(_parse(number, rest, line))
+            story.append(_parse(number, rest, line, facts))
+            facts |= set() if story[-1].answer else {story[-1].number}
         except BadRecord as error:
             if whole:
                 log.bad(f"{name}, line {at}", str(error))
@@ -115,37 +123,30 @@ def _stories(name: str, text: str, log: ReadLog) -> Iterator[tuple[str, list[tup
         yield where, story
 
 
-def _parse(number: str, rest: str, line: str) -> tuple[str, ...]:
-    """Return (fact,) or (question, answer). Raises BadRecord where the line is neither."""
+def _parse(number: str, rest: str, line: str, facts: set[int]) -> Line:
+    """Return what a line says. Raises BadRecord where it is neither fact nor question, or rests on a fact that is not there."""
     if not number.isdigit() or not rest.strip():
         raise BadRecord(f"{line[:60]!r} does not begin with a number and a text, as every line of bAbI does")
     question, *answer = rest.split("\t")
     if not answer:
-        return (rest.strip(),)
+        return Line(int(number), rest.strip())
     if not question.strip() or not answer[0].strip():
         raise BadRecord(f"a question needs question, tab, answer; found {rest[:60]!r}")
-    return question.strip(), answer[0].strip()
+    support = answer[1].split() if len(answer) > 1 else []
+    missing = [number for number in support if not number.isdigit() or int(number) not in facts]
+    if missing:
+        raise BadRecord(f"{rest[:60]!r} rests on {', '.join(missing)}, which is no number of a fact before it")
+    return Line(int(number), question.strip(), answer[0].strip(), tuple(map(int, support)))
 
 
-def _conversation(story: list[tuple[str, ...]], category: str) -> QuestionAnswer:
-    """Return a story as one conversation; each question brings the facts since the one before."""
-    turns: list[QuestionAnswer] = []
-    facts: list[str] = []
-    for line in story:
-        if len(line) == 1:
-            facts.append(line[0])
-        else:
-            turns.append(QuestionAnswer(line[0], line[1], context=" ".join(facts), category=category))
-            facts = []
-    first, *later = turns
-    return QuestionAnswer(first.question, first.answer, tuple(later), context=first.context, category=category)
-
-
-def _questions(story: list[tuple[str, ...]], category: str) -> Iterator[QuestionAnswer]:
+def _questions(story: list[Line], category: str) -> Iterator[QuestionAnswer]:
     """Yield each question of a story with all facts before it."""
-    facts: list[str] = []
+    facts: dict[int, str] = {}
     for line in story:
-        if len(line) == 1:
-            facts.append(line[0])
+        if line.answer:
+            steps = tuple(facts[number] for number in line.support)
+            yield QuestionAnswer(
+                line.text, line.answer, context=" ".join(facts.values()), category=category, steps=steps
+            )
         else:
-            yield QuestionAnswer(line[0], line[1], context=" ".join(facts), category=category)
+            facts[line.number] = line.text

@@ -27,6 +27,7 @@ SYNONYMS: Final[dict[str, tuple[str, ...]]] = {
     "messages": ("messages", "conversations", "conversation", "dialogue", "dialog", "turns"),
     "text": ("text", "content", "document", "article", "body"),
     "more": ("more",),
+    "steps": ("steps", "rationale"),
     "id": ("id", "_id", "uid", "qid"),
 }
 NEEDED: Final = {"chat": ("messages",), "qa": ("question", "answer"), "text": ("text",)}
@@ -141,6 +142,8 @@ def check_question(example: QuestionAnswer) -> None:
                 raise BadRecord(f"the {name} is empty: write it")
         if not all(reference.strip() for reference in turn.references):
             raise BadRecord("one of the references is empty: leave it out")
+        if not all(step.strip() for step in turn.steps):
+            raise BadRecord("one of the steps is empty: leave it out")
         if not turn.choices:
             continue
         if len(set(turn.choices)) < max(2, len(turn.choices)):
@@ -241,6 +244,7 @@ def _question(fields: _Fields) -> QuestionAnswer:
         references=references,
         choices=choices,
         category=fields.text("category", optional=True),
+        steps=fields.strings("steps"),
     )
     check_question(example)
     return example

@@ -22,6 +22,8 @@ class QuestionAnswer:
         references: every answer that counts as right; empty = `answer` alone.
         choices: of a multiple-choice question, `answer` among them; empty where the answer is free.
         category: the row of the score table it belongs to; empty for none.
+        steps: what leads to the answer, in order, such as the facts that support it; said before the answer and trained
+            where the run's `data.tasks.NAME.steps` is on, never given.
     """
 
     question: str
@@ -31,6 +33,7 @@ class QuestionAnswer:
     references: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     category: str = ""
+    steps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

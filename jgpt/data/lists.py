@@ -106,6 +106,7 @@ def _record(example: Any) -> dict[str, Any]:
         "context": example.context,
         "references": list(example.references),
         "choices": list(example.choices),
+        "steps": list(example.steps),
         "category": example.category,
         "more": [_record(turn) for turn in example.more],
     }
@@ -137,7 +138,8 @@ def _texts(example: Any) -> list[Any]:
         return [text for message in example.messages for text in (message.role, message.content)]
     if isinstance(example, QuestionAnswer):
         own = [example.question, example.answer, example.context, example.category]
-        return [*own, *example.references, *example.choices, *(text for turn in example.more for text in _texts(turn))]
+        own += [*example.references, *example.choices, *example.steps]
+        return [*own, *(text for turn in example.more for text in _texts(turn))]
     return [example]
 
 

@@ -81,8 +81,8 @@ def build(config: Config) -> Mixture:
 
 
 def _read(name: str, options: TaskConfig, config: Config) -> Splits:
-    """Return the examples of one task, pictures without their captions where they are to be drawn after nothing."""
-    splits = sources.read(options, config.data, config.train.seed)
+    """Return the examples of one task, without what its config does not use: captions of pictures, steps to answers."""
+    splits = _without_steps(name, options, sources.read(options, config.data, config.train.seed))
     if options.condition == "caption":
         return splits
     pictures = [[*part] for part in (splits.train, splits.validation)]
@@ -92,6 +92,23 @@ def _read(name: str, options: TaskConfig, config: Config) -> Splits:
     )
     train, held = ([replace(example, caption="") for example in part] for part in pictures)
     return replace(splits, train=train, validation=held)
+
+
+def _without_steps(name: str, options: TaskConfig, splits: Splits) -> Splits:
+    """Return the examples with their steps where the config trains those, else without them and with a note."""
+
+    def has_steps(example: Any) -> bool:
+        return isinstance(example, QuestionAnswer) and any(turn.steps for turn in (example, *example.more))
+
+    def bare(example: Any) -> Any:
+        return replace(example, steps=(), more=tuple(map(bare, example.more))) if has_steps(example) else example
+
+    count = sum(map(has_steps, splits.train))
+    if options.steps or not (count or any(map(has_steps, splits.validation))):
+        return splits
+    train, held = ([bare(example) for example in part] for part in (splits.train, splits.validation))
+    note = f"{count:,} of {len(train):,} answers have steps, which are not used: --data.tasks.{name}.steps trains them"
+    return replace(splits, train=train, validation=held, notes=(*splits.notes, note))
 
 
 def _refuse_unused(config: Config, kinds: Collection[str]) -> None:
@@ -128,6 +145,10 @@ def _task_data(name: str, options: TaskConfig, config: Config, vocabulary: Vocab
     require(
         options.show_choices or isinstance(task, QATask),
         f"{where}.show_choices is off, but the task is of kind {kind!r}: only questions have choices; leave it on.",
+    )
+    require(
+        not options.steps or isinstance(task, QATask),
+        f"{where}.steps is on, but the task is of kind {kind!r}: only answers are led to in steps; leave it off.",
     )
     length, seed = config.model.context_length, config.train.seed
     train, kept = _encode(f"{where}, train split", task, splits.train, length, options.on_long)
@@ -218,9 +239,15 @@ def make_vocabulary(config: TokenizerConfig, splits: Sequence[Splits], seed: int
         except Exception as error:  # the library raises nothing narrower
             raise ValueError(f"tokenizer.path {config.path!r} is not a tokenizer.json of a BPE: {error}.") from None
     else:
-        text = tokenizer_class(config.text).train(_texts(train), config.bpe_vocab_size, config.bpe_across_words)
+        text = tokenizer_class(config.text).train(_once(_texts(train)), config.bpe_vocab_size, config.bpe_across_words)
     pictures = [example.pixels for example in train if isinstance(example, Picture)]
     return Vocabulary(config.text, text, make_code(config, pictures, seed))
+
+
+def _once(texts: Sequence[str]) -> list[str]:
+    """Return each text that begins no other, once: a context that many questions share counts no more than one that none do."""
+    ordered = sorted(set(texts))
+    return [text for text, after in zip(ordered, [*ordered[1:], ""], strict=True) if not after.startswith(text)]
 
 
 def _texts(examples: Sequence[Any]) -> list[str]:
@@ -230,7 +257,7 @@ def _texts(examples: Sequence[Any]) -> list[str]:
             texts.append(example)
         elif isinstance(example, QuestionAnswer):
             for turn in (example, *example.more):
-                texts += [turn.context, turn.question, turn.answer, *turn.choices]
+                texts += [turn.context, turn.question, turn.answer, *turn.choices, *turn.steps]
         elif isinstance(example, Conversation):
             texts += [message.content for message in example.messages]
         elif isinstance(example, Picture):

@@ -9,6 +9,12 @@ A context stands before the question, and the choices after it, each after its o
 
 What is answered is a choice's own words, never its letter or number, so that its likelihood can be compared with that
 of the other choices. With `data.tasks.NAME.show_choices` off the choices are left out, and the question is asked closed-book.
+
+With `data.tasks.NAME.steps` on, the model says what leads to the answer before it (Wei et al. 2022; in bAbI the supporting
+facts, Weston et al. 2015), and a second marker tells them apart; all behind the first is trained:
+
+    <|context|> Al has it. Al is out. Bo is in. <|question|> Where is it?
+    <|answer|> <|step|> Al has it. <|step|> Al is out. <|answer|> out <|endofanswer|>
 """
 
 import dataclasses
@@ -33,38 +39,56 @@ class QATask:
         vocabulary: of the run.
         max_new_tokens: tokens of the longest answer in training, its end included.
         show_choices: list the choices of a question that has some before the answer.
+        steps: say what leads to the answer before it.
     """
 
     kind: ClassVar[str] = "qa"
     packing: ClassVar[str] = "whole"
     score_name: ClassVar[str | None] = None
 
-    def __init__(self, vocabulary: Vocabulary, max_new_tokens: int, show_choices: bool = False) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, max_new_tokens: int, show_choices: bool = False, steps: bool = False
+    ) -> None:
         self.vocabulary = vocabulary
         self.max_new_tokens = max_new_tokens
         self.show_choices = show_choices
         names = ("<|question|>", "<|answer|>", "<|endofanswer|>")
         self.question, self.answer, self.end = (vocabulary.special(name) for name in names)
-        self.phases = (Phase((*vocabulary.text_ids, self.end)),)
+        self.step = vocabulary.special("<|step|>") if steps else None
+        markers = (self.end,) if self.step is None else (self.end, self.answer, self.step)
+        self.phases = (Phase((*vocabulary.text_ids, *markers)),)
 
     @classmethod
     def fit(
         cls, vocabulary: Vocabulary, examples: Sequence[QuestionAnswer], options: TaskConfig | None = None
     ) -> "QATask":
-        """Return the task; its answers may become as long as the longest of `examples`."""
-        answers = [turn.answer for example in examples for turn in (example, *example.more)]
-        longest = max(len(vocabulary.encode_text(answer)) for answer in answers) + 1
-        listed = any(turn.choices for example in examples for turn in (example, *example.more))
-        return cls(vocabulary, longest, listed and (options is None or options.show_choices))
+        """Return the task; its answers may become as long as the longest of `examples`.
+
+        Raises:
+            ValueError: steps are asked for, and no example has any.
+        """
+        options = options or TaskConfig(kind="qa")
+        turns = [turn for example in examples for turn in (example, *example.more)]
+        require(
+            not options.steps or any(turn.steps for turn in turns),
+            "data.tasks.*.steps is on, but no training example has steps: give the data a column of them, or leave it off.",
+        )
+        task = cls(vocabulary, 1, options.show_choices and any(turn.choices for turn in turns), options.steps)
+        task.max_new_tokens = max(len(task._trained(turn)) for turn in turns)
+        return task
 
     @classmethod
     def from_json(cls, vocabulary: Vocabulary, state: dict[str, Any]) -> "QATask":
         """Rebuild from `to_json`; runs saved before choices were known list none."""
-        return cls(vocabulary, state["max_new_tokens"], state.get("show_choices", False))
+        return cls(vocabulary, state["max_new_tokens"], state.get("show_choices", False), state.get("steps", False))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the length of the longest answer, and whether choices are listed."""
-        return {"max_new_tokens": self.max_new_tokens, "show_choices": self.show_choices}
+        """Return the length of the longest answer, whether choices are listed, and whether steps are said."""
+        return {
+            "max_new_tokens": self.max_new_tokens,
+            "show_choices": self.show_choices,
+            "steps": self.step is not None,
+        }
 
     def encode(self, example: QuestionAnswer) -> Document:
         """Return the document of a question and its answer.
@@ -83,8 +107,7 @@ class QATask:
                 f"the question {turn.question!r} has the answer {turn.answer!r}, which is none of its choices "
                 f"{list(turn.choices)}: give the answer word for word as among the choices, or leave them out.",
             )
-            given = self._given(turn)
-            trained = np.concatenate([self.vocabulary.encode_text(turn.answer), [self.end]])
+            given, trained = self._given(turn), self._trained(turn)
             tokens += [given, trained]
             weights += [np.zeros(len(given), np.float32), np.ones(len(trained), np.float32)]
         return Document(np.concatenate(tokens).astype(np.int32), np.concatenate(weights))
@@ -99,7 +122,9 @@ class QATask:
             len(example.choices) >= 2,
             f"the question {example.question!r} has {len(example.choices)} choices: give at least two to choose from.",
         )
-        return [self.encode(dataclasses.replace(example, answer=choice, more=())) for choice in example.choices]
+        return [
+            self.encode(dataclasses.replace(example, answer=choice, more=(), steps=())) for choice in example.choices
+        ]
 
     def prompt(self, request: str | QuestionAnswer) -> Prompt:
         """Return the prompt that answers a question, with its context and choices. Raises ValueError where it is empty."""
@@ -107,8 +132,25 @@ class QATask:
         return Prompt(self._given(example), (self.end,), self.phases, self.max_new_tokens)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the answer that generated ids stand for."""
+        """Return the answer that generated ids stand for: what follows the steps, "" where none follows."""
+        if self.step is not None:
+            places = np.flatnonzero(np.asarray(ids) == self.answer)
+            ids = ids[places[0] :] if len(places) else []
         return self.vocabulary.decode_text(ids)
+
+    def steps(self, ids: Sequence[int]) -> list[str]:
+        """Return the steps that generated ids hold before the answer."""
+        if self.step is None:
+            return []
+        spoken: list[list[int]] = []
+        for i in map(int, ids):
+            if i == self.answer:
+                break
+            if i == self.step:
+                spoken.append([])
+            elif spoken:
+                spoken[-1].append(i)
+        return [self.vocabulary.decode_text(step) for step in spoken]
 
     def dimensions(self, example: QuestionAnswer) -> int | None:
         """Return None: answers are scored by what they say, not by bits."""
@@ -116,7 +158,7 @@ class QATask:
         return None
 
     def _given(self, turn: QuestionAnswer) -> np.ndarray:
-        """Return the ids before the answer, the marker of the answer included."""
+        """Return the ids before the answer and what leads to it, the marker of the answer included."""
         require(bool(turn.question.strip()), f"the question is {turn.question!r}: it must hold something to answer.")
         parts = [("<|question|>", turn.question)]
         if turn.context:
@@ -129,3 +171,10 @@ class QATask:
             for ids in ([self.vocabulary.special(marker)], self.vocabulary.encode_text(text))
         ]
         return np.concatenate([*ids, [self.answer]]).astype(np.int32)
+
+    def _trained(self, turn: QuestionAnswer) -> np.ndarray:
+        """Return the ids of steps and answer, and their end."""
+        ids = [] if self.step is None else [[self.answer]]
+        if self.step is not None:
+            ids = [part for step in turn.steps for part in ([self.step], self.vocabulary.encode_text(step))] + ids
+        return np.concatenate([*ids, self.vocabulary.encode_text(turn.answer), [self.end]]).astype(np.int32)

@@ -4,7 +4,9 @@ Owns the two directions and the JSON form of each; refuses special tokens and of
 """
 
 import json
+import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, Final, Protocol, SupportsIndex, runtime_checkable
 
 import numpy as np
@@ -118,6 +120,7 @@ class CharacterTokenizer:
 
 
 SENTENCE: Final = r"[^.?!\n]*[.?!\n]+"
+SENTENCES_KEPT: Final = 65_536  # of a text whose entries may span words; where few phrases make it up, most come again
 
 
 class BPETokenizer:
@@ -130,6 +133,7 @@ class BPETokenizer:
     def __init__(self, model: Any) -> None:  # the library is imported only where BPE is used
         self.model = model
         self.size = model.get_vocab_size()
+        self._sentence = lru_cache(SENTENCES_KEPT)(self._encode) if _splits_sentences(model) else None
 
     @classmethod
     def train(cls, texts: Iterable[str], size: int, across_words: bool = False) -> "BPETokenizer":
@@ -165,7 +169,13 @@ class BPETokenizer:
     def encode(self, text: str) -> Int32[np.ndarray, " n"]:
         """Return the ids; all bytes are entries, so only a lone surrogate cannot be expressed and raises ValueError."""
         _utf8(text)
-        return np.asarray(self.model.encode(text, add_special_tokens=False).ids, np.int32)
+        if self._sentence is None:
+            return np.asarray(self._encode(text), np.int32)
+        parts = re.findall(f"{SENTENCE}|[^.?!\n]+\\Z", text)
+        return np.asarray([i for part in parts for i in self._sentence(part)], np.int32)
+
+    def _encode(self, text: str) -> list[int]:
+        return self.model.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
         """Return the text."""
@@ -174,6 +184,14 @@ class BPETokenizer:
     def to_json(self) -> str:
         """Return the library's tokenizer.json."""
         return self.model.to_str()
+
+
+def _splits_sentences(model: Any) -> bool:
+    """Return whether a model encodes every sentence by itself, as those do that `BPETokenizer.train` lets span words."""
+    form = json.loads(model.to_str())
+    before = form["pre_tokenizer"] or {}
+    splits = [part.get("pattern") for part in before.get("pretokenizers", [])[:1]]
+    return splits == [{"Regex": SENTENCE}] and not form["normalizer"] and not form["added_tokens"]
 
 
 TOKENIZERS: Final = {"bytes": ByteTokenizer, "characters": CharacterTokenizer, "bpe": BPETokenizer}

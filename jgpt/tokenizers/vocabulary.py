@@ -34,6 +34,7 @@ SPECIALS: Final = (
     "<|user|>",
     "<|assistant|>",
     "<|endofturn|>",
+    "<|step|>",
 )
 OLDEST_SPECIALS: Final = SPECIALS[:9]  # of runs that were saved before the list was saved with them
 

@@ -1,4 +1,4 @@
-"""bAbI: stories become conversations in training and facts with one question when held out; broken lines are named."""
+"""bAbI: every question after the facts of its story, with the facts that support it; broken lines are named."""
 
 import pytest
 
@@ -17,19 +17,24 @@ TEST = "1 Ann is here.\n2 Where is Ann?\there\t1\n3 Bob left.\n4 Who left?\tBob\
 FILES = {"qa1_one-fact_train.txt": TRAIN, "qa1_one-fact_test.txt": TEST, "readme.txt": "not bAbI"}
 
 
-def test_a_training_story_is_one_conversation_of_which_no_fact_is_lost():
+def test_a_question_sees_all_facts_before_it_and_its_steps_are_those_that_support_it():
     first, last, second = read_babi(FILES).train
-    assert (first.context, first.question, first.answer) == (
+    assert (first.context, first.question, first.answer, first.steps) == (
         "Mary moved to the bathroom. John went to the hallway.",
         "Where is Mary?",
         "bathroom",
+        ("Mary moved to the bathroom.",),
     )
-    (later,) = first.more
-    assert (later.context, later.question, later.answer) == ("Mary took the milk.", "What is Mary carrying?", "milk")
-    assert (second.context, second.answer, second.more) == ("Sandra went to the office.", "office", ())
-    assert first.category == "01 one fact"
-    assert (last.question, last.answer, last.more) == (later.question, later.answer, ())
-    assert last.context == f"{first.context} {later.context}"
+    assert (last.question, last.answer, last.steps) == ("What is Mary carrying?", "milk", ("Mary took the milk.",))
+    assert last.context == f"{first.context} Mary took the milk."
+    assert (second.context, second.answer) == ("Sandra went to the office.", "office")
+    assert first.category == "01 one fact" and first.more == last.more == ()
+
+
+def test_steps_stand_in_the_order_of_the_file():
+    story = "1 A is b.\n2 B is c.\n3 Is A c?\tyes\t2 1\n"
+    (example,) = read_babi({"qa1_k_train.txt": story, "qa1_k_test.txt": TEST}).train
+    assert example.steps == ("B is c.", "A is b.")
 
 
 def test_a_held_out_question_sees_all_facts_and_no_other_question():
@@ -54,6 +59,8 @@ def test_kinds_stand_in_the_order_of_their_numbers_and_lonely_files_are_noted():
         ("Mary moved.", ["line 2", "'Mary moved.'", "number"]),
         ("2 Where is Mary?\t\t1", ["line 2", "question, tab, answer"]),
         ("2", ["line 2", "number and a text"]),
+        ("2 Where is Mary?\there\t1 7", ["line 2", "rests on 7", "no number of a fact before it"]),
+        ("2 Where is Mary?\there\tx", ["line 2", "rests on x"]),
     ],
 )
 def test_a_broken_line_is_named(line: str, words: list[str]):

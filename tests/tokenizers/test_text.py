@@ -88,6 +88,12 @@ def test_entries_across_words_end_with_their_sentence() -> None:
     assert len(pieces) < len(BUILT["bpe"].encode(TRAINING[0]))
 
 
+@given(st.lists(st.sampled_from(["a", "fox ", "lazy dog.", "?", "!", "\n", "\r", "é", "π"]), max_size=12).map("".join))
+def test_sentences_that_are_encoded_one_by_one_are_those_of_the_library(text: str) -> None:
+    assert ACROSS.encode(text).tolist() == ACROSS.model.encode(text, add_special_tokens=False).ids
+    assert ACROSS.encode(text).tolist() == BPETokenizer.from_json(ACROSS.to_json()).encode(text).tolist()
+
+
 def test_an_unknown_character_names_itself_and_the_fix() -> None:
     with pytest.raises(ValueError, match=r"'π' \(U\+03C0\).*--tokenizer.text bytes"):
         BUILT["characters"].encode("a π")
