@@ -1,6 +1,7 @@
 """Sample a run: `python sample.py RUN --text "..."`, `--question`, `--chat`, `--image` or `--score`; see `--help`."""
 
 import argparse
+import sys
 from typing import TYPE_CHECKING, Any
 
 from jgpt.check import require
@@ -168,8 +169,6 @@ def show(model: "GPT", request: Any, kind: str, arguments: argparse.Namespace, s
 
 def talk(model: "GPT", arguments: argparse.Namespace, sampling: "Sampling") -> None:
     """Answer what is typed, turn by turn, until the end of the input; the oldest turns go where the context is full."""
-    import sys
-
     task: Any = model.tasks[model.task_of_kind("chat")]
     first = [] if arguments.system is None else [{"role": "system", "content": arguments.system}]
     turns: list[dict[str, str]] = []
@@ -208,6 +207,12 @@ def answer(model: "GPT", arguments: argparse.Namespace, sampling: "Sampling") ->
         for choice, nats, size in zip(arguments.choices, found.nats, found.num_bytes, strict=True):
             print(f"{-nats:10.3f} nats  {-nats / size:8.3f} a byte  {choice}")
         print(arguments.choices[found.summed])
+        return
+    task: Any = model.tasks[model.task_of_kind("qa")]
+    if task.step is not None and arguments.n == 1:  # steps go beside the answer, which scripts read
+        steps, text = model.reason(arguments.question, context, **options(arguments, sampling))
+        print(*(f"- {step}" for step in steps), sep="\n", file=sys.stderr)
+        print(text)
         return
     request = QuestionAnswer(arguments.question, "", context=context)
     for text in model.reply(model.task_of_kind("qa"), [request] * arguments.n, **options(arguments, sampling)):

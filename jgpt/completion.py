@@ -65,7 +65,7 @@ class Completion:
 def complete(model: Model, task: str, requests: Sequence[Any], *, stop: Sequence[str], **options: Any) -> Completion:
     """Return what `GPT.complete` does."""
     prompts, arguments = _plan(model, task, requests, stop=stop, **options)
-    decode = model.tokenizer.decode_text
+    decode = model.tasks[task].decode
     until = (lambda _, ids: find(decode(ids), stop) is not None) if stop else None
     unconditional = None
     if arguments["sampling"].guidance != 1.0:
@@ -93,7 +93,7 @@ def stream(
         not isinstance(model.tasks[task], ImageTask),
         f"task {task!r} draws pictures, which are no text to be streamed: use `complete`.",
     )
-    texts = [GrowingText(model.tokenizer.decode_text, stop) for _ in requests]
+    texts = [GrowingText(model.tasks[task].decode, stop) for _ in requests]
     for samples in sampler.stream(**arguments, every=every):
         new = [
             text.feed(ids, final=bool(end))

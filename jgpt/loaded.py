@@ -222,10 +222,35 @@ class GPT:
             max_new_tokens: longest answer; None = as long as the longest of training, and as the context allows.
             options: as in `complete`; without `sampling`, the most probable token is taken each time.
         """
+        return self._reply(task, requests, max_new_tokens, **options).values
+
+    def reason(self, question: str, context: str | None = None, **options: Any) -> tuple[list[str], str]:
+        """Return what leads to the answer, step by step, and the answer itself, as `answer` does.
+
+        Args:
+            question: to answer.
+            context: what the answer is to be found in; None = closed book.
+            options: as in `complete`.
+
+        Raises:
+            ValueError: the run was not trained to say steps (`data.tasks.NAME.steps`), or see `answer`.
+        """
+        name = self.task_of_kind("qa")
+        task: Any = self.tasks[name]
+        require(
+            task.step is not None,
+            f"task {name!r} was trained to answer at once: ask `answer`, or train with --data.tasks.{name}.steps true.",
+        )
+        found = self._reply(name, [QuestionAnswer(question, "", context=context or "")], **options)
+        return task.steps(found.samples.tokens[0]), found.values[0]
+
+    def _reply(
+        self, task: str, requests: Sequence[Any], max_new_tokens: int | None = None, **options: Any
+    ) -> Completion:
         if max_new_tokens is None:
             max_new_tokens = self._room(task, requests)
         options = {"sampling": Sampling(temperature=0.0)} | options
-        return self.complete(task, requests, max_new_tokens=max_new_tokens, **options).values
+        return self.complete(task, requests, max_new_tokens=max_new_tokens, **options)
 
     def _room(self, task: str, requests: Sequence[Any]) -> int:
         """Return the longest answer that training and context allow [tokens]."""

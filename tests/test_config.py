@@ -121,6 +121,7 @@ BROKEN = [
         dict(data=DataConfig(tasks={"a": TEXT, "b": TEXT}, path="x.txt")),
         ["data.path 'x.txt'", "a, b", "--data.tasks.NAME.path"],
     ),
+    (TaskConfig, dict(kind="text", steps=True), ["data.tasks.*.steps", "'text'", "leave it off"]),
     (TaskConfig, dict(kind="text", show_choices=False), ["data.tasks.*.show_choices", "'text'", "leave it on"]),
     (Config, dict(eval=EvalConfig(stride=257)), ["eval.stride is 257", "model.context_length 256", "half"]),
     (Config, dict(data=DataConfig(path="x.txt")), ["data.path 'x.txt'", "0"]),

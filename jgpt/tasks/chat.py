@@ -142,7 +142,7 @@ class ChatTask:
         tokens = np.concatenate([*(self._turn(message) for message in messages), [self.roles["assistant"]]])
         return Prompt(tokens.astype(np.int32), (self.end,), self.phases, self.max_new_tokens)
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Return the assistant's turn that generated ids stand for."""
         return self.vocabulary.decode_text(ids)
 

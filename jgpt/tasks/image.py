@@ -160,7 +160,7 @@ class ImageTask:
             pixels = [Phase(kinds[i % len(kinds)], 1) for i in range(count)]
         return Prompt(self._given(request), (self.end,), (*pixels, Phase((self.end,), None)), count + 1)
 
-    def decode(self, ids: Sequence[int]) -> np.ndarray:
+    def decode(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return the picture of generated ids, uint8 of the task's shape."""
         return self.vocabulary.decode_image(ids, self.shape)
 

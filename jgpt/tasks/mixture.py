@@ -3,6 +3,7 @@
 Owns `TASKS` and what is saved of vocabulary and tasks with a run, so that sampling never reads training data again.
 """
 
+import itertools
 import json
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
@@ -246,8 +247,7 @@ def make_vocabulary(config: TokenizerConfig, splits: Sequence[Splits], seed: int
 
 def _once(texts: Sequence[str]) -> list[str]:
     """Return each text that begins no other, once: a context that many questions share counts no more than one that none do."""
-    ordered = sorted(set(texts))
-    return [text for text, after in zip(ordered, [*ordered[1:], ""], strict=True) if not after.startswith(text)]
+    return [text for text, after in itertools.pairwise([*sorted(set(texts)), ""]) if not after.startswith(text)]
 
 
 def _texts(examples: Sequence[Any]) -> list[str]:

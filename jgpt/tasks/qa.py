@@ -131,14 +131,14 @@ class QATask:
         example = QuestionAnswer(request, "") if isinstance(request, str) else request
         return Prompt(self._given(example), (self.end,), self.phases, self.max_new_tokens)
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Return the answer that generated ids stand for: what follows the steps, "" where none follows."""
         if self.step is not None:
             places = np.flatnonzero(np.asarray(ids) == self.answer)
             ids = ids[places[0] :] if len(places) else []
         return self.vocabulary.decode_text(ids)
 
-    def steps(self, ids: Sequence[int]) -> list[str]:
+    def steps(self, ids: Sequence[int] | np.ndarray) -> list[str]:
         """Return the steps that generated ids hold before the answer."""
         if self.step is None:
             return []

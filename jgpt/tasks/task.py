@@ -82,7 +82,7 @@ class Task(Protocol):
         """Return what to give the model for a request (a text to continue, a question, a caption)."""
         ...
 
-    def decode(self, ids: Sequence[int]) -> Any:
+    def decode(self, ids: Sequence[int] | np.ndarray) -> Any:
         """Return what generated ids stand for."""
         ...
 

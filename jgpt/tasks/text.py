@@ -66,7 +66,7 @@ class TextTask:
         tokens = np.concatenate([[self.start], self.vocabulary.encode_text(request)]).astype(np.int32)
         return Prompt(tokens, (self.end,), self.phases)
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Return the text of generated ids."""
         return self.vocabulary.decode_text(ids)
 

@@ -27,6 +27,7 @@ def questions(draw: st.DrawFn, depth: int = 1) -> QuestionAnswer:
         more=tuple(draw(st.lists(questions(depth=0), max_size=2))) if depth else (),
         context=draw(ANY),
         references=tuple(draw(st.lists(TEXTS, max_size=3))),
+        steps=tuple(draw(st.lists(TEXTS, max_size=2))),
         choices=tuple(choices),
         category=draw(ANY),
     )

@@ -39,6 +39,8 @@ def lines(*records: Any) -> str:
         ({"prompt": "Capital of France?", "completion": "Paris"}, A),
         ({"Instruction": "Capital of France?", "output": "Paris"}, A),
         ({"input": "Capital of France?", "target": "Paris"}, A),
+        ({"question": "q", "answer": "a", "rationale": "b"}, QuestionAnswer("q", "a", steps=("b",))),
+        ({"question": "q", "answer": "a", "steps": ["b", "c"]}, QuestionAnswer("q", "a", steps=("b", "c"))),
         ({"question": "q", "answers": ["a", "b"]}, QuestionAnswer("q", "a", references=("a", "b"))),
         (
             {"question": "q", "answers": {"text": ["a"], "answer_start": [3]}},
@@ -118,6 +120,7 @@ BAD = [
     ('{"question": "q", "answer": "a", "choices": ["a"]}', "at least two"),
     ('{"question": "q", "answer": 2, "choices": ["a", "b"]}', "number of no choice"),
     ('{"question": "q", "answer": "a", "choices": 3}', "'choices' is a number: must be a list"),
+    ('{"question": "q", "answer": "a", "steps": ["b", " "]}', "one of the steps is empty"),
     ('{"question": "q", "answer": "a", "references": [1]}', "'references' is a number"),
     ('{"question": "q", "answer": "a\\u0000"}', "'answer': holds a NUL"),
     ('{"question": "q", "answer": "\\ud800"}', "surrogate"),

@@ -199,6 +199,17 @@ def test_choices_are_shown_as_the_config_of_the_task_says(monkeypatch: pytest.Mo
     assert len(shown.prompt(question).tokens) == len(hidden.prompt(question).tokens) + 4
 
 
+def test_steps_are_used_where_the_config_asks_and_else_left_out_with_a_note(monkeypatch: pytest.MonkeyPatch):
+    question = QuestionAnswer("a", "b", steps=("c",), more=(QuestionAnswer("b", "a", steps=("b",)),))
+    serve(monkeypatch, "qa", train=[question], validation=[question])
+    used, unused = (mixture.build(config("qa", steps=on)).tasks["qa"] for on in (True, False))
+    assert used.splits.train == [question] and not used.splits.notes
+    bare = dataclasses.replace(question, steps=(), more=(QuestionAnswer("b", "a"),))
+    assert unused.splits.train == unused.splits.validation == [bare]
+    assert unused.splits.notes == ("1 of 1 answers have steps, which are not used: --data.tasks.qa.steps trains them",)
+    assert sum(unused.train.sizes) < sum(used.train.sizes)
+
+
 def test_config_without_tasks_is_refused():
     with pytest.raises(ValueError, match="data.tasks is empty.*at least one task"):
         mixture.build(Config())
@@ -221,6 +232,9 @@ def test_what_no_task_would_heed_is_refused(monkeypatch: pytest.MonkeyPatch):
     by_content = dataclasses.replace(config("text"), data=DataConfig(tasks={"text": found}))
     with pytest.raises(ValueError, match="data.tasks.text.show_choices is off.*'text'"):
         mixture.build(by_content)
+    led = dataclasses.replace(TaskConfig(kind="auto", source="text"), steps=True)
+    with pytest.raises(ValueError, match="data.tasks.text.steps is on.*'text'"):
+        mixture.build(dataclasses.replace(config("text"), data=DataConfig(tasks={"text": led})))
 
 
 def test_missing_tokenizer_file_is_named(tmp_path: Path):

@@ -1,6 +1,7 @@
 """Questions with contexts and choices: what stands where, what is shown, and which answers are refused."""
 
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -56,6 +57,50 @@ def test_an_answer_that_is_no_choice_is_refused():
     task = QATask.fit(WORDS, [COLOUR])
     with pytest.raises(ValueError, match="'Red', which is none of its choices \\['blue', 'red'\\].*word for word"):
         task.encode(dataclasses.replace(COLOUR, answer="Red"))
+
+
+HOLDS = QuestionAnswer(
+    "Where is it?", "out", context="Al has it. Al is out. Bo is in.", steps=("Al has it.", "Al is out.")
+)
+LED = TaskConfig(kind="qa", steps=True)
+
+
+def test_steps_stand_before_the_answer_and_are_trained():
+    task = QATask.fit(WORDS, [HOLDS], LED)
+    document, given = task.encode(HOLDS), task.prompt(HOLDS).tokens
+    assert spelled(given) == "<|context|>Al has it. Al is out. Bo is in.<|question|>Where is it?<|answer|>"
+    assert spelled(document.tokens[len(given) :]) == (
+        "<|step|>Al has it.<|step|>Al is out.<|answer|>out<|endofanswer|>"
+    )
+    np.testing.assert_array_equal(document.weights, np.arange(len(document.tokens)) >= len(given))
+    assert task.max_new_tokens == len(document.tokens) - len(given)
+    at_once = QATask.fit(WORDS, [HOLDS]).encode(HOLDS)
+    assert spelled(at_once.tokens[len(given) :]) == "out<|endofanswer|>"
+
+
+def test_what_was_said_is_taken_apart_into_steps_and_answer_however_much_of_it_is_there():
+    task = QATask.from_json(WORDS, json.loads(json.dumps(QATask.fit(WORDS, [HOLDS], LED).to_json())))
+    said = task.encode(HOLDS).tokens[len(task.prompt(HOLDS).tokens) : -1]
+    assert task.decode(said) == "out" and task.steps(said) == list(HOLDS.steps)
+    shown = [task.decode(said[:n]) for n in range(len(said) + 1)]
+    assert all(after.startswith(before) for before, after in itertools.pairwise(shown))
+    assert task.decode(said[:-4]) == "" and task.steps(said[: len("Al has it.") + 1]) == ["Al has it."]
+    assert {task.step, task.answer, task.end} <= set(task.phases[0].ids)
+    assert QATask.fit(WORDS, [HOLDS]).steps(said) == []
+
+
+def test_choices_are_compared_without_steps():
+    task = QATask.fit(WORDS, [HOLDS], LED)
+    chosen = dataclasses.replace(HOLDS, choices=("out", "in"))
+    out, other = task.candidates(chosen)
+    given = len(task.prompt(chosen).tokens)
+    assert spelled(out.tokens[given:]) == "<|answer|>out<|endofanswer|>"
+    assert spelled(other.tokens[given:]) == "<|answer|>in<|endofanswer|>"
+
+
+def test_steps_that_nobody_has_are_refused():
+    with pytest.raises(ValueError, match="steps is on, but no training example has steps.*column"):
+        QATask.fit(WORDS, [COLOUR], LED)
 
 
 def test_text_that_spells_a_marker_is_text():
