@@ -186,6 +186,7 @@ def features(
     cache: Cache | None = None,
     dropout_key: PRNGKeyArray | None = None,
     fresh: bool = False,
+    last_B: Int[Array, " B"] | None = None,
 ) -> tuple[Float[Array, "B S D"], Cache | None]:
     """Return the normalised residual stream after the last block, and the updated cache.
 
@@ -195,9 +196,12 @@ def features(
         tokens_BS: input ids.
         positions_BS: position of each token in its document.
         segments_BS: document of each token within the row; None where every row is one document.
-        cache: keys and values of earlier tokens; None in training. Slot t must hold position t.
+        cache: keys and values of earlier tokens; None in training. A row's positions go on where they ended, or begin
+            again at 0; see `jgpt.model.cache` for how far back they may go.
         dropout_key: draws dropout; None switches dropout off.
         fresh: the cache is empty and the tokens stand at positions 0 to S - 1: they attend to each other, not to the cache.
+        last_B: with a cache: the last token of each row, of those that are fed; what follows only pads the row and is not
+            remembered. Negative where the whole row does; None where no row is padded.
     """
     train = dropout_key is not None and cfg.dropout > 0
     kv_positions_BT, cached_BT = positions_BS, None
@@ -207,7 +211,8 @@ def features(
         if not fresh:
             kv_positions_BT = jnp.broadcast_to(jnp.arange(cached_BT.shape[1])[None, :], cached_BT.shape)
     x_BSD = Embedding(cfg).apply({"params": params["embedding"]}, tokens_BS, positions_BS, cached_BT)
-    visible = Visibility(positions_BS, kv_positions_BT, segments_BS, segments_BS)
+    real_BS = None if last_B is None else jnp.arange(tokens_BS.shape[1])[None, :] <= last_B[:, None]
+    visible = Visibility(positions_BS, kv_positions_BT, segments_BS, segments_BS, q_real_BS=real_BS)
     turn = rotary(cfg, positions_BS, tokens_BS, cached_BT)
     if train:
         embed_key, *keys = jax.random.split(dropout_key, cfg.num_layers + 1)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from jgpt.config import ModelConfig
 from jgpt.model.attention import ATTENTION
-from jgpt.model.cache import LayerCache, update
+from jgpt.model.cache import LayerCache, recall
 from jgpt.model.fused import gelu, normalise, squared_relu, swiglu
 from jgpt.model.rotary import Rotary, rotate
 from jgpt.model.visibility import Visibility
@@ -123,14 +123,12 @@ class Attention(nn.Module):
             k_BSGK = Norm("rmsnorm", cfg.norm_epsilon, False, cfg.compute_dtype, name="key_norm")(k_BSGK)
         if turn is not None:
             q_BSHK, k_BSGK = rotate(q_BSHK, turn), rotate(k_BSGK, turn)
+        attend, k_BTGK, v_BTGK = ATTENTION[cfg.attention], k_BSGK, v_BSGK
         if cache is not None:
-            cache = update(cache, k_BSGK, v_BSGK, visible.q_positions_BS)
-        if cache is None or fresh:
-            out_BSHK = ATTENTION[cfg.attention](q_BSHK, k_BSGK, v_BSGK, visible, cfg.attention_softcap)
-        else:
-            attend = ATTENTION["xla" if cfg.attention == "xla" else "einsum"]  # blocked and cuDNN want S = T
-            k_BTGK, v_BTGK = (a.astype(q_BSHK.dtype) for a in cache)
-            out_BSHK = attend(q_BSHK, k_BTGK, v_BTGK, visible, cfg.attention_softcap)
+            k_BTGK, v_BTGK, visible, cache = recall(cache, k_BSGK, v_BSGK, visible, fresh)
+            if not fresh:  # blocked and cuDNN want S = T
+                attend = ATTENTION["xla" if cfg.attention == "xla" else "einsum"]
+        out_BSHK = attend(q_BSHK, k_BTGK, v_BTGK, visible, cfg.attention_softcap)
         axes = ("heads", "head_dim", "embed")
         out = Dense((H, K, D), axes, 2, residual_init(cfg), cfg.use_bias, cfg.compute_dtype, name="out")
         return out(out_BSHK), cache
