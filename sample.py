@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--max-new-tokens", type=int, help="longest text or answer [tokens]")
     out.add_argument("--out", default="samples.png", help="PNG for pictures (default %(default)s)")
     out.add_argument("--step", type=int, help="checkpoint to load (default: the newest)")
+    out.add_argument("--weights", choices=("int8",), help="load the weights in a quarter of the bytes")
     return out
 
 
@@ -93,7 +94,7 @@ def main() -> None:
         configure()
         import jgpt
 
-        model = jgpt.load(arguments.run, step=arguments.step)
+        model = jgpt.load(arguments.run, step=arguments.step, weights=arguments.weights)
         calls = {"text": write, "qa": answer, "chat": chat, "interactive": talk, "image": draw, "score": score}
         calls[kind](model, arguments, sampling)
 

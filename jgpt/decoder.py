@@ -79,7 +79,7 @@ def decoder_for(cfg: ModelConfig, num_ids: int | None = None) -> Decoder:
     ) -> tuple[Float[Array, "B V"], Any]:
         x_BSD, cache = gpt.features(cfg, params, tokens_BS, positions_BS, cache=cache, fresh=fresh, last_B=index_B)
         x_BD = jnp.take_along_axis(x_BSD, jnp.maximum(index_B, 0)[:, None, None], axis=1)[:, 0]
-        return gpt.logits(cfg, x_BD, gpt.output_matrix(cfg, params)), cache
+        return gpt.logits(cfg, x_BD, gpt.stored_output(cfg, params)), cache
 
     return Decoder(
         apply=lambda *arguments: feed(False, *arguments),

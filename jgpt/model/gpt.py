@@ -23,6 +23,7 @@ from jgpt.model.attention import choose_attention
 from jgpt.model.cache import Cache
 from jgpt.model.embedding import Embedding
 from jgpt.model.layers import GPT2_INIT_STD, Block, Norm
+from jgpt.model.quantised import Int8Rows, multiply, parameter
 from jgpt.model.rotary import rotary
 from jgpt.model.visibility import Pattern, Visibility
 
@@ -116,7 +117,7 @@ class Head(nn.Module):
         if not cfg.tie_embeddings:
             std = nn.initializers.normal(GPT2_INIT_STD) if cfg.init == "gpt2" else nn.initializers.zeros_init()
             kernel = nn.with_partitioning(std, ("embed", "vocab"))
-            self.kernel = self.param("kernel", kernel, (cfg.embed_dim, cfg.vocab_size))
+            self.kernel = parameter(self, "kernel", kernel, (cfg.embed_dim, cfg.vocab_size))
 
     def __call__(self, x_BSD: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
         """Return the normalised residual stream."""
@@ -267,7 +268,16 @@ def pattern_of(cfg: ModelConfig, layer: int) -> Pattern | None:
 
 def output_matrix(cfg: ModelConfig, params: Params) -> Float[Array, "D V"]:
     """Return the matrix that maps features to logits: the head's own, or the embedding transposed where they are tied."""
-    return params["embedding"]["tokens"].T if cfg.tie_embeddings else params["head"]["kernel"]
+    stored = stored_output(cfg, params)
+    return stored.dense() if isinstance(stored, Int8Rows) else stored
+
+
+def stored_output(cfg: ModelConfig, params: Params) -> Float[Array, "D V"] | Int8Rows:
+    """Return `output_matrix` as it is stored, which is faster where few tokens are multiplied by int8."""
+    if not cfg.tie_embeddings:
+        return params["head"]["kernel"]
+    tokens = params["embedding"]["tokens"]
+    return tokens if isinstance(tokens, Int8Rows) else tokens.T
 
 
 @jax.custom_vjp
@@ -291,9 +301,12 @@ def _f32_product_backward(saved: tuple[Array, Array], slope_NV: Array) -> tuple[
 _f32_product.defvjp(_f32_product_forward, _f32_product_backward)
 
 
-def logits(cfg: ModelConfig, x_ND: Float[Array, "N D"], output_DV: Float[Array, "D V"]) -> Float[Array, "N V"]:
+def logits(
+    cfg: ModelConfig, x_ND: Float[Array, "N D"], output_DV: Float[Array, "D V"] | Int8Rows
+) -> Float[Array, "N V"]:
     """Return f32 logits of N tokens from their features, soft-capped where the config says so."""
-    out_NV = _f32_product(x_ND.astype(cfg.compute_dtype), output_DV)
+    x_ND = x_ND.astype(cfg.compute_dtype)
+    out_NV = multiply(x_ND, output_DV) if isinstance(output_DV, Int8Rows) else _f32_product(x_ND, output_DV)
     if cfg.logit_softcap is not None:
         out_NV = cfg.logit_softcap * jnp.tanh(out_NV / cfg.logit_softcap)
     return out_NV

@@ -14,6 +14,7 @@ from jgpt.config import ModelConfig
 from jgpt.model.attention import ATTENTION
 from jgpt.model.cache import LayerCache, recall
 from jgpt.model.fused import gelu, normalise, squared_relu, swiglu
+from jgpt.model.quantised import Int8Rows, multiply, parameter
 from jgpt.model.rotary import Rotary, rotate
 from jgpt.model.visibility import Visibility
 
@@ -56,10 +57,14 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B S *I"]) -> Float[Array, "B S *O"]:
         """Return x times the weight, plus the bias where there is one."""
-        kernel = self.param("kernel", nn.with_partitioning(self.kernel_init, self.axes), self.shape)
+        kernel = parameter(self, "kernel", nn.with_partitioning(self.kernel_init, self.axes), self.shape)
         outputs = self.shape[self.contract :]
         rows, columns = _product(self.shape[: self.contract]), _product(outputs)
-        y = x.reshape(-1, rows).astype(self.dtype) @ kernel.reshape(rows, columns).astype(self.dtype)
+        flat = x.reshape(-1, rows).astype(self.dtype)
+        if isinstance(kernel, Int8Rows):
+            y = multiply(flat, kernel).astype(self.dtype)
+        else:
+            y = flat @ kernel.reshape(rows, columns).astype(self.dtype)
         if self.use_bias:
             # a bias lies along the output axes; one that adds to the residual stream is never sharded
             axes = tuple("norm" if axis == "embed" else axis for axis in self.axes[self.contract :])
