@@ -49,12 +49,13 @@ class Decoder:
 
 
 @cache
-def decoder_for(cfg: ModelConfig, num_ids: int | None = None) -> Decoder:
+def decoder_for(cfg: ModelConfig, num_ids: int | None = None, cache_dtype: str | None = None) -> Decoder:
     """Return the decoder of a resolved config; equal arguments share one decoder and what was compiled for it.
 
     Args:
         cfg: from `gpt.resolve`.
         num_ids: `Vocabulary.size`, which `cfg.vocab_size` rounds up.
+        cache_dtype: type in which keys and values are kept, e.g. "int8"; None = the type of compute.
 
     Raises:
         ValueError: `cfg` is not resolved, or knows fewer ids than `num_ids`.
@@ -83,7 +84,7 @@ def decoder_for(cfg: ModelConfig, num_ids: int | None = None) -> Decoder:
 
     return Decoder(
         apply=lambda *arguments: feed(False, *arguments),
-        init_cache=lambda batch, length: init_cache(cfg, batch, length, cfg.compute_dtype),
+        init_cache=lambda batch, length: init_cache(cfg, batch, length, cache_dtype or cfg.compute_dtype),
         vocab_size=cfg.vocab_size,
         context_length=cfg.context_length,
         num_ids=num_ids,

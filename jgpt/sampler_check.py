@@ -74,7 +74,7 @@ def check_sampler(
     require(rows >= 2, f"rows is {rows}: compare at least 2, so that one stands beside another.")
     require(new_tokens >= 1, f"new_tokens is {new_tokens}: draw at least 1.")
     cfg, ids = model.model, model.tokenizer.size
-    decoder = decoder_for(cfg, ids)
+    decoder = decoder_for(cfg, ids, model.cache)
     params = decoder.prepare(model.params)
     prompts = random_prompts(cfg.context_length, ids, rows, seed)
     new_tokens = min(new_tokens, cfg.context_length - max(map(len, prompts)))

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from jgpt.config import ModelConfig
 from jgpt.model.attention import ATTENTION
-from jgpt.model.cache import LayerCache, recall
+from jgpt.model.cache import Int8LayerCache, LayerCache, recall
 from jgpt.model.fused import gelu, normalise, squared_relu, swiglu
 from jgpt.model.quantised import Int8Rows, multiply, parameter
 from jgpt.model.rotary import Rotary, rotate
@@ -110,9 +110,9 @@ class Attention(nn.Module):
         x_BSD: Float[Array, "B S D"],
         visible: Visibility,
         turn: Rotary | None,
-        cache: LayerCache | None,
+        cache: LayerCache | Int8LayerCache | None,
         fresh: bool = False,
-    ) -> tuple[Float[Array, "B S D"], LayerCache | None]:
+    ) -> tuple[Float[Array, "B S D"], LayerCache | Int8LayerCache | None]:
         """Return what the tokens gather, and the cache with their keys and values in it, which was empty where `fresh`."""
         cfg = self.cfg
         D, H, G, K = cfg.embed_dim, cfg.num_heads, cfg.kv_heads, cfg.width_of_head
@@ -175,10 +175,10 @@ class Block(nn.Module):
         x_BSD: Float[Array, "B S D"],
         visible: Visibility,
         turn: Rotary | None,
-        cache: LayerCache | None,
+        cache: LayerCache | Int8LayerCache | None,
         train: bool,
         fresh: bool = False,
-    ) -> tuple[Float[Array, "B S D"], LayerCache | None]:
+    ) -> tuple[Float[Array, "B S D"], LayerCache | Int8LayerCache | None]:
         """Return the residual stream after the block, and the updated cache. `train` switches dropout on; see `Attention`."""
         cfg = self.cfg
 

@@ -39,10 +39,14 @@ class Int8Rows(NamedTuple):
 
 def quantise(matrix: Float[Array, "*A N"]) -> Int8Rows:
     """Return a matrix, or a stack of them, by which inputs are multiplied from the left, in int8."""
-    rows = jnp.swapaxes(matrix, -1, -2).astype(jnp.float32)
-    scale = jnp.max(jnp.abs(rows), axis=-1) / LEVELS
-    levels = jnp.round(rows / jnp.where(scale > 0, scale, 1.0)[..., None])
-    return Int8Rows(levels.astype(jnp.int8), scale)
+    return Int8Rows(*to_levels(jnp.swapaxes(matrix, -1, -2)))
+
+
+def to_levels(x: Float[Array, "*A K"]) -> tuple[Int8[Array, "*A K"], Float[Array, "*A"]]:
+    """Return x as int8 levels and what one level is worth, the same along the last axis."""
+    x32 = x.astype(jnp.float32)
+    scale = jnp.max(jnp.abs(x32), axis=-1) / LEVELS
+    return jnp.round(x32 / jnp.where(scale > 0, scale, 1.0)[..., None]).astype(jnp.int8), scale
 
 
 def quantise_params(params: dict[str, Any]) -> dict[str, Any]:

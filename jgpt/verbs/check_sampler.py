@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="folder of the run, e.g. runs/trio")
     parser.add_argument("--step", type=int, help="checkpoint to load (default: the newest)")
     parser.add_argument("--weights", choices=("int8",), help="load the weights so, in a quarter of the bytes")
+    parser.add_argument("--cache", choices=("int8",), help="keep keys and values so, in a quarter of the bytes")
     parser.add_argument("--rows", type=int, default=6, help="prompts to compare (default %(default)s)")
     parser.add_argument("--new-tokens", type=int, default=48, help="tokens drawn behind each (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of prompts and samples (default %(default)s)")
@@ -29,7 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
     import jgpt
     from jgpt.sampler_check import check_sampler
 
-    model = jgpt.load(arguments.run, step=arguments.step, weights=arguments.weights)
+    model = jgpt.load(arguments.run, step=arguments.step, weights=arguments.weights, cache=arguments.cache)
     found = check_sampler(
         model, rows=arguments.rows, new_tokens=arguments.new_tokens, seed=arguments.seed, bound=arguments.bound
     )

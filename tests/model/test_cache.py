@@ -14,6 +14,7 @@ from jgpt.model.cache import NOWHERE, SLACK, LayerCache, init_cache, ring_positi
 from jgpt.model.visibility import Visibility
 
 LOGIT_TOLERANCE = 2e-5  # f32, two layers of width 32, logits of order 1
+LEVEL_FLIPS = 2e-3  # of the largest logit: a key that lies between two levels may be rounded to either
 VOCAB, CONTEXT = 21, 80
 CFG = gpt.resolve(
     presets.modern(
@@ -144,7 +145,7 @@ def test_slots_hold_what_is_said() -> None:
         positions_BS = at + jnp.arange(n)[None]
         visible = Visibility(positions_BS, positions_BS, window=2, q_real_BS=jnp.arange(n)[None] < real)
         keys = positions_BS[:, :, None, None].astype(jnp.float32)
-        cache = update(cache, keys, keys, visible)
+        cache = update(cache, LayerCache(keys, keys), visible)
         held |= {p % size: p for p in range(at, at + real)}
         at += real
         expected = [held.get(slot, NOWHERE) for slot in range(size)]
@@ -154,3 +155,38 @@ def test_slots_hold_what_is_said() -> None:
 
 def test_a_ring_is_no_longer_than_the_row() -> None:
     assert slots(None, 50) == 50 and slots(5, 20) == 20 and slots(5, 50) == 24 and slots(16, 500) == 32
+
+
+def test_in_int8_pieces_see_what_one_piece_sees() -> None:
+    """At once, in pieces and token by token agree but for a level here and there, and are near to f32 and not equal."""
+    tokens_BS = rows(seed=9)
+    whole, parts = forward(tokens_BS), {}
+    for sizes in ((60, 17, 1, 1, 1), (40, 40), (1,) * 43):
+        cache, at, got = init_cache(CFG, 2, CONTEXT, "int8"), 0, []
+        for n in sizes:
+            part, cache = feed(tokens_BS[:, at : at + n], zeros() + at, cache, fresh=n == 60)
+            got.append(part)
+            at += n
+        parts[sizes] = jnp.concatenate(got, axis=1)
+    spread = float(jnp.abs(whole).max())
+    first, *others = parts.values()
+    for other in others:
+        n = other.shape[1]
+        assert float(jnp.abs(other - first[:, :n]).max()) < LEVEL_FLIPS * spread
+    assert LEVEL_FLIPS * spread < float(jnp.abs(first - whole).max()) < 0.1 * spread
+
+
+def test_int8_keeps_levels_and_a_scale_for_each_token_and_head() -> None:
+    """No key is off by more than half of its own level; the bytes are those of levels and scales."""
+    rng = np.random.default_rng(0)
+    sizes = np.logspace(-3, 3, 3)[:, None, None]
+    k, v = ((rng.normal(size=(2, 3, 2, 16)) * sizes).astype(np.float32) for _ in range(2))
+    k[0, 1, 1] = 0
+    cache = init_cache(CFG, 2, CONTEXT, "int8").layers[1]
+    kept = cache.like(jnp.asarray(k), jnp.asarray(v))
+    for got, given in zip(kept.read(jnp.dtype("float32")), (k, v), strict=True):
+        assert (np.abs(np.asarray(got) - given) <= np.abs(given).max(-1, keepdims=True) / 127 * 0.5001).all()
+    K = CFG.width_of_head
+    plain = init_cache(CFG, 2, CONTEXT, "float32").layers[1]
+    small, large = (sum(leaf.size * leaf.dtype.itemsize for leaf in layer) for layer in (cache, plain))
+    assert small / large == (K + 4) / (4 * K)
