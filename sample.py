@@ -1,9 +1,11 @@
 """Sample a run: `python sample.py RUN --text "..."`, `--question`, `--chat`, `--image` or `--score`; see `--help`."""
 
 import argparse
+import sys
 from typing import TYPE_CHECKING, Any
 
 from jgpt.check import require
+from jgpt.compiled import Programs
 from jgpt.entry import user_errors
 from jgpt.runtime import configure
 
@@ -98,7 +100,9 @@ def main() -> None:
         how = {name: getattr(arguments, name) for name in ("step", "weights", "cache")}
         model = jgpt.load(arguments.run, **how)
         calls = {"text": write, "qa": answer, "chat": chat, "interactive": talk, "image": draw, "score": score}
-        calls[kind](model, arguments, sampling)
+        with Programs() as programs:
+            calls[kind](model, arguments, sampling)
+        print(programs, file=sys.stderr)
 
 
 def check_flags(arguments: argparse.Namespace, kind: str) -> None:
@@ -171,8 +175,6 @@ def show(model: "GPT", request: Any, kind: str, arguments: argparse.Namespace, s
 
 def talk(model: "GPT", arguments: argparse.Namespace, sampling: "Sampling") -> None:
     """Answer what is typed, turn by turn, until the end of the input; the oldest turns go where the context is full."""
-    import sys
-
     task: Any = model.tasks[model.task_of_kind("chat")]
     first = [] if arguments.system is None else [{"role": "system", "content": arguments.system}]
     turns: list[dict[str, str]] = []
