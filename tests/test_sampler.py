@@ -12,6 +12,7 @@ import pytest
 import scipy.stats
 
 from jgpt import presets
+from jgpt.compiled import Programs
 from jgpt.config import ModelConfig
 from jgpt.decoder import Decoder, decoder_for
 from jgpt.filters import Sampling
@@ -286,13 +287,19 @@ def test_other_values_compile_nothing() -> None:
     sample(decoder, table, [[1], [2, 3], [4]], **first)
     compiled = len(traces)
     assert set(traces) == {(4, 16), (4, 1)}
-    sample(decoder, table, [[1, 2, 3, 4, 5], [1], [2], [3]], **{**first, "max_new_tokens": 16, "seeds": [1, 2, 3, 4]})
-    sample(
-        decoder, table, [[7] * 16, [7], [6]], **{**first, "sampling": Sampling(temperature=0.3, top_p=0.4, min_p=0.1)}
-    )
-    prompts = [[7] * n for n in (9, 2, 3, 4)]
-    sample(decoder, table, prompts, **{**first, "stop_ids": ()}, allowed=Allowed.phases([((1, 2), None)], 8))
-    assert len(traces) == compiled
+    with Programs() as programs:
+        sample(
+            decoder, table, [[1, 2, 3, 4, 5], [1], [2], [3]], **{**first, "max_new_tokens": 16, "seeds": [1, 2, 3, 4]}
+        )
+        sample(
+            decoder,
+            table,
+            [[7] * 16, [7], [6]],
+            **{**first, "sampling": Sampling(temperature=0.3, top_p=0.4, min_p=0.1)},
+        )
+        prompts = [[7] * n for n in (9, 2, 3, 4)]
+        sample(decoder, table, prompts, **{**first, "stop_ids": ()}, allowed=Allowed.phases([((1, 2), None)], 8))
+    assert len(traces) == compiled and programs.count == 0
     sample(decoder, table, [[7] * 9] * 4, **first)
     assert traces[compiled:] == [(1, 16)]  # a prefill that rows share, and no other loop
     assert decoder_for(model("gpt2")[0], NUM_IDS) is decoder_for(model("gpt2")[0], NUM_IDS)
