@@ -5,6 +5,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from jgpt.check import require
+from jgpt.compiled import Programs
 from jgpt.entry import user_errors
 from jgpt.runtime import configure
 
@@ -63,6 +64,8 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--max-new-tokens", type=int, help="longest text or answer [tokens]")
     out.add_argument("--out", default="samples.png", help="PNG for pictures (default %(default)s)")
     out.add_argument("--step", type=int, help="checkpoint to load (default: the newest)")
+    out.add_argument("--weights", choices=("int8",), help="load the weights in a quarter of the bytes")
+    out.add_argument("--cache", choices=("int8",), help="keep keys and values in a quarter of the bytes")
     return out
 
 
@@ -94,9 +97,12 @@ def main() -> None:
         configure()
         import jgpt
 
-        model = jgpt.load(arguments.run, step=arguments.step)
+        how = {name: getattr(arguments, name) for name in ("step", "weights", "cache")}
+        model = jgpt.load(arguments.run, **how)
         calls = {"text": write, "qa": answer, "chat": chat, "interactive": talk, "image": draw, "score": score}
-        calls[kind](model, arguments, sampling)
+        with Programs() as programs:
+            calls[kind](model, arguments, sampling)
+        print(programs, file=sys.stderr)
 
 
 def check_flags(arguments: argparse.Namespace, kind: str) -> None:
@@ -111,7 +117,7 @@ def check_flags(arguments: argparse.Namespace, kind: str) -> None:
     only |= dict.fromkeys(("complete", "keep_rows", "guidance", "guidance_schedule"), "image")
     idle = [name for name, owner in only.items() if kind != owner]
     if kind == "score" or arguments.choices is not None:
-        idle += drawing
+        idle += (*drawing, "cache")
     elif kind == "image":
         idle += lengths
     elif kind == "interactive":

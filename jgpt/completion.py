@@ -48,6 +48,11 @@ class Model(Protocol):
         """Tasks by name."""
         ...
 
+    @property
+    def cache(self) -> str | None:
+        """Type in which keys and values are kept; None = the type of compute."""
+        ...
+
 
 @dataclass(frozen=True)
 class Completion:
@@ -141,7 +146,7 @@ def _plan(
     if max_new_tokens is None and first.max_new_tokens is None:
         new = min(new, context - longest)  # an open end goes as far as the context; a picture must fit whole
     arguments = dict(
-        decoder=decoder_for(model.model, model.tokenizer.size),
+        decoder=decoder_for(model.model, model.tokenizer.size, model.cache),
         params=model.params,
         prompts=[prompt.tokens for prompt in prompts],
         max_new_tokens=new,

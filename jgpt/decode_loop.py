@@ -72,7 +72,7 @@ def prefill(
             jnp.arange(tokens_PC.shape[1], dtype=jnp.int32)[None, :] + start, tokens_PC.shape
         )
         feed = decoder.begin if size == S and decoder.begin is not None else decoder.apply
-        index_P = jnp.clip(last_P - start, 0, tokens_PC.shape[1] - 1)
+        index_P = jnp.minimum(last_P - start, tokens_PC.shape[1] - 1)  # negative where the prompt has ended
         here_PV, cache = feed(params, tokens_PC, positions_PC, cache, index_P)
         logits_PV = jnp.where((last_P >= start)[:, None], here_PV, logits_PV)
     if prompts.source_R.shape[0] == P:  # see `lay_out`: then row r has prompt r

@@ -24,7 +24,8 @@ class Decoder:
 
     Attributes:
         apply: `(params, tokens_BS, positions_BS, cache, index_B) -> (logits_BV, cache)`: feed S tokens a row and return
-            the f32 logits that follow the token at `index_B` of each row. Slot t of the cache must hold position t.
+            the f32 logits that follow the token at `index_B` of each row. Tokens behind it only pad the row, and so do all
+            where it is negative: the cache need not remember them, and the logits mean nothing.
         init_cache: `(batch, length) -> cache`: an empty cache of `length` tokens, whose arrays have the rows first.
         vocab_size: width of the logits.
         context_length: longest prompt plus answer [tokens].
@@ -48,12 +49,13 @@ class Decoder:
 
 
 @cache
-def decoder_for(cfg: ModelConfig, num_ids: int | None = None) -> Decoder:
+def decoder_for(cfg: ModelConfig, num_ids: int | None = None, cache_dtype: str | None = None) -> Decoder:
     """Return the decoder of a resolved config; equal arguments share one decoder and what was compiled for it.
 
     Args:
         cfg: from `gpt.resolve`.
         num_ids: `Vocabulary.size`, which `cfg.vocab_size` rounds up.
+        cache_dtype: type in which keys and values are kept, e.g. "int8"; None = the type of compute.
 
     Raises:
         ValueError: `cfg` is not resolved, or knows fewer ids than `num_ids`.
@@ -76,13 +78,13 @@ def decoder_for(cfg: ModelConfig, num_ids: int | None = None) -> Decoder:
         cache: Any,
         index_B: Int[Array, " B"],
     ) -> tuple[Float[Array, "B V"], Any]:
-        x_BSD, cache = gpt.features(cfg, params, tokens_BS, positions_BS, cache=cache, fresh=fresh)
-        x_BD = jnp.take_along_axis(x_BSD, index_B[:, None, None], axis=1)[:, 0]
-        return gpt.logits(cfg, x_BD, gpt.output_matrix(cfg, params)), cache
+        x_BSD, cache = gpt.features(cfg, params, tokens_BS, positions_BS, cache=cache, fresh=fresh, last_B=index_B)
+        x_BD = jnp.take_along_axis(x_BSD, jnp.maximum(index_B, 0)[:, None, None], axis=1)[:, 0]
+        return gpt.logits(cfg, x_BD, gpt.stored_output(cfg, params)), cache
 
     return Decoder(
         apply=lambda *arguments: feed(False, *arguments),
-        init_cache=lambda batch, length: init_cache(cfg, batch, length, cfg.compute_dtype),
+        init_cache=lambda batch, length: init_cache(cfg, batch, length, cache_dtype or cfg.compute_dtype),
         vocab_size=cfg.vocab_size,
         context_length=cfg.context_length,
         num_ids=num_ids,

@@ -23,6 +23,7 @@ from jgpt.data.picture_rows import top_rows
 from jgpt.data.sliding import SlidingRows
 from jgpt.likelihood import Score, token_nats
 from jgpt.model import gpt
+from jgpt.model.quantised import quantise_params
 from jgpt.pictures import Pictures
 from jgpt.runfolder import open_existing
 from jgpt.sampler import EVERY
@@ -45,6 +46,7 @@ class GPT:
         tokenizer: the run's joint vocabulary.
         tasks: by the names they have in the config.
         step: optimizer steps behind the parameters.
+        cache: type in which sampling keeps keys and values, "int8"; None = the type of compute.
     """
 
     params: gpt.Params
@@ -53,6 +55,7 @@ class GPT:
     tokenizer: Vocabulary
     tasks: dict[str, Task]
     step: int
+    cache: str | None = None
 
     def complete(
         self,
@@ -283,18 +286,29 @@ class GPT:
         return Score(float(nats.sum(dtype=np.float64)), len(nats), len(text.encode("utf-8")), per_token)
 
 
-def load(run: str | Path, *, step: int | None = None, mesh: MeshConfig | None = None) -> GPT:
+def load(
+    run: str | Path,
+    *,
+    step: int | None = None,
+    mesh: MeshConfig | None = None,
+    weights: str | None = None,
+    cache: str | None = None,
+) -> GPT:
     """Return the model of a run.
 
     Args:
         run: the run's folder.
         step: a checkpoint's step; None = the newest whole one.
         mesh: how to lay it over devices; None = one device.
+        weights: "int8" rounds every matrix to 255 levels with a scale an output, a quarter of the bytes; None = as trained.
+        cache: "int8" keeps keys and values of sampling so, with a scale a token and head; None = in the type of compute.
 
     Raises:
         FileNotFoundError: there is no such run, or it has no checkpoint yet.
-        ValueError: the folder is not a run, or its checkpoints are damaged.
+        ValueError: the folder is not a run, its checkpoints are damaged, or there is no such type of weights or cache.
     """
+    for name, value in (("weights", weights), ("cache", cache)):
+        require(value in (None, "int8"), f"{name} is {value!r}: use 'int8', or leave it out.")
     folder, config = open_existing(run)
     vocabulary, tasks = mixture.load(folder.tokenizer)
     devices = sharding.make_mesh(mesh or MeshConfig(data=1))
@@ -319,4 +333,6 @@ def load(run: str | Path, *, step: int | None = None, mesh: MeshConfig | None = 
     if restored is None:
         raise FileNotFoundError(f"{run} holds no checkpoint yet: let it train until the first one.")
     (params,) = restored.state.values()
-    return GPT(params, config, model, vocabulary, tasks, restored.step)
+    if weights == "int8":
+        params = jax.jit(quantise_params)(params)
+    return GPT(params, config, model, vocabulary, tasks, restored.step, cache)

@@ -14,7 +14,7 @@ PACKAGE = Path(jgpt.__file__).parent
 
 # Groups from left to right; a module imports from its left or from its own group. A folder stands for its modules.
 ORDER = (
-    "axes check batch entry runtime interrupt manifest progress pictures sheet neighbours muon loss grading",
+    "axes check batch entry runtime compiled interrupt manifest progress pictures sheet neighbours muon loss grading",
     "config tokenizers sampling filters checkpoint",
     "presets configio data metrics interop render",
     "runfolder tasks model",

@@ -17,7 +17,7 @@ from PIL import Image
 import jgpt
 from jgpt import cli, loop, runfolder, sampler, sampler_check
 from jgpt.configio import load_config_file
-from jgpt.sampler_check import check_sampler
+from jgpt.sampler_check import check_sampler, programs_in_steady_state
 from jgpt.sampling import Sampling
 
 ROOT = Path(__file__).parent.parent
@@ -154,6 +154,7 @@ def test_the_sampler_is_proved_on_the_run_and_a_wrong_one_is_found(unbroken):
     found = check_sampler(model, rows=3, new_tokens=8)
     assert len(found) == 7 and all(each.passed for each in found)
     assert all(each.tokens > 0 for each in found)
+    assert programs_in_steady_state(model, rows=3, new_tokens=8) == 0
     wrong = sampler.Samples([np.array([5, 100])], ["length"], [np.array([-0.1, -0.1])], [])
     prompts = [np.array([1, 2, 3])]
     expected = sampler_check.forward_logprobs(model.model, model.params, model.tokenizer.size, prompts, wrong)
@@ -162,6 +163,18 @@ def test_the_sampler_is_proved_on_the_run_and_a_wrong_one_is_found(unbroken):
     assert not sampler_check.against("m", expected, wrong, other, 1e-9).passed
     less = wrong._replace(logprobs=[np.array([-0.1, -0.2])])
     assert not sampler_check.against("m", expected, wrong, less, 1e-3).passed
+
+
+def test_in_int8_scores_are_near_and_texts_are_written(unbroken):
+    plain, small = jgpt.load(unbroken), jgpt.load(unbroken, weights="int8", cache="int8")
+    sizes = [sum(leaf.nbytes for leaf in jax.tree.leaves(model.params)) for model in (plain, small)]
+    assert sizes[1] < 0.3 * sizes[0]
+    nats = [model.score("The import statement finds a module.").nats for model in (plain, small)]
+    assert nats[0] != nats[1] and abs(nats[0] - nats[1]) < 0.02 * nats[0]
+    (text,) = small.generate("import ", max_new_tokens=20)
+    assert text == small.generate("import ", max_new_tokens=20)[0] != ""
+    with pytest.raises(ValueError, match="cache is 'int4': use 'int8'"):
+        jgpt.load(unbroken, cache="int4")
 
 
 def train(path, *extra, devices=1):

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from jgpt.config import ModelConfig
 from jgpt.model.layers import GPT2_INIT_STD
+from jgpt.model.quantised import parameter, take
 
 _MULTIPLIER: Final = 0x9E3779B1  # 2^32 over the golden ratio: Knuth, The Art of Computer Programming 3, section 6.4
 
@@ -61,8 +62,8 @@ class Embedding(nn.Module):
         std = GPT2_INIT_STD if cfg.init == "gpt2" or cfg.tie_embeddings else 1.0
         normal = nn.initializers.normal(std)
         table = nn.with_partitioning(normal, ("vocab", "embed"))
-        tokens_VD = self.param("tokens", table, (cfg.vocab_size, cfg.embed_dim))
-        x_BSD = tokens_VD[tokens_BS]
+        tokens_VD = parameter(self, "tokens", table, (cfg.vocab_size, cfg.embed_dim))
+        x_BSD = take(tokens_VD, tokens_BS)
         if cfg.positions == "learned":
             table = nn.with_partitioning(normal, ("position", "embed"))
             positions_PD = self.param("positions", table, (cfg.context_length, cfg.embed_dim))
@@ -72,8 +73,8 @@ class Embedding(nn.Module):
             ids.append(last_tokens(tokens_BS, positions_BS, n - 1, cached_BT))
             if n in cfg.ngrams:
                 table = nn.with_partitioning(nn.initializers.normal(0.5 * std), ("ngram", "embed"))
-                ngrams_RD = self.param(f"ngrams_{n}", table, (cfg.ngram_rows, cfg.embed_dim))
-                rows_BSD = ngrams_RD[hash_ngrams(ids, cfg.ngram_rows)]
+                ngrams_RD = parameter(self, f"ngrams_{n}", table, (cfg.ngram_rows, cfg.embed_dim))
+                rows_BSD = take(ngrams_RD, hash_ngrams(ids, cfg.ngram_rows))
                 if cfg.ngram_ids is not None:
                     rows_BSD = jnp.where((tokens_BS < cfg.ngram_ids)[:, :, None], rows_BSD, 0.0)
                 x_BSD = x_BSD + rows_BSD

@@ -23,6 +23,7 @@ from jgpt.model.attention import choose_attention
 from jgpt.model.cache import Cache
 from jgpt.model.embedding import Embedding
 from jgpt.model.layers import GPT2_INIT_STD, Block, Norm
+from jgpt.model.quantised import Int8Rows, multiply, parameter
 from jgpt.model.rotary import rotary
 from jgpt.model.visibility import Pattern, Visibility
 
@@ -116,7 +117,7 @@ class Head(nn.Module):
         if not cfg.tie_embeddings:
             std = nn.initializers.normal(GPT2_INIT_STD) if cfg.init == "gpt2" else nn.initializers.zeros_init()
             kernel = nn.with_partitioning(std, ("embed", "vocab"))
-            self.kernel = self.param("kernel", kernel, (cfg.embed_dim, cfg.vocab_size))
+            self.kernel = parameter(self, "kernel", kernel, (cfg.embed_dim, cfg.vocab_size))
 
     def __call__(self, x_BSD: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
         """Return the normalised residual stream."""
@@ -186,6 +187,7 @@ def features(
     cache: Cache | None = None,
     dropout_key: PRNGKeyArray | None = None,
     fresh: bool = False,
+    last_B: Int[Array, " B"] | None = None,
 ) -> tuple[Float[Array, "B S D"], Cache | None]:
     """Return the normalised residual stream after the last block, and the updated cache.
 
@@ -195,9 +197,12 @@ def features(
         tokens_BS: input ids.
         positions_BS: position of each token in its document.
         segments_BS: document of each token within the row; None where every row is one document.
-        cache: keys and values of earlier tokens; None in training. Slot t must hold position t.
+        cache: keys and values of earlier tokens; None in training. A row's positions go on where they ended, or begin
+            again at 0; see `jgpt.model.cache` for how far back they may go.
         dropout_key: draws dropout; None switches dropout off.
         fresh: the cache is empty and the tokens stand at positions 0 to S - 1: they attend to each other, not to the cache.
+        last_B: with a cache: the last token of each row, of those that are fed; what follows only pads the row and is not
+            remembered. Negative where the whole row does; None where no row is padded.
     """
     train = dropout_key is not None and cfg.dropout > 0
     kv_positions_BT, cached_BT = positions_BS, None
@@ -207,7 +212,8 @@ def features(
         if not fresh:
             kv_positions_BT = jnp.broadcast_to(jnp.arange(cached_BT.shape[1])[None, :], cached_BT.shape)
     x_BSD = Embedding(cfg).apply({"params": params["embedding"]}, tokens_BS, positions_BS, cached_BT)
-    visible = Visibility(positions_BS, kv_positions_BT, segments_BS, segments_BS)
+    real_BS = None if last_B is None else jnp.arange(tokens_BS.shape[1])[None, :] <= last_B[:, None]
+    visible = Visibility(positions_BS, kv_positions_BT, segments_BS, segments_BS, q_real_BS=real_BS)
     turn = rotary(cfg, positions_BS, tokens_BS, cached_BT)
     if train:
         embed_key, *keys = jax.random.split(dropout_key, cfg.depth + 1)
@@ -264,7 +270,16 @@ def pattern_of(cfg: ModelConfig, layer: int) -> Pattern | None:
 
 def output_matrix(cfg: ModelConfig, params: Params) -> Float[Array, "D V"]:
     """Return the matrix that maps features to logits: the head's own, or the embedding transposed where they are tied."""
-    return params["embedding"]["tokens"].T if cfg.tie_embeddings else params["head"]["kernel"]
+    stored = stored_output(cfg, params)
+    return stored.dense() if isinstance(stored, Int8Rows) else stored
+
+
+def stored_output(cfg: ModelConfig, params: Params) -> Float[Array, "D V"] | Int8Rows:
+    """Return `output_matrix` as it is stored, which is faster where few tokens are multiplied by int8."""
+    if not cfg.tie_embeddings:
+        return params["head"]["kernel"]
+    tokens = params["embedding"]["tokens"]
+    return tokens if isinstance(tokens, Int8Rows) else tokens.T
 
 
 @jax.custom_vjp
@@ -288,9 +303,12 @@ def _f32_product_backward(saved: tuple[Array, Array], slope_NV: Array) -> tuple[
 _f32_product.defvjp(_f32_product_forward, _f32_product_backward)
 
 
-def logits(cfg: ModelConfig, x_ND: Float[Array, "N D"], output_DV: Float[Array, "D V"]) -> Float[Array, "N V"]:
+def logits(
+    cfg: ModelConfig, x_ND: Float[Array, "N D"], output_DV: Float[Array, "D V"] | Int8Rows
+) -> Float[Array, "N V"]:
     """Return f32 logits of N tokens from their features, soft-capped where the config says so."""
-    out_NV = _f32_product(x_ND.astype(cfg.compute_dtype), output_DV)
+    x_ND = x_ND.astype(cfg.compute_dtype)
+    out_NV = multiply(x_ND, output_DV) if isinstance(output_DV, Int8Rows) else _f32_product(x_ND, output_DV)
     if cfg.logit_softcap is not None:
         out_NV = cfg.logit_softcap * jnp.tanh(out_NV / cfg.logit_softcap)
     return out_NV

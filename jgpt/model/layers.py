@@ -12,8 +12,9 @@ from jaxtyping import Array, Float
 
 from jgpt.config import ModelConfig
 from jgpt.model.attention import ATTENTION
-from jgpt.model.cache import LayerCache, update
+from jgpt.model.cache import Int8LayerCache, LayerCache, recall
 from jgpt.model.fused import gelu, normalise, squared_relu, swiglu
+from jgpt.model.quantised import Int8Rows, multiply, parameter
 from jgpt.model.rotary import Rotary, rotate
 from jgpt.model.visibility import Visibility
 
@@ -56,10 +57,14 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B S *I"]) -> Float[Array, "B S *O"]:
         """Return x times the weight, plus the bias where there is one."""
-        kernel = self.param("kernel", nn.with_partitioning(self.kernel_init, self.axes), self.shape)
+        kernel = parameter(self, "kernel", nn.with_partitioning(self.kernel_init, self.axes), self.shape)
         outputs = self.shape[self.contract :]
         rows, columns = _product(self.shape[: self.contract]), _product(outputs)
-        y = x.reshape(-1, rows).astype(self.dtype) @ kernel.reshape(rows, columns).astype(self.dtype)
+        flat = x.reshape(-1, rows).astype(self.dtype)
+        if isinstance(kernel, Int8Rows):
+            y = multiply(flat, kernel).astype(self.dtype)
+        else:
+            y = flat @ kernel.reshape(rows, columns).astype(self.dtype)
         if self.use_bias:
             # a bias lies along the output axes; one that adds to the residual stream is never sharded
             axes = tuple("norm" if axis == "embed" else axis for axis in self.axes[self.contract :])
@@ -105,9 +110,9 @@ class Attention(nn.Module):
         x_BSD: Float[Array, "B S D"],
         visible: Visibility,
         turn: Rotary | None,
-        cache: LayerCache | None,
+        cache: LayerCache | Int8LayerCache | None,
         fresh: bool = False,
-    ) -> tuple[Float[Array, "B S D"], LayerCache | None]:
+    ) -> tuple[Float[Array, "B S D"], LayerCache | Int8LayerCache | None]:
         """Return what the tokens gather, and the cache with their keys and values in it, which was empty where `fresh`."""
         cfg = self.cfg
         D, H, G, K = cfg.embed_dim, cfg.num_heads, cfg.kv_heads, cfg.width_of_head
@@ -123,14 +128,12 @@ class Attention(nn.Module):
             k_BSGK = Norm("rmsnorm", cfg.norm_epsilon, False, cfg.compute_dtype, name="key_norm")(k_BSGK)
         if turn is not None:
             q_BSHK, k_BSGK = rotate(q_BSHK, turn), rotate(k_BSGK, turn)
+        attend, k_BTGK, v_BTGK = ATTENTION[cfg.attention], k_BSGK, v_BSGK
         if cache is not None:
-            cache = update(cache, k_BSGK, v_BSGK, visible.q_positions_BS)
-        if cache is None or fresh:
-            out_BSHK = ATTENTION[cfg.attention](q_BSHK, k_BSGK, v_BSGK, visible, cfg.attention_softcap)
-        else:
-            attend = ATTENTION["xla" if cfg.attention == "xla" else "einsum"]  # blocked and cuDNN want S = T
-            k_BTGK, v_BTGK = (a.astype(q_BSHK.dtype) for a in cache)
-            out_BSHK = attend(q_BSHK, k_BTGK, v_BTGK, visible, cfg.attention_softcap)
+            k_BTGK, v_BTGK, visible, cache = recall(cache, k_BSGK, v_BSGK, visible, fresh)
+            if not fresh:  # blocked and cuDNN want S = T
+                attend = ATTENTION["xla" if cfg.attention == "xla" else "einsum"]
+        out_BSHK = attend(q_BSHK, k_BTGK, v_BTGK, visible, cfg.attention_softcap)
         axes = ("heads", "head_dim", "embed")
         out = Dense((H, K, D), axes, 2, residual_init(cfg), cfg.use_bias, cfg.compute_dtype, name="out")
         return out(out_BSHK), cache
@@ -172,10 +175,10 @@ class Block(nn.Module):
         x_BSD: Float[Array, "B S D"],
         visible: Visibility,
         turn: Rotary | None,
-        cache: LayerCache | None,
+        cache: LayerCache | Int8LayerCache | None,
         train: bool,
         fresh: bool = False,
-    ) -> tuple[Float[Array, "B S D"], LayerCache | None]:
+    ) -> tuple[Float[Array, "B S D"], LayerCache | Int8LayerCache | None]:
         """Return the residual stream after the block, and the updated cache. `train` switches dropout on; see `Attention`."""
         cfg = self.cfg
 

@@ -52,6 +52,8 @@ class Visibility(NamedTuple):
         kv_segments_BT: document of each key; None as above.
         window: keys seen at most, the query's own included [tokens]; None for all.
         pattern: sparse pattern; None for all.
+        q_real_BS: false where a token only pads the end of its row: its key is not kept for later queries; None where none
+            does.
     """
 
     q_positions_BS: Int[Array, "B S"]
@@ -60,6 +62,7 @@ class Visibility(NamedTuple):
     kv_segments_BT: Int[Array, "B T"] | None = None
     window: int | None = None
     pattern: Pattern | None = None
+    q_real_BS: Bool[Array, "B S"] | None = None
 
     def mask(self) -> Bool[Array, "B S T"]:
         """Return true where the query at S sees the key at T."""

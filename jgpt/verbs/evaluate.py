@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--json", action="store_true", help="print one JSON object, last on stdout; the table goes to stderr"
     )
     parser.add_argument("--step", type=int, help="checkpoint to score (default: the newest)")
+    parser.add_argument("--weights", choices=("int8",), help="load the weights so, in a quarter of the bytes")
     parser.add_argument(
         "--draw",
         type=int,
@@ -60,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
     from jgpt.report import category_table, score_table
     from jgpt.tasks import mixture
 
-    model = jgpt.load(arguments.run, step=arguments.step)
+    model = jgpt.load(arguments.run, step=arguments.step, weights=arguments.weights)
     settings = chosen(model.config.eval, arguments)
     model = dataclasses.replace(model, config=dataclasses.replace(model.config, eval=settings))
     if arguments.path is not None:
@@ -80,10 +81,12 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.draw is not None:
         scores |= picture_scores.consistencies(model, data.tasks, per_class=arguments.draw)
     table = Console(file=sys.stderr if arguments.json else sys.stdout, highlight=False)
-    table.print(f"{arguments.run}, step {model.step}, on {jax.devices()[0].device_kind}")
+    how = f", weights {arguments.weights}" if arguments.weights else ""
+    table.print(f"{arguments.run}, step {model.step}{how}, on {jax.devices()[0].device_kind}")
     table.print(score_table(scores))
     tables = evaluate.by_category(answered)
     for name, categories in tables.items():
         table.print(category_table(name, categories))
     if arguments.json:
-        print(json.dumps({"run": arguments.run, "step": model.step, **scores, "by_category": tables}))
+        about = {"run": arguments.run, "step": model.step, "weights": arguments.weights}
+        print(json.dumps({**about, **scores, "by_category": tables}))
