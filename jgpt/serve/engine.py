@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final
 
+import numpy as np
+
 from jgpt.check import require
 from jgpt.serve.errors import RefusedError
 from jgpt.serve.job import Job
@@ -48,7 +50,7 @@ class Engine:
         self._change = threading.Condition()
         self._stop: RefusedError | None = None
         self._closed = False
-        self._step_seconds = 0.0
+        self._step_seconds: dict[int, float] = {}  # by width
         self._job_seconds = 1.0
         self._thread = threading.Thread(target=self._work, name="jgpt-device", daemon=True)
 
@@ -202,28 +204,25 @@ class Engine:
         """Decode for a while, and tell the jobs."""
         if not any(job is not None for job in self._running):
             return
-        steps = MOST_STEPS if not self._step_seconds else int(SEGMENT / self._step_seconds)
-        steps = min(max(steps, 1), MOST_STEPS)
+        known = self._step_seconds.get(self.slots.width)
+        steps = MOST_STEPS if known is None else min(max(int(SEGMENT / known), 1), MOST_STEPS)
         began = time.monotonic()
         self.slots.advance(steps)
-        made = self._tell()
+        width, made = self.slots.width, self._tell()
         if made:
             seconds = (time.monotonic() - began) / made
-            self._step_seconds += (seconds - self._step_seconds) * (SMOOTHING if self._step_seconds else 1.0)
+            self._step_seconds[width] = seconds if known is None else known + (seconds - known) * SMOOTHING
         self.counts["segments"] += 1
 
     def _tell(self) -> int:
         """Deliver what was written since the last look, free the slots of those who are done; return the longest row's."""
-        seen = self.slots.look()
         longest, done = 0, []
-        for slot, job in enumerate(self._running):
+        for slot, wrote in self.slots.look().items():
+            job, new = self._running[slot], len(wrote.tokens)
             if job is None:
                 continue
-            new = int(seen.step_B[slot] - seen.stopped_B[slot]) - len(job.ids)
             longest = max(longest, new)
-            logprobs = seen.logprobs_BW[slot, :new]
-            finished = "" if not seen.done_B[slot] else "stop" if seen.stopped_B[slot] else "length"
-            if logprobs.size and not _finite(logprobs):
+            if not np.isfinite(wrote.logprobs).all():
                 self.counts["failed"] += 1
                 job.fail(
                     RefusedError(
@@ -231,19 +230,16 @@ class Engine:
                     )
                 )
             else:
-                top = [
-                    (seen.top_ids_BWN[slot, n, : job.top].tolist(), seen.top_logprobs_BWN[slot, n, : job.top].tolist())
-                    for n in range(new if job.top else 0)
-                ]
-                job.write(seen.tokens_BW[slot, :new].tolist(), logprobs.tolist(), top, finished)
+                ids, values = wrote.top_ids[:, : job.top].tolist(), wrote.top_logprobs[:, : job.top].tolist()
+                top = list(zip(ids, values, strict=True)) if job.top else []
+                job.write(wrote.tokens.tolist(), wrote.logprobs.tolist(), top, wrote.finished)
                 self.counts["generated_tokens"] += new
                 self.counts["finished"] += job.ended
             if job.ended:
-                done.append((slot, not finished))
+                done.append(slot)
                 self._job_seconds += (time.monotonic() - job.joined - self._job_seconds) * SMOOTHING
                 self._running[slot] = None
-        self.slots.leave([slot for slot, goes_on in done if goes_on])
-        self.slots.forget([slot for slot, goes_on in done if not goes_on])
+        self.slots.leave(done)
         return longest
 
     def _recover(self, error: Exception) -> None:
@@ -263,10 +259,6 @@ class Engine:
                 self._waiting.clear()
             for job in waiting:
                 job.fail(_device_error(failure))
-
-
-def _finite(values: Any) -> bool:
-    return bool((values == values).all())
 
 
 def _device_error(error: BaseException) -> RefusedError:

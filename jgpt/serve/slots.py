@@ -1,10 +1,11 @@
 """Fixed slots on the device: a request joins one while the others go on, and leaves it when it is done.
 
-Owns the state of B rows and everything that is compiled for it: prefill in a few bucketed lengths, one program with which a
-row joins, one in which all rows advance for each of `profiles`, and one that reads what they wrote. Nothing else is ever
-compiled, whatever requests come. Refuses to know requests and text. Not for several threads at once.
+Owns the state of up to `size` rows and everything that is compiled for it: prefill in a few bucketed lengths, and for each of a
+few widths how a row joins, how all rows advance in each of `profiles`, and how what they wrote is read. Nothing else is ever
+compiled, whatever requests come. Where few slots are taken, few rows are computed: one row alone is several times as fast as
+it is among sixteen. Refuses to know requests and text. Not for several threads at once.
 
-B is the number of slots, T the context, N the most probable ids that are reported, W a window of generated tokens, C a
+B is the number of rows at present, T the context, N the most probable ids that are reported, W a window of generated tokens, C a
 piece of a long prompt.
 """
 
@@ -28,7 +29,9 @@ MOST_STEPS: Final = 8  # tokens a row between two looks
 PIECE: Final = 256  # tokens of a prompt that are fed at once: so long do the other rows wait
 BIASES: Final = 32  # logit biases of a request
 TOP: Final = 20  # most probable ids at each token: as many as OpenAI's API allows
-GROWTH: Final = 4  # of one bucket of prompt lengths over the one before
+GROWTH: Final = 4  # of a compiled size over the one before
+PATIENCE: Final = 8  # segments before fewer rows are computed: rows come and go, and moving them costs a copy of the cache
+SMALL_VOCABULARY: Final = 4096  # ids; sorting so few costs next to nothing, so that two profiles are enough
 
 
 class Row(NamedTuple):
@@ -51,18 +54,26 @@ class Row(NamedTuple):
     steps: int
 
 
-class Seen(NamedTuple):
-    """What the rows wrote since the last look, as NumPy arrays.
+class Wrote(NamedTuple):
+    """What a row wrote since the last look.
 
     Attributes:
-        step_B: tokens generated so far, a stop id included.
-        done_B: nothing more is generated.
-        stopped_B: a stop id ended the row.
-        tokens_BW: ids from the start of the look.
-        logprobs_BW: their log-probabilities [nats].
-        top_ids_BWN: most probable ids at each; meaningless where no row asked for them.
-        top_logprobs_BWN: their log-probabilities [nats].
+        tokens: ids, without the stop id.
+        logprobs: their log-probabilities [nats].
+        top_ids: most probable ids at each, [tokens, N]; meaningless where the row did not ask for them.
+        top_logprobs: their log-probabilities [nats].
+        finished: "stop" where a stop id ended the row, "length" where its steps are over, "" where it goes on.
     """
+
+    tokens: np.ndarray
+    logprobs: np.ndarray
+    top_ids: np.ndarray
+    top_logprobs: np.ndarray
+    finished: str
+
+
+class _Seen(NamedTuple):
+    """All rows, as the device returns them; W tokens from the start of the look."""
 
     step_B: Int[Array | np.ndarray, " B"]
     done_B: Bool[Array | np.ndarray, " B"]
@@ -118,12 +129,19 @@ def _join(
 
 
 @jax.jit
+def _move(state: State, from_B: Int[Array, " B"], free_B: Bool[Array, " B"]) -> State:
+    """Return the state of more or fewer rows: row b was `from_B[b]`; a free one holds nothing."""
+    moved = jax.tree.map(lambda leaf: leaf[from_B], state)
+    return moved._replace(done_B=moved.done_B | free_B)
+
+
+@jax.jit
 def _halt(done_B: Bool[Array, " B"], halted_B: Bool[Array, " B"]) -> Bool[Array, " B"]:
     return done_B | halted_B
 
 
 @jax.jit
-def _look(state: State, start_B: Int[Array, " B"]) -> Seen:
+def _look(state: State, start_B: Int[Array, " B"]) -> _Seen:
     """Return MOST_STEPS tokens of each row from its `start_B` on."""
     places_BW = start_B[:, None] + jnp.arange(MOST_STEPS, dtype=jnp.int32)[None, :]
     rows_B1 = jnp.arange(start_B.shape[0])[:, None]
@@ -131,7 +149,7 @@ def _look(state: State, start_B: Int[Array, " B"]) -> Seen:
     def window(values: Array) -> Array:
         return values.at[rows_B1, places_BW].get(mode="clip")
 
-    return Seen(
+    return _Seen(
         state.step_B,
         state.done_B,
         state.stopped_B,
@@ -144,6 +162,8 @@ def _look(state: State, start_B: Int[Array, " B"]) -> Seen:
 
 class Prefill:
     """A prompt on its way into a cache of its own, piece by piece.
+
+    The first piece takes what the others leave, and is padded to a bucket; all others are whole.
 
     Attributes:
         logits: after the prompt; of use once `rest` is 0.
@@ -159,18 +179,21 @@ class Prefill:
 
     def feed(self) -> None:
         """Feed the next piece."""
-        slots, prompt = self._slots, self._prompt
+        slots = self._slots
         if self.cache is None:
-            first = prompt[: slots.piece]
+            first = self._prompt[: (self.rest - 1) % slots.piece + 1]
             size = next(n for n in slots.buckets if n >= len(first))
-            self.logits, self.cache = slots.prefill(first, size)
+            prompts = jax.device_put(_prompts(first, size))
+            self.logits, self.cache = decode_loop.prefill(
+                slots.decoder, slots.decoder.context_length, None, slots.params, prompts
+            )
             self.rest -= len(first)
         else:
-            # the last piece reaches back over tokens that the cache holds, rather than past the end
-            start = min(len(prompt) - self.rest, len(prompt) - slots.piece)
-            piece = jax.device_put((prompt[None, start : start + slots.piece].astype(np.int32), np.int32(start)))
-            self.logits, self.cache = _feed(slots.decoder, slots.params, piece[0], self.cache, piece[1])
-            self.rest = len(prompt) - start - slots.piece
+            start = len(self._prompt) - self.rest
+            piece = self._prompt[None, start : start + slots.piece].astype(np.int32)
+            tokens_PC, at = jax.device_put((piece, np.int32(start)))
+            self.logits, self.cache = _feed(slots.decoder, slots.params, tokens_PC, self.cache, at)
+            self.rest -= slots.piece
 
 
 class Slots:
@@ -198,7 +221,8 @@ class Slots:
         self.decoder, self.params, self.size = decoder, params, size
         self.top = min(TOP, decoder.ids)
         self.piece = min(PIECE, decoder.context_length)
-        self.buckets = _buckets(self.piece)
+        self.buckets = _sizes(min(SMALLEST_BUCKET, self.piece), self.piece)
+        self.widths = _sizes(1, size)
         stop_V = np.zeros(decoder.vocab_size, bool)
         stop_V[list(stop_ids)] = True
         wide_GV = np.zeros((len(table_GV), decoder.vocab_size), bool)
@@ -212,76 +236,84 @@ class Slots:
         plain = Stages(penalty=False, sort=False, noise=False)
         reported = plain._replace(noise=True, top=self.top)
         sort = reported._replace(sort=True)
-        return plain, reported, sort, sort._replace(penalty=True, typical=True)
+        full = sort._replace(penalty=True, typical=True)
+        return (plain, full) if self.decoder.vocab_size <= SMALL_VOCABULARY else (plain, reported, sort, full)
+
+    @property
+    def width(self) -> int:
+        """Rows that are computed at present."""
+        return len(self._rows)
 
     def clear(self) -> None:
         """Empty all slots, whatever became of their state."""
-        free = Row(np.zeros(1, np.int32), np.zeros(self.decoder.context_length, np.int32), Sampling(), 0, 0, 0)
-        self._rows = [free] * self.size
-        self._stages: list[Stages | None] = [None] * self.size
-        self.start_B = np.zeros(self.size, np.int32)
-        self._state: State = _empty(self.decoder, self.size, self.top)
+        self._rows: list[Row] = [self._free_row()] * self.widths[0]
+        self._slots: list[int | None] = [None] * self.widths[0]  # whose row it is
+        self._stages: dict[int, Stages] = {}  # of the slots that are taken
+        self._start_B = np.zeros(self.widths[0], np.int32)
+        self._narrow = 0  # segments since fewer rows would do
+        self._state: State = _empty(self.decoder, self.widths[0], self.top)
         self._work: Work | None = None
-
-    def prefill(self, prompt: np.ndarray, bucket: int) -> tuple[Any, Any]:
-        """Return the logits after a prompt or its first piece, and a cache of the whole context that holds it."""
-        prompts = jax.device_put(_prompts(prompt, bucket))
-        return decode_loop.prefill(self.decoder, self.decoder.context_length, None, self.params, prompts)
 
     def join(self, slot: int, row: Row, prefilled: Prefill, *, top: int = 0) -> None:
         """Put a request into a free slot, and draw its first token.
 
         Args:
-            slot: to take.
+            slot: to take, below `size`.
             row: the request.
             prefilled: its prompt; it may serve several rows.
             top: most probable ids that are wanted at each token.
         """
-        self._rows[slot], self._work = row, None
+        if None not in self._slots:
+            self._resize(next(width for width in self.widths if width > self.width))
+        place = self._slots.index(None)
+        self._slots[place], self._rows[place], self._work, self._narrow = slot, row, None, 0
         self._stages[slot] = filters.stages_of([row.sampling], top)
-        self.start_B[slot] = 0
-        given = jax.device_put((np.int32(slot), _prompts(row.prompt, self.decoder.context_length), self._lay_out([row])))
+        self._start_B[place] = 0
+        given = (np.int32(place), _prompts(row.prompt, self.decoder.context_length), self._lay_out([row]))
         self._state = _join(
-            self.decoder, self.profiles[-1], self._state, *given, prefilled.logits, prefilled.cache
+            self.decoder, self.profiles[-1], self._state, *jax.device_put(given), prefilled.logits, prefilled.cache
         )
 
     def leave(self, slots: Sequence[int]) -> None:
         """Free slots; what runs in them ends."""
-        if not slots:
-            return
-        halted_B = np.zeros(self.size, bool)
-        halted_B[list(slots)] = True
-        self._state = self._state._replace(done_B=_halt(self._state.done_B, jax.device_put(halted_B)))
-        self.forget(slots)
-
-    def forget(self, slots: Sequence[int]) -> None:
-        """Free slots whose rows have ended by themselves."""
-        for slot in slots:
-            self._stages[slot] = None
+        halted_B = np.array([slot in slots for slot in self._slots])
+        if halted_B.any():
+            self._state = self._state._replace(done_B=_halt(self._state.done_B, jax.device_put(halted_B)))
+        for place in np.flatnonzero(halted_B):
+            del self._stages[self._slots[place]]  # pyright: ignore[reportArgumentType]
+            self._slots[place] = None
 
     def advance(self, most: int) -> None:
         """Draw at most `most` more tokens a row, MOST_STEPS at the most."""
+        fewer = max((width for width in self.widths if width < self.width), default=0)
+        self._narrow = self._narrow + 1 if len(self._stages) <= fewer else 0
+        if self._narrow > PATIENCE:
+            self._resize(fewer)
         if self._work is None:
             self._work = jax.device_put(self._lay_out(self._rows))
         steps = jax.device_put(np.int32(min(most, MOST_STEPS)))
-        self._state = decode_loop.advance(
-            self.decoder, self.profile(), self.params, self._work, self._state, steps
-        )
+        self._state = decode_loop.advance(self.decoder, self.profile(), self.params, self._work, self._state, steps)
 
     def profile(self) -> Stages:
         """Return the cheapest profile that does what the running rows need."""
-        wanted = [stages for stages in self._stages if stages is not None]
         return next(
             profile
             for profile in self.profiles
-            if all(stage <= have for stages in wanted for stage, have in zip(stages, profile, strict=True))
+            if all(_covers(profile, stages) for stages in self._stages.values())
         )
 
-    def look(self) -> Seen:
-        """Return what was written since the last look, and wait for it."""
-        seen = jax.device_get(_look(self._state, jax.device_put(self.start_B.copy())))
-        self.start_B = np.minimum(seen.step_B, self.start_B + MOST_STEPS).astype(np.int32)
-        return seen
+    def look(self) -> dict[int, Wrote]:
+        """Return what was written since the last look, by slot, and wait for it; a slot whose row has ended stays taken."""
+        seen: _Seen = jax.device_get(_look(self._state, jax.device_put(self._start_B.copy())))
+        out = {}
+        for b, slot in enumerate(self._slots):
+            if slot is not None:
+                new = int(seen.step_B[b] - seen.stopped_B[b] - self._start_B[b])
+                finished = "" if not seen.done_B[b] else "stop" if seen.stopped_B[b] else "length"
+                windows = (seen.tokens_BW, seen.logprobs_BW, seen.top_ids_BWN, seen.top_logprobs_BWN)
+                out[slot] = Wrote(*(window[b, :new] for window in windows), finished)
+        self._start_B = (seen.step_B - seen.stopped_B).astype(np.int32)
+        return out
 
     def warm_up(self) -> Iterator[str]:
         """Compile everything that will ever be needed, and yield what is about to be compiled."""
@@ -294,21 +326,34 @@ class Slots:
             prefilled = Prefill(self, np.zeros(self.piece + 1, np.int32))
             while prefilled.rest:
                 prefilled.feed()
-        yield "a row that joins"
-        row = self._rows[0]._replace(steps=2)
-        for sampling, top in (
-            (Sampling(temperature=0.0), 0),
-            (Sampling(), 1),
-            (Sampling(top_k=2), 1),
-            (Sampling(presence_penalty=1.0), 1),
-        ):
-            self.join(0, row._replace(sampling=sampling), prefilled, top=top)
-            self.look()
-            yield f"{self.size} rows that advance {_words(self.profile())}"
-            self.advance(1)
-            self.look()
-        self.leave([0])
+        for width in self.widths:
+            yield f"rows that join {width - 1} others"
+            while self.width < width:
+                self._resize(width)
+            row = self._free_row()._replace(steps=3)
+            for sampling, top in _EACH_STAGE:
+                profile = next(p for p in self.profiles if _covers(p, filters.stages_of([sampling], top)))
+                yield f"{width} rows that advance {_words(profile)}"
+                self.join(0, row._replace(sampling=sampling), prefilled, top=top)
+                self.advance(1)
+                self.look()
+                self.leave([0])
+        for width in reversed(self.widths[:-1]):
+            self._resize(width)
         self.clear()
+
+    def _resize(self, width: int) -> None:
+        """Compute so many rows from now on; those that are taken must fit."""
+        kept = [place for place, slot in enumerate(self._slots) if slot is not None]
+        source = np.array((kept + [0] * width)[:width], np.int32)
+        free = np.arange(width) >= len(kept)
+        self._state = _move(self._state, *jax.device_put((source, free)))
+        self._slots = [None if gone else self._slots[place] for place, gone in zip(source, free, strict=True)]
+        self._rows = [self._rows[place] for place in source]
+        self._start_B, self._work, self._narrow = self._start_B[source], None, 0
+
+    def _free_row(self) -> Row:
+        return Row(np.zeros(1, np.int32), np.zeros(self.decoder.context_length, np.int32), Sampling(), 0, 0, 0)
 
     def _lay_out(self, rows: Sequence[Row]) -> Work:
         """Return the rows as the compiled functions take them."""
@@ -333,11 +378,11 @@ class Slots:
         )
 
 
-def _buckets(piece: int) -> tuple[int, ...]:
-    """Return the lengths of prompts that are compiled, in rising order: the last is `piece`."""
-    sizes = [min(SMALLEST_BUCKET, piece)]
-    while sizes[-1] < piece:
-        sizes.append(min(sizes[-1] * GROWTH, piece))
+def _sizes(smallest: int, largest: int) -> tuple[int, ...]:
+    """Return sizes that grow by GROWTH up to `largest`."""
+    sizes = [smallest]
+    while sizes[-1] < largest:
+        sizes.append(min(sizes[-1] * GROWTH, largest))
     return tuple(sizes)
 
 
@@ -346,6 +391,20 @@ def _prompts(prompt: np.ndarray, size: int) -> Prompts:
     tokens_PS = np.zeros((1, size), np.int32)
     tokens_PS[0, : len(prompt)] = prompt
     return Prompts(tokens_PS, np.array([len(prompt)], np.int32), np.zeros(1, np.int32))
+
+
+# What needs each profile in turn.
+_EACH_STAGE: Final = (
+    (Sampling(temperature=0.0), 0),
+    (Sampling(), 1),
+    (Sampling(top_k=2), 1),
+    (Sampling(presence_penalty=1.0), 1),
+)
+
+
+def _covers(profile: Stages, wanted: Stages) -> bool:
+    """Return whether a profile does all the work that is wanted."""
+    return all(stage <= have for stage, have in zip(wanted, profile, strict=True))
 
 
 def _words(profile: Stages) -> str:
