@@ -41,7 +41,17 @@ class Engine:
         self.slots, self.queue = slots, queue
         self.failure: BaseException | None = None
         self.counts = dict.fromkeys(
-            ("prompt_tokens", "generated_tokens", "finished", "cancelled", "timed_out", "failed", "refused", "segments"), 0
+            (
+                "prompt_tokens",
+                "generated_tokens",
+                "finished",
+                "cancelled",
+                "timed_out",
+                "failed",
+                "refused",
+                "segments",
+            ),
+            0,
         )
         self._running: list[Job | None] = [None] * slots.size
         self._waiting: deque[Job] = deque()
@@ -124,7 +134,7 @@ class Engine:
                 self._weed()
                 self._admit()
                 self._segment()
-            except Exception as error:  # noqa: BLE001 - the device's errors have no common type
+            except Exception as error:
                 self._recover(error)
 
     def _weed(self) -> None:
@@ -170,7 +180,7 @@ class Engine:
             if prefilled.rest:
                 try:
                     prefilled.feed()
-                except Exception as error:  # noqa: BLE001 - as in `_work`; the other rows do not depend on it
+                except Exception as error:
                     self._entering = self._shared = None
                     self.counts["failed"] += 1
                     job.fail(_device_error(error))
@@ -226,7 +236,9 @@ class Engine:
                 self.counts["failed"] += 1
                 job.fail(
                     RefusedError(
-                        500, "the model's logits are not finite: its parameters hold NaN or infinity.", code="not_finite"
+                        500,
+                        "the model's logits are not finite: its parameters hold NaN or infinity.",
+                        code="not_finite",
                     )
                 )
             else:
@@ -253,7 +265,7 @@ class Engine:
                 job.fail(_device_error(error))
         try:
             self.slots.clear()
-        except Exception as failure:  # noqa: BLE001 - as in `_work`
+        except Exception as failure:
             with self._change:
                 self.failure, waiting = failure, list(self._waiting)
                 self._waiting.clear()
@@ -262,4 +274,6 @@ class Engine:
 
 
 def _device_error(error: BaseException) -> RefusedError:
-    return RefusedError(500, f"the device has failed at this request: {type(error).__name__}: {error}", code="device_failed")
+    return RefusedError(
+        500, f"the device has failed at this request: {type(error).__name__}: {error}", code="device_failed"
+    )

@@ -105,7 +105,10 @@ class Planner:
         """Raise RefusedError (404) where another model is asked for."""
         if name is not None and name != self.name:
             raise RefusedError(
-                404, f"the model {name!r} does not exist: this server has {self.name!r}.", param="model", code="model_not_found"
+                404,
+                f"the model {name!r} does not exist: this server has {self.name!r}.",
+                param="model",
+                code="model_not_found",
             )
 
     def complete(self, text: str, order: Order, deliver: Callable[[int, Update], None]) -> list[Job]:
@@ -122,8 +125,8 @@ class Planner:
             if len(messages) != 1 or messages[0].role != "user":
                 raise RefusedError(
                     400,
-                    f"there are {len(messages)} messages, the last by {messages[-1].role!r}: model {self.name!r} answers single "
-                    "questions, so send exactly one message of the role user.",
+                    f"there are {len(messages)} messages, the last by {messages[-1].role!r}: model {self.name!r} answers "
+                    "single questions, so send exactly one message of the role user.",
                     param="messages",
                 )
             request = messages[0].content

@@ -5,8 +5,8 @@ few widths how a row joins, how all rows advance in each of `profiles`, and how 
 compiled, whatever requests come. Where few slots are taken, few rows are computed: one row alone is several times as fast as
 it is among sixteen. Refuses to know requests and text. Not for several threads at once.
 
-B is the number of rows at present, T the context, N the most probable ids that are reported, W a window of generated tokens, C a
-piece of a long prompt.
+B is the number of rows at present, T the context, N the most probable ids that are reported, W a window of generated tokens,
+C a piece of a long prompt.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,9 @@ PIECE: Final = 256  # tokens of a prompt that are fed at once: so long do the ot
 BIASES: Final = 32  # logit biases of a request
 TOP: Final = 20  # most probable ids at each token: as many as OpenAI's API allows
 GROWTH: Final = 4  # of a compiled size over the one before
-PATIENCE: Final = 8  # segments before fewer rows are computed: rows come and go, and moving them costs a copy of the cache
+PATIENCE: Final = (
+    8  # segments before fewer rows are computed: rows come and go, and moving them costs a copy of the cache
+)
 SMALL_VOCABULARY: Final = 4096  # ids; sorting so few costs next to nothing, so that two profiles are enough
 
 
@@ -297,9 +299,7 @@ class Slots:
     def profile(self) -> Stages:
         """Return the cheapest profile that does what the running rows need."""
         return next(
-            profile
-            for profile in self.profiles
-            if all(_covers(profile, stages) for stages in self._stages.values())
+            profile for profile in self.profiles if all(_covers(profile, stages) for stages in self._stages.values())
         )
 
     def look(self) -> dict[int, Wrote]:
@@ -310,8 +310,13 @@ class Slots:
             if slot is not None:
                 new = int(seen.step_B[b] - seen.stopped_B[b] - self._start_B[b])
                 finished = "" if not seen.done_B[b] else "stop" if seen.stopped_B[b] else "length"
-                windows = (seen.tokens_BW, seen.logprobs_BW, seen.top_ids_BWN, seen.top_logprobs_BWN)
-                out[slot] = Wrote(*(window[b, :new] for window in windows), finished)
+                out[slot] = Wrote(
+                    np.asarray(seen.tokens_BW)[b, :new],
+                    np.asarray(seen.logprobs_BW)[b, :new],
+                    np.asarray(seen.top_ids_BWN)[b, :new],
+                    np.asarray(seen.top_logprobs_BWN)[b, :new],
+                    finished,
+                )
         self._start_B = (seen.step_B - seen.stopped_B).astype(np.int32)
         return out
 
