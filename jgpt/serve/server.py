@@ -73,7 +73,7 @@ def stopping(server: Server) -> Iterator[None]:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens.
+    """Return a bound socket; until it listens, clients are turned away rather than kept waiting.
 
     Raises:
         ValueError: nobody can listen there.
@@ -84,7 +84,6 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-        listener.listen(128)
     except OSError as error:
         listener.close()
         raise ValueError(

@@ -7,7 +7,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -24,6 +24,7 @@ class ClientGoneError(Exception):
     """The client has closed the connection."""
 
 
+@runtime_checkable
 class Build(Protocol):
     """What becomes of updates: an `Answer` or a `Drawing`."""
 
