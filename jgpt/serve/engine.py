@@ -15,7 +15,8 @@ import numpy as np
 from jgpt.check import require
 from jgpt.serve.errors import RefusedError
 from jgpt.serve.job import Job
-from jgpt.serve.slots import MOST_STEPS, Prefill, Slots
+from jgpt.serve.programs import MOST_STEPS
+from jgpt.serve.slots import Prefill, Slots
 
 SEGMENT: Final = 0.02  # seconds of decoding between two looks: a request that comes waits for half of it on average
 PAUSE: Final = 0.02  # seconds of prefilling after which those who run go on

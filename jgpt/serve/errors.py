@@ -3,6 +3,7 @@
 Owns what clients see of errors; refuses to know where they arise.
 """
 
+import re
 from typing import Any, Final
 
 TYPES: Final = {
@@ -47,3 +48,10 @@ class RefusedError(Exception):
         """The answer's JSON."""
         kind = TYPES.get(self.status, "invalid_request_error")
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+
+def broken_rule(error: ValueError, param: str | None = None) -> RefusedError:
+    """Return the refusal (400) of a request that breaks a rule of jgpt's; options are named as requests name them."""
+    return RefusedError(
+        400, re.sub(r"--([a-z][a-z-]*)", lambda flag: flag[1].replace("-", "_"), str(error)), param=param
+    )

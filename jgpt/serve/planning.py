@@ -17,7 +17,7 @@ from jgpt.decoder import Decoder, decoder_for
 from jgpt.growing import UNFINISHED, check_stops
 from jgpt.sampler_batch import Requests, check
 from jgpt.sampling import Allowed, Sampling
-from jgpt.serve.errors import RefusedError
+from jgpt.serve.errors import RefusedError, broken_rule
 from jgpt.serve.job import Job, Update
 from jgpt.serve.slots import BIASES, Row, Slots
 from jgpt.tasks.image import ImageTask
@@ -197,8 +197,10 @@ class Planner:
                 max_rows=1,
             )
         except ValueError as error:
-            raise RefusedError(400, str(error)) from None
-        groups = [self._groups[phase.ids] for phase in prompt.phases for _ in range(phase.count or 1)]
+            raise broken_rule(error) from None
+        groups: list[int] = []
+        for phase in prompt.phases:
+            groups += [self._groups[phase.ids]] * (phase.count or 1)
         groups_T = np.array((groups + groups[-1:] * self.context)[: self.context], np.int32)
         tokens = prompt.tokens
         pictures = any(phase.count is not None for phase in prompt.phases)
@@ -228,4 +230,4 @@ def _asked(task: Task, request: Any, param: str) -> Prompt:
     try:
         return task.prompt(request)
     except ValueError as error:
-        raise RefusedError(400, str(error), param=param) from None
+        raise broken_rule(error, param) from None

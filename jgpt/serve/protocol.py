@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from jgpt.data.examples import Message
 from jgpt.sampling import Sampling
-from jgpt.serve.errors import RefusedError
+from jgpt.serve.errors import RefusedError, broken_rule
 from jgpt.serve.planning import Order
 from jgpt.serve.slots import TOP
 
@@ -262,7 +262,7 @@ def sampling_of(**values: Any) -> Sampling:
     except ValueError as error:
         name = str(error).partition(" ")[0]
         param = {"min_new_tokens": "min_tokens"}.get(name, name)
-        raise RefusedError(400, str(error), param=param if param in values or param == "min_tokens" else None) from None
+        raise broken_rule(error, param if name in values else None) from None
 
 
 def parse(kind: type[Request], body: bytes) -> Request:

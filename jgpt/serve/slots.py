@@ -5,34 +5,31 @@ few widths how a row joins, how all rows advance in each of `profiles`, and how 
 compiled, whatever requests come. Where few slots are taken, few rows are computed: one row alone is several times as fast as
 it is among sixteen. Refuses to know requests and text. Not for several threads at once.
 
-B is the number of rows at present, T the context, N the most probable ids that are reported, W a window of generated tokens,
-C a piece of a long prompt.
+B is the number of rows at present, T the context, N the most probable ids that are reported, S a window of generated
+tokens, C a piece of a long prompt.
 """
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any, Final, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool
 
 from jgpt import decode_loop, filters
 from jgpt.decode_loop import State
 from jgpt.decoder import Decoder
-from jgpt.filters import Stages, Written
-from jgpt.sampler_batch import SMALLEST_BUCKET, Prompts, Work
+from jgpt.filters import Stages
+from jgpt.sampler_batch import SMALLEST_BUCKET, Work
 from jgpt.sampling import Sampling
+from jgpt.serve import programs
+from jgpt.serve.programs import MOST_STEPS, Seen
 
-MOST_STEPS: Final = 8  # tokens a row between two looks
 PIECE: Final = 256  # tokens of a prompt that are fed at once: so long do the other rows wait
 BIASES: Final = 32  # logit biases of a request
 TOP: Final = 20  # most probable ids at each token: as many as OpenAI's API allows
 GROWTH: Final = 4  # of a compiled size over the one before
-PATIENCE: Final = (
-    8  # segments before fewer rows are computed: rows come and go, and moving them costs a copy of the cache
-)
+PATIENCE: Final = 8  # segments before fewer rows are computed: rows come and go, and moving them copies the cache
 SMALL_VOCABULARY: Final = 4096  # ids; sorting so few costs next to nothing, so that two profiles are enough
 
 
@@ -74,94 +71,6 @@ class Wrote(NamedTuple):
     finished: str
 
 
-class _Seen(NamedTuple):
-    """All rows, as the device returns them; W tokens from the start of the look."""
-
-    step_B: Int[Array | np.ndarray, " B"]
-    done_B: Bool[Array | np.ndarray, " B"]
-    stopped_B: Bool[Array | np.ndarray, " B"]
-    tokens_BW: Int[Array | np.ndarray, "B W"]
-    logprobs_BW: Float[Array | np.ndarray, "B W"]
-    top_ids_BWN: Int[Array | np.ndarray, "B W N"]
-    top_logprobs_BWN: Float[Array | np.ndarray, "B W N"]
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _empty(decoder: Decoder, slots: int, top: int) -> State:
-    """Return the state of slots in which nothing runs."""
-    B, T, V = slots, decoder.context_length, decoder.vocab_size
-    return State(
-        step_B=jnp.zeros(B, jnp.int32),
-        token_B=jnp.zeros(B, jnp.int32),
-        done_B=jnp.ones(B, bool),
-        stopped_B=jnp.zeros(B, bool),
-        tokens_BT=jnp.zeros((B, T), jnp.int32),
-        logprobs_BT=jnp.zeros((B, T), jnp.float32),
-        top_ids_BTN=jnp.zeros((B, T, top), jnp.int32),
-        top_logprobs_BTN=jnp.zeros((B, T, top), jnp.float32),
-        written=Written(jnp.zeros((B, V), bool), jnp.zeros((B, V), jnp.int32)),
-        cache=decoder.init_cache(B, T),
-    )
-
-
-@partial(jax.jit, static_argnums=(0,), donate_argnums=(3,))
-def _feed(
-    decoder: Decoder, params: Any, tokens_PC: Int[Array, "P C"], cache: Any, start: Int[Array, ""]
-) -> tuple[Float[Array, "P V"], Any]:
-    """Return the logits after a further piece of a prompt, and the cache that holds it."""
-    positions_PC = jnp.broadcast_to(jnp.arange(tokens_PC.shape[1], dtype=jnp.int32)[None, :] + start, tokens_PC.shape)
-    last_P = jnp.full(tokens_PC.shape[0], tokens_PC.shape[1] - 1, jnp.int32)
-    return decoder.apply(params, tokens_PC, positions_PC, cache, last_P)
-
-
-@partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2,))
-def _join(
-    decoder: Decoder,
-    stages: Stages,
-    state: State,
-    slot: Int[Array, ""],
-    prompts: Prompts,
-    work: Work,
-    logits_PV: Float[Array, "P V"],
-    cache: Any,
-) -> State:
-    """Return the state with the first token of a new row in its slot."""
-    row = decode_loop.begin(decoder, stages, prompts, work, logits_PV, cache)
-    return jax.tree.map(lambda rows, new: jax.lax.dynamic_update_slice_in_dim(rows, new, slot, 0), state, row)
-
-
-@jax.jit
-def _move(state: State, from_B: Int[Array, " B"], free_B: Bool[Array, " B"]) -> State:
-    """Return the state of more or fewer rows: row b was `from_B[b]`; a free one holds nothing."""
-    moved = jax.tree.map(lambda leaf: leaf[from_B], state)
-    return moved._replace(done_B=moved.done_B | free_B)
-
-
-@jax.jit
-def _halt(done_B: Bool[Array, " B"], halted_B: Bool[Array, " B"]) -> Bool[Array, " B"]:
-    return done_B | halted_B
-
-
-@jax.jit
-def _look(state: State, start_B: Int[Array, " B"]) -> _Seen:
-    """Return MOST_STEPS tokens of each row from its `start_B` on."""
-    places_BW = start_B[:, None] + jnp.arange(MOST_STEPS, dtype=jnp.int32)[None, :]
-    rows_B1 = jnp.arange(start_B.shape[0])[:, None]
-
-    def window(values: Array) -> Array:
-        return values.at[rows_B1, places_BW].get(mode="clip")
-
-    return _Seen(
-        state.step_B,
-        state.done_B,
-        state.stopped_B,
-        window(state.tokens_BT),
-        window(state.logprobs_BT),
-        window(state.top_ids_BTN),
-        window(state.top_logprobs_BTN),
-    )
-
-
 class Prefill:
     """A prompt on its way into a cache of its own, piece by piece.
 
@@ -185,7 +94,7 @@ class Prefill:
         if self.cache is None:
             first = self._prompt[: (self.rest - 1) % slots.piece + 1]
             size = next(n for n in slots.buckets if n >= len(first))
-            prompts = jax.device_put(_prompts(first, size))
+            prompts = jax.device_put(programs.one_prompt(first, size))
             self.logits, self.cache = decode_loop.prefill(
                 slots.decoder, slots.decoder.context_length, None, slots.params, prompts
             )
@@ -194,7 +103,7 @@ class Prefill:
             start = len(self._prompt) - self.rest
             piece = self._prompt[None, start : start + slots.piece].astype(np.int32)
             tokens_PC, at = jax.device_put((piece, np.int32(start)))
-            self.logits, self.cache = _feed(slots.decoder, slots.params, tokens_PC, self.cache, at)
+            self.logits, self.cache = programs.feed_piece(slots.decoder, slots.params, tokens_PC, self.cache, at)
             self.rest -= slots.piece
 
 
@@ -253,7 +162,7 @@ class Slots:
         self._stages: dict[int, Stages] = {}  # of the slots that are taken
         self._start_B = np.zeros(self.widths[0], np.int32)
         self._narrow = 0  # segments since fewer rows would do
-        self._state: State = _empty(self.decoder, self.widths[0], self.top)
+        self._state: State = programs.empty(self.decoder, self.widths[0], self.top)
         self._work: Work | None = None
 
     def join(self, slot: int, row: Row, prefilled: Prefill, *, top: int = 0) -> None:
@@ -271,8 +180,8 @@ class Slots:
         self._slots[place], self._rows[place], self._work, self._narrow = slot, row, None, 0
         self._stages[slot] = filters.stages_of([row.sampling], top)
         self._start_B[place] = 0
-        given = (np.int32(place), _prompts(row.prompt, self.decoder.context_length), self._lay_out([row]))
-        self._state = _join(
+        given = (np.int32(place), programs.one_prompt(row.prompt, self.decoder.context_length), self._lay_out([row]))
+        self._state = programs.add_row(
             self.decoder, self.profiles[-1], self._state, *jax.device_put(given), prefilled.logits, prefilled.cache
         )
 
@@ -280,7 +189,7 @@ class Slots:
         """Free slots; what runs in them ends."""
         halted_B = np.array([slot in slots for slot in self._slots])
         if halted_B.any():
-            self._state = self._state._replace(done_B=_halt(self._state.done_B, jax.device_put(halted_B)))
+            self._state = self._state._replace(done_B=programs.halt(self._state.done_B, jax.device_put(halted_B)))
         for place in np.flatnonzero(halted_B):
             del self._stages[self._slots[place]]  # pyright: ignore[reportArgumentType]
             self._slots[place] = None
@@ -304,17 +213,17 @@ class Slots:
 
     def look(self) -> dict[int, Wrote]:
         """Return what was written since the last look, by slot, and wait for it; a slot whose row has ended stays taken."""
-        seen: _Seen = jax.device_get(_look(self._state, jax.device_put(self._start_B.copy())))
+        seen: Seen = jax.device_get(programs.look(self._state, jax.device_put(self._start_B.copy())))
         out = {}
         for b, slot in enumerate(self._slots):
             if slot is not None:
                 new = int(seen.step_B[b] - seen.stopped_B[b] - self._start_B[b])
                 finished = "" if not seen.done_B[b] else "stop" if seen.stopped_B[b] else "length"
                 out[slot] = Wrote(
-                    np.asarray(seen.tokens_BW)[b, :new],
-                    np.asarray(seen.logprobs_BW)[b, :new],
-                    np.asarray(seen.top_ids_BWN)[b, :new],
-                    np.asarray(seen.top_logprobs_BWN)[b, :new],
+                    np.asarray(seen.tokens_BS)[b, :new],
+                    np.asarray(seen.logprobs_BS)[b, :new],
+                    np.asarray(seen.top_ids_BSN)[b, :new],
+                    np.asarray(seen.top_logprobs_BSN)[b, :new],
                     finished,
                 )
         self._start_B = (seen.step_B - seen.stopped_B).astype(np.int32)
@@ -352,7 +261,7 @@ class Slots:
         kept = [place for place, slot in enumerate(self._slots) if slot is not None]
         source = np.array((kept + [0] * width)[:width], np.int32)
         free = np.arange(width) >= len(kept)
-        self._state = _move(self._state, *jax.device_put((source, free)))
+        self._state = programs.move(self._state, *jax.device_put((source, free)))
         self._slots = [None if gone else self._slots[place] for place, gone in zip(source, free, strict=True)]
         self._rows = [self._rows[place] for place in source]
         self._start_B, self._work, self._narrow = self._start_B[source], None, 0
@@ -389,13 +298,6 @@ def _sizes(smallest: int, largest: int) -> tuple[int, ...]:
     while sizes[-1] < largest:
         sizes.append(min(sizes[-1] * GROWTH, largest))
     return tuple(sizes)
-
-
-def _prompts(prompt: np.ndarray, size: int) -> Prompts:
-    """Return one prompt, padded."""
-    tokens_PS = np.zeros((1, size), np.int32)
-    tokens_PS[0, : len(prompt)] = prompt
-    return Prompts(tokens_PS, np.array([len(prompt)], np.int32), np.zeros(1, np.int32))
 
 
 # What needs each profile in turn.

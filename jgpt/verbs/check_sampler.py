@@ -32,11 +32,11 @@ def run(arguments: argparse.Namespace) -> None:
     found = check_sampler(
         model, rows=arguments.rows, new_tokens=arguments.new_tokens, seed=arguments.seed, bound=arguments.bound
     )
-    print(f"{'mode':28} {'tokens':>7} {'other ids':>9} {'ties':>5} {'worst [nats]':>13} {'bound':>8}")
+    print(f"{'mode':32} {'tokens':>7} {'other ids':>9} {'ties':>5} {'worst [nats]':>13} {'bound':>8}")
     for each in found:
         verdict = "ok" if each.passed else "FAILED"
         print(
-            f"{each.mode:28} {each.tokens:7,} {each.other_ids:9} {each.ties:5} {each.worst:13.2e} {each.bound:8.1e}  {verdict}"
+            f"{each.mode:32} {each.tokens:7,} {each.other_ids:9} {each.ties:5} {each.worst:13.2e} {each.bound:8.1e}  {verdict}"
         )
     passed = all(each.passed for each in found)
     path = Path(arguments.run) / f"sampler-{model.step}.json"
