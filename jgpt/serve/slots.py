@@ -244,9 +244,12 @@ class Slots:
             yield f"rows that join {width - 1} others"
             while self.width < width:
                 self._resize(width)
-            row = self._free_row()._replace(steps=3)
+            row, seen = self._free_row()._replace(steps=3), set()
             for sampling, top in _EACH_STAGE:
                 profile = next(p for p in self.profiles if _covers(p, filters.stages_of([sampling], top)))
+                if profile in seen:
+                    continue
+                seen.add(profile)
                 yield f"{width} rows that advance {_words(profile)}"
                 self.join(0, row._replace(sampling=sampling), prefilled, top=top)
                 self.advance(1)

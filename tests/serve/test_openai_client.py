@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import numpy as np
@@ -21,18 +22,18 @@ HELLO = {"model": "tiny", "prompt": "hello", "temperature": 0, "max_tokens": 12}
 
 
 @pytest.fixture(scope="module")
-def client(served: SimpleNamespace) -> openai.OpenAI:
+def client(served: SimpleNamespace) -> Any:
     return openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0, timeout=60)
 
 
-def test_models(client: openai.OpenAI) -> None:
+def test_models(client: Any) -> None:
     (model,) = client.models.list().data
     assert model.id == "tiny" == client.models.retrieve("tiny").id
     with pytest.raises(openai.NotFoundError, match="'other' does not exist: this server has 'tiny'"):
         client.models.retrieve("other")
 
 
-def test_a_stream_adds_up_to_the_whole(client: openai.OpenAI, expect) -> None:
+def test_a_stream_adds_up_to_the_whole(client: Any, expect) -> None:
     whole = client.completions.create(**HELLO, logprobs=2)
     pieces = list(client.completions.create(**HELLO, stream=True, stream_options={"include_usage": True}))
     assert "".join(piece.choices[0].text for piece in pieces[:-1]) == whole.choices[0].text
@@ -44,7 +45,7 @@ def test_a_stream_adds_up_to_the_whole(client: openai.OpenAI, expect) -> None:
     assert [max(top.values()) for top in logprobs.top_logprobs] == logprobs.token_logprobs
 
 
-def test_several_prompts_and_samples_come_in_order_and_seeds_hold(client: openai.OpenAI) -> None:
+def test_several_prompts_and_samples_come_in_order_and_seeds_hold(client: Any) -> None:
     options = {"model": "tiny", "max_tokens": 9, "seed": 4, "temperature": 1.2}
     both = client.completions.create(prompt=["a", "b"], n=2, **options)
     assert [choice.index for choice in both.choices] == [0, 1, 2, 3]
@@ -53,12 +54,12 @@ def test_several_prompts_and_samples_come_in_order_and_seeds_hold(client: openai
     assert both.choices[2].text != both.choices[3].text
 
 
-def test_extras_go_through_extra_body(client: openai.OpenAI) -> None:
+def test_extras_go_through_extra_body(client: Any) -> None:
     first = client.completions.create(**HELLO | {"temperature": 1}, extra_body={"top_k": 1, "repetition_penalty": 1.0})
     assert first.choices[0].text == client.completions.create(**HELLO).choices[0].text
 
 
-def test_chat_and_its_stream(client: openai.OpenAI) -> None:
+def test_chat_and_its_stream(client: Any) -> None:
     turns = [{"role": "user", "content": [{"type": "text", "text": "how are"}, {"type": "text", "text": " you?"}]}]
     whole = client.chat.completions.create(model="tiny", messages=turns, logprobs=True, top_logprobs=3)
     said = whole.choices[0].message
@@ -72,7 +73,7 @@ def test_chat_and_its_stream(client: openai.OpenAI) -> None:
     assert again.usage.prompt_tokens > whole.usage.prompt_tokens
 
 
-def test_pictures_are_whole_or_grow_row_by_row(client: openai.OpenAI, served: SimpleNamespace) -> None:
+def test_pictures_are_whole_or_grow_row_by_row(client: Any, served: SimpleNamespace) -> None:
     options = {"model": "tiny", "prompt": "two", "extra_body": {"seed": 3}}
     (picture,) = client.images.generate(**options).data
     whole = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture.b64_json))))
@@ -259,7 +260,7 @@ def test_an_answer_that_takes_too_long_ends_cleanly(served: SimpleNamespace, slo
     assert '"code": "timeout"' in text.strip().splitlines()[-1] and "[DONE]" not in text
 
 
-def test_metrics_count_and_nothing_compiles_under_mixed_load(served: SimpleNamespace, client: openai.OpenAI) -> None:
+def test_metrics_count_and_nothing_compiles_under_mixed_load(served: SimpleNamespace, client: Any) -> None:
     def value(name: str) -> float:
         lines = httpx.get(f"{served.url}/metrics").text.splitlines()
         return next(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name + " "))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -54,7 +55,9 @@ def test_sigterm_ends_well(grace: str, finishes: bool) -> None:
     """An answer under way is finished within the grace, or told that it will not be; then the process leaves with 0."""
     script = str(Path(__file__).parent / "tiny_server.py")
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "XLA_FLAGS": "--xla_backend_optimization_level=0"}
-    process = subprocess.Popen([sys.executable, script, "0", grace], env=environment, stderr=subprocess.PIPE, text=True)
+    process: Any = subprocess.Popen(
+        [sys.executable, script, "0", grace], env=environment, stderr=subprocess.PIPE, text=True
+    )
     try:
         address = None
         for line in process.stderr:
