@@ -9,7 +9,17 @@ from types import ModuleType
 from typing import Final
 
 from jgpt.entry import user_errors
-from jgpt.verbs import check_sampler, compress, decompress, draw, evaluate, fit_image_tokenizer, show_batch, surprise
+from jgpt.verbs import (
+    check_sampler,
+    compress,
+    decompress,
+    draw,
+    evaluate,
+    fit_image_tokenizer,
+    serve,
+    show_batch,
+    surprise,
+)
 
 VERBS: Final[dict[str, ModuleType]] = {
     "check-sampler": check_sampler,
@@ -18,6 +28,7 @@ VERBS: Final[dict[str, ModuleType]] = {
     "draw": draw,
     "evaluate": evaluate,
     "fit-image-tokenizer": fit_image_tokenizer,
+    "serve": serve,
     "show-batch": show_batch,
     "surprise": surprise,
 }

@@ -1,9 +1,11 @@
 """Proof that a run's sampler is right in every mode, on that checkpoint.
 
 Owns the comparisons and their bounds. The reference is one forward pass without a cache over each finished row; against it
-stand the cached loop, one row alone, a stream, and a prefill in pieces. Refuses to change the sampler's settings.
+stand the cached loop, one row alone, a stream, a prefill in pieces, and the slots of the server. Refuses to change the sampler
+itself.
 """
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,16 +20,20 @@ from jgpt import sampler
 from jgpt.check import require
 from jgpt.compiled import Programs
 from jgpt.config import ModelConfig
-from jgpt.decoder import decoder_for
+from jgpt.decoder import Decoder, decoder_for
 from jgpt.loaded import GPT
 from jgpt.model import gpt
 from jgpt.sampler import Samples
 from jgpt.sampling import Sampling
+from jgpt.serve.engine import Engine
+from jgpt.serve.job import Job, Update
+from jgpt.serve.slots import Row, Slots
 
 # Sums in another order, at logits of order 10: f32 keeps 7 digits and bfloat16 between 2 and 3. On the trio run the worst of
 # 1,300 log-probabilities a type was 4e-6 and 0.03; the bounds leave room for larger models and logits.
 BOUNDS: Final = {"float32": 1e-4, "bfloat16": 0.1}
 GREEDY: Final = Sampling(temperature=0.0)
+SLOTS: Final = 2  # of the server: so few that rows join and leave while others run
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,7 @@ def check_sampler(
     pieces = draw(prompts, sampling=GREEDY, prefill_chunk=max(1, max(map(len, prompts)) // 3))
     # two rows of each prompt: then so few are different that they share a prefill
     shared = draw([prompt for prompt in prompts for _ in range(2)], sampling=GREEDY)
+    through = served(decoder, params, prompts, new_tokens)
     return [
         against_forward("cached = uncached, greedy", of_greedy, greedy, bound, greedy=True),
         against_forward("cached = uncached, drawn", of_drawn, drawn, bound, greedy=False),
@@ -97,6 +104,7 @@ def check_sampler(
         against("alone = in a batch, drawn", of_drawn, drawn, drawn_alone, bound),
         against("streamed = whole", of_greedy, greedy, streamed, bound),
         against("prefill in pieces = in one", of_greedy, greedy, pieces, bound),
+        against("through the server = in a batch", of_greedy, greedy, through, bound),
         against("shared prefill = own", of_greedy, greedy, Samples(*(field[1::2] for field in shared)), bound),
     ]
 
@@ -120,6 +128,39 @@ def programs_in_steady_state(model: GPT, *, rows: int = 6, new_tokens: int = 48,
         with programs:
             sampler.sample(decoder, params, prompts, max_new_tokens=new, sampling=draw, seeds=seed + again)
     return programs.count
+
+
+def served(decoder: Decoder, params: Any, prompts: Sequence[np.ndarray], new_tokens: int) -> Samples:
+    """Return the greedy rows as the server's engine decodes them: they join few slots, and leave them, one by one."""
+    everything = np.ones((1, decoder.ids), bool)
+    slots = Slots(decoder, params, SLOTS, table_GV=everything, stop_ids=(), pad_id=0)
+    rows: list[list[Update]] = [[] for _ in prompts]
+    groups_T = np.zeros(decoder.context_length, np.int32)
+    done = threading.Semaphore(0)
+
+    def take(index: int, update: Update) -> None:
+        rows[index].append(update)
+        if update.last:
+            done.release()
+
+    with Engine(slots, queue=len(prompts)) as engine:
+        engine.submit(
+            [
+                Job(Row(prompt, groups_T, GREEDY, 0, 0, new_tokens), partial(take, index))
+                for index, prompt in enumerate(prompts)
+            ]
+        )
+        for _ in prompts:
+            done.acquire()
+    for updates in rows:
+        if updates[-1].error is not None:
+            raise updates[-1].error
+    return Samples(
+        [np.array([token for update in updates for token in update.ids], np.int32) for updates in rows],
+        [updates[-1].finished for updates in rows],
+        [np.array([value for update in updates for value in update.logprobs]) for updates in rows],
+        [(np.zeros((0, 0), np.int32), np.zeros((0, 0)))] * len(rows),
+    )
 
 
 def random_prompts(context: int, ids: int, rows: int, seed: int) -> list[np.ndarray]:

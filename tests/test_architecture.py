@@ -23,7 +23,7 @@ ORDER = (
     "step choices growing completion",
     "show",
     "loaded",
-    "compression gallery picture_scores surprise questions sampler_check",
+    "compression gallery picture_scores surprise questions sampler_check serve",
     "evaluate opening",
     "report",
     "loop",

@@ -36,11 +36,11 @@ def run(arguments: argparse.Namespace) -> None:
     with Programs() as programs:
         found = check_sampler(model, bound=arguments.bound, **sizes)
     steady = programs_in_steady_state(model, **sizes)
-    print(f"{'mode':28} {'tokens':>7} {'other ids':>9} {'ties':>5} {'worst [nats]':>13} {'bound':>8}")
+    print(f"{'mode':32} {'tokens':>7} {'other ids':>9} {'ties':>5} {'worst [nats]':>13} {'bound':>8}")
     for each in found:
         verdict = "ok" if each.passed else "FAILED"
         print(
-            f"{each.mode:28} {each.tokens:7,} {each.other_ids:9} {each.ties:5} {each.worst:13.2e} {each.bound:8.1e}  {verdict}"
+            f"{each.mode:32} {each.tokens:7,} {each.other_ids:9} {each.ties:5} {each.worst:13.2e} {each.bound:8.1e}  {verdict}"
         )
     print(f"{programs}; {steady} more for other prompts of the same sizes")
     passed = all(each.passed for each in found) and steady == 0

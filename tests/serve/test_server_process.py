@@ -1,0 +1,82 @@
+"""The process: SIGTERM finishes what runs and leaves with 0, a port that is taken is told, tokens come from safe places."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from jgpt.cli import parser
+from jgpt.serve.server import listen
+from jgpt.verbs import serve as verb
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def test_a_token_comes_from_the_environment_or_a_file(tmp_path: Path, monkeypatch) -> None:
+    file = tmp_path / "token"
+    file.write_text("  a-long-secret\n")
+    monkeypatch.delenv(verb.TOKEN, raising=False)
+    assert verb.read_token(None) is None
+    assert verb.read_token(str(file)) == "a-long-secret"
+    monkeypatch.setenv(verb.TOKEN, "another-secret")
+    assert verb.read_token(None) == "another-secret"
+    with pytest.raises(ValueError, match="both --token-file and JGPT_TOKEN"):
+        verb.read_token(str(file))
+    monkeypatch.setenv(verb.TOKEN, "short")
+    with pytest.raises(ValueError, match="the token has 5 characters: use at least 8"):
+        verb.read_token(None)
+
+
+def test_without_the_extra_the_way_to_install_it_is_told(monkeypatch) -> None:
+    monkeypatch.setattr(verb, "NEEDED", ("starlette", "not_there"))
+    with pytest.raises(ValueError, match=r"needs not_there: pip install 'jgpt\[serve\]'"):
+        verb.run(parser().parse_args(["serve", "RUN"]))
+
+
+def test_an_address_that_is_taken_is_told() -> None:
+    with listen("127.0.0.1", 0) as first:
+        first.listen()
+        with pytest.raises(ValueError, match=r"cannot listen on 127.0.0.1 port \d+: .*another --host or --port"):
+            listen("127.0.0.1", first.getsockname()[1])
+    with pytest.raises(ValueError, match="port is 70000"):
+        listen("127.0.0.1", 70000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("grace", "finishes"), [("60", True), ("0", False)])
+def test_sigterm_ends_well(grace: str, finishes: bool) -> None:
+    """An answer under way is finished within the grace, or told that it will not be; then the process leaves with 0."""
+    script = str(Path(__file__).parent / "tiny_server.py")
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    process: Any = subprocess.Popen(
+        [sys.executable, script, "0", grace], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        address = None
+        for line in process.stderr:
+            if found := re.search(r"ready: (http\S+)/", line):
+                address = found[1]
+                break
+        assert address
+        body = {"model": "tiny", "prompt": "a", "n": 40, "stream": True, "max_tokens": 60, "logit_bias": {"2": -100}}
+        with httpx.stream("POST", f"{address}/v1/completions", json=body, timeout=60) as answer:
+            lines = answer.iter_lines()
+            assert next(lines).startswith("data: ")
+            process.send_signal(signal.SIGTERM)
+            rest = [line for line in lines if line]
+        assert (rest[-1] == "data: [DONE]") == finishes
+        assert finishes or '"code": "stopping"' in rest[-1]
+        watchdog = threading.Timer(60, process.kill)
+        watchdog.start()
+        assert process.wait() == 0
+        watchdog.cancel()
+    finally:
+        process.kill()
+        process.stderr.close()
