@@ -158,7 +158,7 @@ def test_the_sampler_is_proved_on_the_run_and_a_wrong_one_is_found(unbroken):
     wrong = sampler.Samples([np.array([5, 100])], ["length"], [np.array([-0.1, -0.1])], [])
     prompts = [np.array([1, 2, 3])]
     expected = sampler_check.forward_logprobs(model.model, model.params, model.tokenizer.size, prompts, wrong)
-    assert not sampler_check.against_forward("m", expected, wrong, 1e-4, greedy=True).passed
+    assert not sampler_check.against_forward("m", expected, expected, wrong, 1e-4).passed
     other = wrong._replace(tokens=[np.array([5, 120])])
     assert not sampler_check.against("m", expected, wrong, other, 1e-9).passed
     less = wrong._replace(logprobs=[np.array([-0.1, -0.2])])

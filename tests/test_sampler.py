@@ -18,7 +18,7 @@ from jgpt.decoder import Decoder, decoder_for
 from jgpt.filters import Sampling
 from jgpt.model import gpt
 from jgpt.sampler import Samples, sample, stream
-from jgpt.sampler_check import BOUNDS, against, against_forward, forward_logprobs
+from jgpt.sampler_check import BOUNDS, against, against_forward, forward_logprobs, with_noise
 from jgpt.sampling import Allowed
 
 LOGPROB_CLOSE = 2e-5  # nats: f32 sums in another order (over a cache against over the row) at logits of order 10
@@ -91,33 +91,33 @@ def counting_table(width: int = 8) -> jax.Array:
 def test_every_mode_gives_what_the_full_forward_gives(name: str) -> None:
     """In a batch of different lengths, alone, streamed and prefilled in pieces: ids and log-probabilities of one forward.
 
-    Some of the rows are drawn, since a random model that is greedy soon repeats itself; all are greedy in bf16, where ids
-    that tie may be drawn in either order. One forward over a finished row gives the logits of all its steps: no position
-    sees a later one.
+    Two of the rows are drawn, since a random model that is greedy soon repeats itself; with the noise of their seeds the
+    forward chooses the same ids. One forward over a finished row gives the logits of all its steps: no position sees a
+    later one.
     """
     cfg, params, decoder = model(name)
     bound = BOUNDS["bfloat16"] if cfg.compute_dtype == "bfloat16" else LOGPROB_CLOSE
     prompts = [np.asarray(prompt, np.int32) for prompt in prompts_of(3, 20, 9)]
-    draw = [GREEDY] * 3 if name == "bf16" else [Sampling(temperature=2.0), GREEDY, Sampling()]
+    draw = [Sampling(temperature=2.0), GREEDY, Sampling()]
     options = {"sampling": draw, "seeds": [1, 2, 3], "max_new_tokens": 24}
     batch = sample(decoder, params, prompts, **options)
     expected = forward_logprobs(cfg, params, NUM_IDS, prompts, batch)
     # as many rows as above, so that the loop is compiled once; the prompt is fed alone, in a bucket of its own
     alone = sample(decoder, params, prompts[:1] * 3, sampling=draw[:1] * 3, seeds=[1, 1, 1], max_new_tokens=24)
     *_, streamed = stream(decoder, params, prompts, **options)
-    greedy = batch._replace(tokens=batch.tokens[1:2], logprobs=batch.logprobs[1:2])
     first = batch._replace(tokens=batch.tokens[:1], logprobs=batch.logprobs[:1])
+    hot, _, drawn = with_noise([expected[0] / 2, *expected[1:]], options["seeds"], cfg.vocab_size or 0)
+    scores = [hot, expected[1], drawn]
     findings = [
-        against_forward("cached = uncached", expected, batch, bound, greedy=False),
-        against_forward("greedy ids are the best", expected[1:2], greedy, bound, greedy=True),
-        against("alone = in a batch", expected[:1], first, Samples(*(field[:1] for field in alone)), bound),
-        against("streamed = whole", expected, batch, streamed, bound),
+        against_forward("cached = uncached", expected, scores, batch, bound),
+        against("alone = in a batch", scores[:1], first, Samples(*(field[:1] for field in alone)), bound),
+        against("streamed = whole", scores, batch, streamed, bound),
         against(
-            "pieces = whole", expected, batch, sample(decoder, params, prompts, prefill_chunk=13, **options), bound
+            "pieces = whole", scores, batch, sample(decoder, params, prompts, prefill_chunk=13, **options), bound
         ),
     ]  # fmt: skip
     assert all(found.passed for found in findings), findings
-    assert all(len(tokens) == 24 for tokens in batch.tokens) and sum(found.tokens for found in findings) > 190
+    assert all(len(tokens) == 24 for tokens in batch.tokens) and sum(found.tokens for found in findings) > 150
 
 
 def test_a_row_does_not_feel_its_batch() -> None:
