@@ -91,7 +91,7 @@ class Job:
                 finished = "stop"
                 kept = tokens_before(np.asarray(self.ids), self._text.decode, self.stops)
                 self.ids = self.ids[:kept]
-        new = len(self.ids) - before
+        new = max(0, len(self.ids) - before)  # what was delivered before the stop string was whole stays
         if new or finished:
             self.ended = bool(finished)
             self.deliver(Update(ids[:new], logprobs[:new], top[:new], text, finished))
