@@ -58,6 +58,9 @@ def parser() -> argparse.ArgumentParser:
     )
     out.add_argument("--min-new-tokens", type=int, default=0, help="no end before this many tokens")
     out.add_argument("--stop", action="append", default=[], help="end the text before this string; may be repeated")
+    form = out.add_mutually_exclusive_group()
+    form.add_argument("--pattern", metavar="REGEX", help="the text matches this regular expression, from end to end")
+    form.add_argument("--schema", metavar="FILE", help="the text is JSON that the JSON schema in this file accepts")
     out.add_argument("--seed", type=int, default=0, help="the same seed gives the same samples (default %(default)s)")
     out.add_argument("--max-new-tokens", type=int, help="longest text or answer [tokens]")
     out.add_argument("--out", default="samples.png", help="PNG for pictures (default %(default)s)")
@@ -102,7 +105,7 @@ def check_flags(arguments: argparse.Namespace, kind: str) -> None:
     """Refuse flags that would do nothing for this kind of request. Raises ValueError with the first of them."""
     filters = ("temperature", "top_k", "top_p", "min_p", "typical_p")
     penalties = ("repetition_penalty", "presence_penalty", "frequency_penalty")
-    lengths = ("min_new_tokens", "max_new_tokens", "stop")
+    lengths = ("min_new_tokens", "max_new_tokens", "stop", "pattern", "schema")
     drawing = ("n", *filters, *penalties, *lengths, "seed")
     only = {"context": "qa", "context_file": "qa", "choices": "qa", "out": "image"}
     if kind != "interactive":
@@ -139,8 +142,9 @@ def check_flags(arguments: argparse.Namespace, kind: str) -> None:
 
 def options(arguments: argparse.Namespace, sampling: "Sampling") -> dict[str, Any]:
     """Return what `GPT.complete` and `GPT.reply` take besides the requests."""
-    names = ("seed", "max_new_tokens", "stop")
-    return {"sampling": sampling} | {name: getattr(arguments, name) for name in names}
+    names = ("seed", "max_new_tokens", "stop", "pattern")
+    schema = None if arguments.schema is None else read_schema(arguments.schema)
+    return {"sampling": sampling, "schema": schema} | {name: getattr(arguments, name) for name in names}
 
 
 def write(model: "GPT", arguments: argparse.Namespace, sampling: "Sampling") -> None:
@@ -279,6 +283,18 @@ def score(model: "GPT", arguments: argparse.Namespace, sampling: "Sampling") -> 
     for i in worst:
         before = "".join(token for token, _ in found.per_token[max(0, i - 30) : i])
         print(f"{found.per_token[i][1]:8.3f} nats  {found.per_token[i][0]!r} after {before!r}")
+
+
+def read_schema(path: str) -> Any:
+    """Return the JSON schema of a file. Raises ValueError where it is no JSON object."""
+    import json
+
+    try:
+        schema = json.loads(read_text(path, "utf-8"))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"--schema {path!r} is no JSON: {error}.") from None
+    require(isinstance(schema, dict), f"--schema {path!r} holds {schema!r}: a schema is a JSON object.")
+    return schema
 
 
 def read_text(path: str, encoding: str) -> str:

@@ -4,13 +4,14 @@ Owns the rules that one call's requests share (context, length, stop strings, gu
 `GPT.stream`, which document them. Refuses to load runs, and prints nothing.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 
 from jgpt import sampler
+from jgpt.automaton import automaton_for
 from jgpt.check import require
 from jgpt.config import ModelConfig
 from jgpt.data.examples import Picture
@@ -115,6 +116,8 @@ def _plan(
     max_new_tokens: int | None,
     top: int,
     stop: Sequence[str],
+    pattern: str | None,
+    schema: Mapping[str, Any] | None,
 ) -> tuple[list[Prompt], dict[str, Any]]:
     """Return the prompts, and the sampler's arguments. Raises ValueError where they do not fit each other or the context."""
     prompts = [model.tasks[task].prompt(request) for request in requests]
@@ -124,6 +127,15 @@ def _plan(
         f"stop strings {list(stop)} were given to task {task!r}, which draws pictures: leave them out.",
     )
     check_stops(stop)
+    for name, form in (("pattern", pattern), ("schema", schema)):
+        require(
+            form is None or not isinstance(model.tasks[task], ImageTask),
+            f"a {name} was given to task {task!r}, which draws pictures: leave it out.",
+        )
+        require(
+            form is None or not stop,
+            f"stop strings {list(stop)} would cut a text that is to match the {name}: leave one of them out.",
+        )
     context = model.model.context_length
     longest = max(len(prompt.tokens) for prompt in prompts)
     require(
@@ -151,6 +163,7 @@ def _plan(
         allowed=Allowed.phases([(phase.ids, phase.count) for phase in first.phases], model.tokenizer.size),
         top=top,
         pad_id=model.tokenizer.special("<|pad|>"),
+        automata=automaton_for(model.tokenizer, first.stop_ids, pattern=pattern, schema=schema),
     )
     return prompts, arguments
 

@@ -64,6 +64,8 @@ class GPT:
         max_new_tokens: int | None = None,
         stop: Sequence[str] = (),
         top: int = 0,
+        pattern: str | None = None,
+        schema: Mapping[str, Any] | None = None,
     ) -> Completion:
         """Return what the model makes of each request; request i is drawn with `fold_in(key(seed), i)`.
 
@@ -76,12 +78,14 @@ class GPT:
             max_new_tokens: longest result; None = what the task needs, or DEFAULT_NEW_TOKENS as far as the context goes.
             stop: strings that end a text and are not part of it.
             top: most probable ids to report at each token.
+            pattern: regular expression that each text matches as a whole, unless it ends by its length.
+            schema: JSON schema; each text is JSON that it accepts, unless it ends by its length.
 
         Raises:
-            ValueError: a request does not fit the task or the context.
+            ValueError: a request does not fit the task or the context, or a pattern or schema cannot be followed.
         """
-        options = dict(sampling=sampling, seed=seed, max_new_tokens=max_new_tokens, stop=stop, top=top)
-        return completion.complete(self, task, requests, **options)
+        options: dict[str, Any] = dict(sampling=sampling, seed=seed, max_new_tokens=max_new_tokens, stop=stop, top=top)
+        return completion.complete(self, task, requests, pattern=pattern, schema=schema, **options)
 
     def stream(
         self,
@@ -93,6 +97,8 @@ class GPT:
         max_new_tokens: int | None = None,
         stop: Sequence[str] = (),
         every: int = EVERY,
+        pattern: str | None = None,
+        schema: Mapping[str, Any] | None = None,
     ) -> Iterator[str]:
         """Yield pieces of a text, an answer or a turn as it is made; together they are what `complete` returns.
 
@@ -104,11 +110,14 @@ class GPT:
             max_new_tokens: longest result; None as in `complete`, or `reply` for answers and turns.
             stop: as in `complete`.
             every: tokens between two pieces; fewer answer sooner and take longer in all.
+            pattern: as in `complete`.
+            schema: as in `complete`.
         """
         task = self.task_of_kind(kind)
         if kind != "text" and max_new_tokens is None:
             max_new_tokens = self._room(task, [request])
         options: dict[str, Any] = dict(seed=seed, max_new_tokens=max_new_tokens, stop=stop, top=0, every=every)
+        options |= dict(pattern=pattern, schema=schema)
         sampling = sampling or Sampling(temperature=1.0 if kind == "text" else 0.0)
         for (new,), _ in completion.stream(self, task, [request], sampling=sampling, **options):
             if new:

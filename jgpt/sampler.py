@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from jgpt import decode_loop, filters
+from jgpt.automaton import Automaton
 from jgpt.check import require
 from jgpt.decoder import Decoder
 from jgpt.filters import Stages
@@ -113,6 +114,7 @@ def sample(
     pad_id: int = 0,
     max_rows: int = MAX_ROWS,
     prefill_chunk: int | None = None,
+    automata: Automaton | Sequence[Automaton | None] | None = None,
 ) -> Samples:
     """Return what the model writes after each prompt.
 
@@ -137,13 +139,14 @@ def sample(
         pad_id: id fed to the model where a row has none; it changes no result.
         max_rows: rows of the model decoded at once; more prompts are sorted by length and taken in turns.
         prefill_chunk: tokens of the prompts that are fed at once, for long ones where memory is short; None = all.
+        automata: one that all rows follow, or one a row; None = none. Log-probabilities are then among the ids it allows.
 
     Raises:
         ValueError: a prompt, number or id is out of range; the message says which.
         FloatingPointError: the model's logits are not finite.
     """
     requests = _requests(
-        prompts, unconditional, seeds, sampling, max_new_tokens, stop_ids, allowed, pad_id, top, prefill_chunk
+        prompts, unconditional, seeds, sampling, max_new_tokens, stop_ids, allowed, pad_id, top, prefill_chunk, automata
     )
     check(requests, num_ids=decoder.ids, context_length=decoder.context_length, max_rows=max_rows)
     params, stages = decoder.prepare(params), filters.stages_of(requests.samplings, top)
@@ -176,6 +179,7 @@ def stream(
     top: int = 0,
     pad_id: int = 0,
     every: int = EVERY,
+    automata: Automaton | Sequence[Automaton | None] | None = None,
 ) -> Iterator[Samples]:
     """Yield what the model has written so far: after the first token, after every few more, and at the end.
 
@@ -193,10 +197,11 @@ def stream(
         top: most probable ids to report.
         pad_id: fed where a row has none.
         every: tokens between two values; fewer answer sooner and take longer in all.
+        automata: that the rows follow.
     """
     require(every >= 1, f"every is {every}: must be at least 1 token.")
     require(0 < len(prompts) <= MAX_ROWS, f"{len(prompts)} prompts are to be streamed: give 1 to {MAX_ROWS}.")
-    requests = _requests(prompts, None, seeds, sampling, max_new_tokens, stop_ids, allowed, pad_id, top, None)
+    requests = _requests(prompts, None, seeds, sampling, max_new_tokens, stop_ids, allowed, pad_id, top, None, automata)
     check(requests, num_ids=decoder.ids, context_length=decoder.context_length, max_rows=MAX_ROWS)
     stages = filters.stages_of(requests.samplings, top)
     ((chunk, laid),) = _batches(decoder, requests, stages, MAX_ROWS)
@@ -226,8 +231,11 @@ def _requests(
     pad_id: int,
     top: int,
     prefill_chunk: int | None,
+    automata: Automaton | Sequence[Automaton | None] | None,
 ) -> Requests:
     """Return the arguments of a call, with one entry a prompt."""
+    if isinstance(automata, Automaton):
+        automata = [automata] * len(prompts)
     return Requests(
         prompts=[np.asarray(prompt) for prompt in prompts],
         unconditional=None if unconditional is None else [np.asarray(prompt) for prompt in unconditional],
@@ -239,6 +247,7 @@ def _requests(
         pad_id=pad_id,
         top=top,
         prefill_chunk=prefill_chunk,
+        automata=automata or (),
     )
 
 
