@@ -31,6 +31,8 @@ class Decoder:
         num_ids: ids that mean something, None = vocab_size. The rest only pads the logits and is never generated.
         prepare: called on the parameters once a call of `sample`, in the order that decoding reads them fastest.
         begin: as `apply`, for prompts that are fed at once, at positions 0 to S - 1 of an empty cache; None = `apply`.
+        verify: `(params, tokens_BS, positions_BS, cache) -> (logits_BSV, cache)`: as `apply`, with the logits after every
+            token; None = there is no such function, and no speculative decoding.
     """
 
     apply: Callable[..., tuple[Array, Any]]
@@ -40,6 +42,7 @@ class Decoder:
     num_ids: int | None = None
     prepare: Callable[[Any], Any] = lambda params: params
     begin: Callable[..., tuple[Array, Any]] | None = None
+    verify: Callable[..., tuple[Array, Any]] | None = None
 
     @property
     def ids(self) -> int:
@@ -80,6 +83,11 @@ def decoder_for(cfg: ModelConfig, num_ids: int | None = None) -> Decoder:
         x_BD = jnp.take_along_axis(x_BSD, index_B[:, None, None], axis=1)[:, 0]
         return gpt.logits(cfg, x_BD, gpt.output_matrix(cfg, params)), cache
 
+    def verify(
+        params: Any, tokens_BS: Int[Array, "B S"], positions_BS: Int[Array, "B S"], cache: Any
+    ) -> tuple[Float[Array, "B S V"], Any]:
+        return gpt.apply(cfg, params, tokens_BS, positions_BS, cache=cache)
+
     return Decoder(
         apply=lambda *arguments: feed(False, *arguments),
         init_cache=lambda batch, length: init_cache(cfg, batch, length, cfg.compute_dtype),
@@ -88,6 +96,7 @@ def decoder_for(cfg: ModelConfig, num_ids: int | None = None) -> Decoder:
         num_ids=num_ids,
         prepare=lambda params: params if isinstance(params["blocks"], tuple) else _unstack(params),
         begin=lambda *arguments: feed(True, *arguments),
+        verify=verify,
     )
 
 
