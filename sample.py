@@ -61,10 +61,19 @@ def parser() -> argparse.ArgumentParser:
     form = out.add_mutually_exclusive_group()
     form.add_argument("--pattern", metavar="REGEX", help="the text matches this regular expression, from end to end")
     form.add_argument("--schema", metavar="FILE", help="the text is JSON that the JSON schema in this file accepts")
+    proposer = out.add_mutually_exclusive_group()
+    proposer.add_argument(
+        "--draft", metavar="RUN", help="smaller run of the same vocabulary that proposes tokens: faster"
+    )
+    proposer.add_argument("--lookup", type=int, metavar="N", help="propose what followed the last N tokens before")
+    out.add_argument("--ahead", type=int, help="tokens proposed at once (default: 4)")
+    out.add_argument("--beams", type=int, help="find the most probable texts with this many beams, instead of drawing")
+    out.add_argument("--length-penalty", type=float, help="above 0: --beams favours longer texts (0.6 to 1 is usual)")
     out.add_argument("--seed", type=int, default=0, help="the same seed gives the same samples (default %(default)s)")
     out.add_argument("--max-new-tokens", type=int, help="longest text or answer [tokens]")
     out.add_argument("--out", default="samples.png", help="PNG for pictures (default %(default)s)")
     out.add_argument("--step", type=int, help="checkpoint to load (default: the newest)")
+    out.set_defaults(loaded_draft=None)  # what --draft names, once it is loaded
     return out
 
 
@@ -80,6 +89,7 @@ def main() -> None:
         from jgpt.sampling import Sampling
 
         default = {"text": 0.8, "image": 1.0}.get(kind, 0.0 if arguments.n == 1 else 0.8)
+        default = default if arguments.beams is None else 0.0  # nothing is drawn
         sampling = Sampling(
             guidance=arguments.guidance,
             guidance_schedule=arguments.guidance_schedule,
@@ -97,6 +107,7 @@ def main() -> None:
         import jgpt
 
         model = jgpt.load(arguments.run, step=arguments.step)
+        arguments.loaded_draft = None if arguments.draft is None else jgpt.load(arguments.draft)
         calls = {"text": write, "qa": answer, "chat": chat, "interactive": talk, "image": draw, "score": score}
         calls[kind](model, arguments, sampling)
 
@@ -106,7 +117,8 @@ def check_flags(arguments: argparse.Namespace, kind: str) -> None:
     filters = ("temperature", "top_k", "top_p", "min_p", "typical_p")
     penalties = ("repetition_penalty", "presence_penalty", "frequency_penalty")
     lengths = ("min_new_tokens", "max_new_tokens", "stop", "pattern", "schema")
-    drawing = ("n", *filters, *penalties, *lengths, "seed")
+    proposing = ("draft", "lookup", "ahead", "beams", "length_penalty")
+    drawing = ("n", *filters, *penalties, *lengths, *proposing, "seed")
     only = {"context": "qa", "context_file": "qa", "choices": "qa", "out": "image"}
     if kind != "interactive":
         only["system"] = "chat"
@@ -115,9 +127,9 @@ def check_flags(arguments: argparse.Namespace, kind: str) -> None:
     if kind == "score" or arguments.choices is not None:
         idle += drawing
     elif kind == "image":
-        idle += lengths
+        idle += lengths + proposing
     elif kind == "interactive":
-        idle.append("n")
+        idle += ["n", "beams", "length_penalty"]
     what = (
         "--choices" if arguments.choices is not None and kind == "qa" else f"--{'question' if kind == 'qa' else kind}"
     )
@@ -142,18 +154,25 @@ def check_flags(arguments: argparse.Namespace, kind: str) -> None:
 
 def options(arguments: argparse.Namespace, sampling: "Sampling") -> dict[str, Any]:
     """Return what `GPT.complete` and `GPT.reply` take besides the requests."""
-    names = ("seed", "max_new_tokens", "stop", "pattern")
+    names = ("seed", "max_new_tokens", "stop", "pattern", "lookup", "ahead")
     schema = None if arguments.schema is None else read_schema(arguments.schema)
-    return {"sampling": sampling, "schema": schema} | {name: getattr(arguments, name) for name in names}
+    return {"sampling": sampling, "schema": schema, "draft": arguments.loaded_draft} | {
+        name: getattr(arguments, name) for name in names
+    }
+
+
+def searching(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what `GPT.complete` and `GPT.reply` take for beam search, which does not stream."""
+    return {name: getattr(arguments, name) for name in ("beams", "length_penalty")}
 
 
 def write(model: "GPT", arguments: argparse.Namespace, sampling: "Sampling") -> None:
     """Print continuations of a text; a single one appears as it is made."""
-    if arguments.n == 1:
+    if arguments.n == 1 and arguments.beams is None:
         print(arguments.text, end="", flush=True)
         show(model, arguments.text, "text", arguments, sampling)
         return
-    texts = model.generate(arguments.text, arguments.n, **options(arguments, sampling))
+    texts = model.generate(arguments.text, arguments.n, **options(arguments, sampling), **searching(arguments))
     for index, text in enumerate(texts):
         if len(texts) > 1:
             print(f"--- {index + 1} of {len(texts)}")
@@ -214,7 +233,8 @@ def answer(model: "GPT", arguments: argparse.Namespace, sampling: "Sampling") ->
         print(arguments.choices[found.summed])
         return
     request = QuestionAnswer(arguments.question, "", context=context)
-    for text in model.reply(model.task_of_kind("qa"), [request] * arguments.n, **options(arguments, sampling)):
+    asked = options(arguments, sampling) | searching(arguments)
+    for text in model.reply(model.task_of_kind("qa"), [request] * arguments.n, **asked):
         print(text)
 
 
@@ -224,7 +244,7 @@ def chat(model: "GPT", arguments: argparse.Namespace, sampling: "Sampling") -> N
     turns = [] if arguments.system is None else [{"role": "system", "content": arguments.system}]
     for said in arguments.chat:
         turns.append({"role": "user", "content": said})
-        answers = model.reply(name, [turns] * arguments.n, **options(arguments, sampling))
+        answers = model.reply(name, [turns] * arguments.n, **options(arguments, sampling), **searching(arguments))
         if len(arguments.chat) > 1:
             print(f"user: {said}")
         for text in answers:

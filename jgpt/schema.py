@@ -131,7 +131,7 @@ class _Reader:
         return _either(self.pattern(choice, f"{where}/anyOf/{i}", refs) for i, choice in enumerate(choices))
 
     def _object(self, schema: Mapping, where: str, refs: tuple[str, ...]) -> str:
-        properties, required = schema.get("properties"), schema.get("required", [])
+        properties, required = schema.get("properties", ()), schema.get("required", [])
         require(
             isinstance(properties, Mapping),
             f"the schema at {where} is an object without properties: list them, since any object at all is too much for an "
@@ -142,7 +142,7 @@ class _Reader:
             f"the schema at {where} requires {required!r}: each must stand in its properties {sorted(properties)}.",
         )
         members = []
-        for name, part in properties.items():
+        for name, part in dict(properties).items():
             key = re.escape(json.dumps(name, ensure_ascii=False))
             members.append((f"{key}: ?{self.pattern(part, f'{where}/properties/{name}', refs)}", name in required))
         first = next((i for i, (_, needed) in enumerate(members) if needed), None)

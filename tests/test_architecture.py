@@ -18,7 +18,7 @@ ORDER = (
     "config tokenizers sampling filters checkpoint regular schema automaton",
     "presets configio data metrics interop render",
     "runfolder tasks model",
-    "sharding optim decoder decode_loop sampler sampler_batch likelihood image_fit",
+    "sharding optim decoder decode_loop speculative sampler sampler_batch beam likelihood image_fit",
     "state",
     "step choices growing completion",
     "show",

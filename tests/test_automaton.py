@@ -64,6 +64,12 @@ def decoder() -> Decoder:
     return table_decoder(WIDTH, num_ids=LETTERS.size)
 
 
+def automaton_of(words: Vocabulary, stop: int, pattern: str) -> Automaton:
+    found = automaton_for(words, (stop,), pattern=pattern)
+    assert found is not None
+    return found
+
+
 def draw(prompts: list[list[int]], patterns: list[str | None], **options) -> Samples:
     automata = [automaton_for(LETTERS, (STOP,), pattern=pattern) for pattern in patterns]
     options = {"max_new_tokens": 6, "stop_ids": (STOP,), **options}
@@ -76,7 +82,7 @@ def test_any_walk_over_ids_writes_a_match(name: str, pattern: str) -> None:
     """Whatever the tokenizer, ids the automaton allows decode to a text that matches where the end is allowed."""
     words, rng = vocabulary(name), np.random.default_rng(0)
     stop = words.special("<|endofanswer|>")
-    automaton = automaton_for(words, (stop,), pattern=pattern)
+    automaton = automaton_of(words, stop, pattern)
     for _ in range(40):
         state, ids = 0, []
         while True:
@@ -96,7 +102,7 @@ def test_entries_that_cross_borders_are_used() -> None:
     entries = {i: words.decode_text([i]) for i in words.text_ids}
     long, text = max(entries.items(), key=lambda entry: len(entry[1]))
     assert len(text) > 2
-    automaton = automaton_for(words, (2,), pattern=f"({re.escape(text[0])}|{re.escape(text[1:])})+")
+    automaton = automaton_of(words, 2, f"({re.escape(text[0])}|{re.escape(text[1:])})+")
     state = 0
     for i in [j for c in text for j in words.encode_text(c)]:
         state = automaton.next_MV[state, i]
@@ -211,12 +217,12 @@ def test_automata_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -
         automaton_for(LETTERS, (STOP,), pattern="(a|b){40}")
 
 
-@pytest.fixture(scope="module")
-def model() -> GPT:
-    """Return a random model of bytes that writes texts and answers."""
-    words = vocabulary("bytes")
+@functools.cache
+def random_model(name: str = "bytes", context: int = 96) -> GPT:
+    """Return a random model that writes texts and answers."""
+    words = vocabulary(name)
     cfg = gpt.resolve(
-        ModelConfig(num_layers=1, embed_dim=16, num_heads=2, context_length=96, init="gpt2"),
+        ModelConfig(num_layers=1, embed_dim=16, num_heads=2, context_length=context, init="gpt2"),
         vocab_size=words.size,
         backend="cpu",
     )
@@ -225,8 +231,10 @@ def model() -> GPT:
     return GPT(params, Config(), cfg, words, tasks, 0)
 
 
-def test_texts_and_answers_take_a_pattern_or_a_schema(model: GPT) -> None:
+@pytest.mark.slow
+def test_texts_and_answers_take_a_pattern_or_a_schema() -> None:
     """Through every call of the surface; a small list of cases is JSON that parses."""
+    model = random_model()
     pattern, schema = (
         "(yes|no|größer)!?",
         {"type": "object", "properties": {"a": {"enum": ["é", 2]}}, "required": ["a"]},

@@ -64,7 +64,7 @@ def table_decoder(width: int = WIDTH) -> Decoder:
     )
 
 
-@pytest.mark.parametrize("name", ["itself", "almost itself", "look-up"])
+@pytest.mark.parametrize("name", [pytest.param("itself", marks=pytest.mark.slow), "almost itself", "look-up"])
 def test_greedy_ids_are_those_of_plain_decoding(name: str) -> None:
     """Ragged prompts, an answer up to the end of the context, a late stop id, and cached models with windows and n-grams."""
     params, decoder = model("target")
@@ -85,6 +85,7 @@ def test_greedy_ids_are_those_of_plain_decoding(name: str) -> None:
         assert 0 < got.accepted_share() < 1
 
 
+@pytest.mark.slow
 def test_a_row_does_not_feel_its_batch_and_a_stream_ends_as_the_sample() -> None:
     """Rows advance by different amounts; the same ids come alone, with their neighbours, and piece by piece."""
     params, decoder = model("target")
@@ -117,7 +118,7 @@ def plain_distribution(table: np.ndarray, draw: Sampling, history: list[int], al
 @pytest.mark.parametrize(
     ("draw", "allowed"),
     [
-        (Sampling(), list(range(WIDTH))),
+        pytest.param(Sampling(), list(range(WIDTH)), marks=pytest.mark.slow),
         (
             Sampling(temperature=0.7, top_k=3, frequency_penalty=0.8, logit_bias=((2, 0.7),), min_new_tokens=2),
             [0, 1, 2, 4, 5],
