@@ -73,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--max-new-tokens", type=int, help="longest text or answer [tokens]")
     out.add_argument("--out", default="samples.png", help="PNG for pictures (default %(default)s)")
     out.add_argument("--step", type=int, help="checkpoint to load (default: the newest)")
-    out.set_defaults(loaded_draft=None)  # what --draft names, once it is loaded
+    out.set_defaults(loaded_draft=None, read_schema=None)  # what --draft and --schema name, once they are read
     return out
 
 
@@ -103,6 +103,7 @@ def main() -> None:
             typical_p=arguments.typical_p,
             min_new_tokens=arguments.min_new_tokens,
         )
+        arguments.read_schema = None if arguments.schema is None else read_schema(arguments.schema)
         configure()
         import jgpt
 
@@ -137,6 +138,10 @@ def check_flags(arguments: argparse.Namespace, kind: str) -> None:
     for name in idle:
         flag = "-n" if name == "n" else f"--{name.replace('_', '-')}"
         require(getattr(arguments, name) == default(name), f"{flag} does not apply to {what}: leave it out.")
+    require(
+        arguments.length_penalty is None or arguments.beams is not None,
+        f"--length-penalty {arguments.length_penalty} does not apply without --beams: leave it out.",
+    )
     turns = len(arguments.chat or [])
     require(
         turns <= 1 or arguments.n == 1,
@@ -155,10 +160,8 @@ def check_flags(arguments: argparse.Namespace, kind: str) -> None:
 def options(arguments: argparse.Namespace, sampling: "Sampling") -> dict[str, Any]:
     """Return what `GPT.complete` and `GPT.reply` take besides the requests."""
     names = ("seed", "max_new_tokens", "stop", "pattern", "lookup", "ahead")
-    schema = None if arguments.schema is None else read_schema(arguments.schema)
-    return {"sampling": sampling, "schema": schema, "draft": arguments.loaded_draft} | {
-        name: getattr(arguments, name) for name in names
-    }
+    read = {"schema": arguments.read_schema, "draft": arguments.loaded_draft}
+    return {"sampling": sampling} | read | {name: getattr(arguments, name) for name in names}
 
 
 def searching(arguments: argparse.Namespace) -> dict[str, Any]:
