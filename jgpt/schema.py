@@ -2,7 +2,7 @@
 
 Owns which keywords are understood; every other one that could forbid a text is refused, since ignoring it would let wrong
 values through. Objects have their listed properties in the order of the schema and no others; one space may stand behind
-a comma or a colon, and no line breaks.
+a comma or a colon, and no line breaks. Numbers have up to 15 digits.
 """
 
 import json
@@ -36,8 +36,8 @@ PYTHON: Final = {
 CHARACTER: Final = (
     r'(?:[^"\\\x00-\x1f\x7f]|\\["\\/bfnrt])'  # RFC 8259, section 7; \u stands for what can be written plainly
 )
-INTEGER: Final = r"-?(?:0|[1-9][0-9]*)"
-NUMBER: Final = INTEGER + r"(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,2})?"  # larger exponents overflow a double
+INTEGER: Final = r"-?(?:0|[1-9][0-9]{0,14})"  # more digits are not exact in a double (section 6), and may go on for ever
+NUMBER: Final = INTEGER + r"(?:\.[0-9]{1,15})?(?:[eE][+-]?[0-9]{1,2})?"
 
 
 def pattern_of(schema: Mapping[str, Any]) -> str:
