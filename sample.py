@@ -60,12 +60,24 @@ def parser() -> argparse.ArgumentParser:
     )
     out.add_argument("--min-new-tokens", type=int, default=0, help="no end before this many tokens")
     out.add_argument("--stop", action="append", default=[], help="end the text before this string; may be repeated")
+    form = out.add_mutually_exclusive_group()
+    form.add_argument("--pattern", metavar="REGEX", help="the text matches this regular expression, from end to end")
+    form.add_argument("--schema", metavar="FILE", help="the text is JSON that the JSON schema in this file accepts")
+    proposer = out.add_mutually_exclusive_group()
+    proposer.add_argument(
+        "--draft", metavar="RUN", help="smaller run of the same vocabulary that proposes tokens: faster"
+    )
+    proposer.add_argument("--lookup", type=int, metavar="N", help="propose what followed the last N tokens before")
+    out.add_argument("--ahead", type=int, help="tokens proposed at once (default: 4)")
+    out.add_argument("--beams", type=int, help="find the most probable texts with this many beams, instead of drawing")
+    out.add_argument("--length-penalty", type=float, help="above 0: --beams favours longer texts (0.6 to 1 is usual)")
     out.add_argument("--seed", type=int, default=0, help="the same seed gives the same samples (default %(default)s)")
     out.add_argument("--max-new-tokens", type=int, help="longest text or answer [tokens]")
     out.add_argument("--out", default="samples.png", help="PNG for pictures (default %(default)s)")
     out.add_argument("--step", type=int, help="checkpoint to load (default: the newest)")
     out.add_argument("--weights", choices=("int8",), help="load the weights in a quarter of the bytes")
     out.add_argument("--cache", choices=("int8",), help="keep keys and values in a quarter of the bytes")
+    out.set_defaults(loaded_draft=None, read_schema=None)  # what --draft and --schema name, once they are read
     return out
 
 
@@ -81,6 +93,7 @@ def main() -> None:
         from jgpt.sampling import Sampling
 
         default = {"text": 0.8, "image": 1.0}.get(kind, 0.0 if arguments.n == 1 else 0.8)
+        default = default if arguments.beams is None else 0.0  # nothing is drawn
         sampling = Sampling(
             guidance=arguments.guidance,
             guidance_schedule=arguments.guidance_schedule,
@@ -94,11 +107,13 @@ def main() -> None:
             typical_p=arguments.typical_p,
             min_new_tokens=arguments.min_new_tokens,
         )
+        arguments.read_schema = None if arguments.schema is None else read_schema(arguments.schema)
         configure()
         import jgpt
 
         how = {name: getattr(arguments, name) for name in ("step", "weights", "cache")}
         model = jgpt.load(arguments.run, **how)
+        arguments.loaded_draft = None if arguments.draft is None else jgpt.load(arguments.draft)
         calls = {"text": write, "qa": answer, "chat": chat, "interactive": talk, "image": draw, "score": score}
         with Programs() as programs:
             calls[kind](model, arguments, sampling)
@@ -109,8 +124,9 @@ def check_flags(arguments: argparse.Namespace, kind: str) -> None:
     """Refuse flags that would do nothing for this kind of request. Raises ValueError with the first of them."""
     filters = ("temperature", "top_k", "top_p", "min_p", "typical_p")
     penalties = ("repetition_penalty", "presence_penalty", "frequency_penalty")
-    lengths = ("min_new_tokens", "max_new_tokens", "stop")
-    drawing = ("n", *filters, *penalties, *lengths, "seed")
+    lengths = ("min_new_tokens", "max_new_tokens", "stop", "pattern", "schema")
+    proposing = ("draft", "lookup", "ahead", "beams", "length_penalty")
+    drawing = ("n", *filters, *penalties, *lengths, *proposing, "seed")
     only = {"context": "qa", "context_file": "qa", "choices": "qa", "out": "image"}
     if kind != "interactive":
         only["system"] = "chat"
@@ -119,9 +135,9 @@ def check_flags(arguments: argparse.Namespace, kind: str) -> None:
     if kind == "score" or arguments.choices is not None:
         idle += (*drawing, "cache")
     elif kind == "image":
-        idle += lengths
+        idle += lengths + proposing
     elif kind == "interactive":
-        idle.append("n")
+        idle += ["n", "beams", "length_penalty"]
     what = (
         "--choices" if arguments.choices is not None and kind == "qa" else f"--{'question' if kind == 'qa' else kind}"
     )
@@ -129,6 +145,10 @@ def check_flags(arguments: argparse.Namespace, kind: str) -> None:
     for name in idle:
         flag = "-n" if name == "n" else f"--{name.replace('_', '-')}"
         require(getattr(arguments, name) == default(name), f"{flag} does not apply to {what}: leave it out.")
+    require(
+        arguments.length_penalty is None or arguments.beams is not None,
+        f"--length-penalty {arguments.length_penalty} does not apply without --beams: leave it out.",
+    )
     turns = len(arguments.chat or [])
     require(
         turns <= 1 or arguments.n == 1,
@@ -146,17 +166,23 @@ def check_flags(arguments: argparse.Namespace, kind: str) -> None:
 
 def options(arguments: argparse.Namespace, sampling: "Sampling") -> dict[str, Any]:
     """Return what `GPT.complete` and `GPT.reply` take besides the requests."""
-    names = ("seed", "max_new_tokens", "stop")
-    return {"sampling": sampling} | {name: getattr(arguments, name) for name in names}
+    names = ("seed", "max_new_tokens", "stop", "pattern", "lookup", "ahead")
+    read = {"schema": arguments.read_schema, "draft": arguments.loaded_draft}
+    return {"sampling": sampling} | read | {name: getattr(arguments, name) for name in names}
+
+
+def searching(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what `GPT.complete` and `GPT.reply` take for beam search, which does not stream."""
+    return {name: getattr(arguments, name) for name in ("beams", "length_penalty")}
 
 
 def write(model: "GPT", arguments: argparse.Namespace, sampling: "Sampling") -> None:
     """Print continuations of a text; a single one appears as it is made."""
-    if arguments.n == 1:
+    if arguments.n == 1 and arguments.beams is None:
         print(arguments.text, end="", flush=True)
         show(model, arguments.text, "text", arguments, sampling)
         return
-    texts = model.generate(arguments.text, arguments.n, **options(arguments, sampling))
+    texts = model.generate(arguments.text, arguments.n, **options(arguments, sampling), **searching(arguments))
     for index, text in enumerate(texts):
         if len(texts) > 1:
             print(f"--- {index + 1} of {len(texts)}")
@@ -221,7 +247,8 @@ def answer(model: "GPT", arguments: argparse.Namespace, sampling: "Sampling") ->
         print(text)
         return
     request = QuestionAnswer(arguments.question, "", context=context)
-    for text in model.reply(model.task_of_kind("qa"), [request] * arguments.n, **options(arguments, sampling)):
+    asked = options(arguments, sampling) | searching(arguments)
+    for text in model.reply(model.task_of_kind("qa"), [request] * arguments.n, **asked):
         print(text)
 
 
@@ -231,7 +258,7 @@ def chat(model: "GPT", arguments: argparse.Namespace, sampling: "Sampling") -> N
     turns = [] if arguments.system is None else [{"role": "system", "content": arguments.system}]
     for said in arguments.chat:
         turns.append({"role": "user", "content": said})
-        answers = model.reply(name, [turns] * arguments.n, **options(arguments, sampling))
+        answers = model.reply(name, [turns] * arguments.n, **options(arguments, sampling), **searching(arguments))
         if len(arguments.chat) > 1:
             print(f"user: {said}")
         for text in answers:
@@ -290,6 +317,18 @@ def score(model: "GPT", arguments: argparse.Namespace, sampling: "Sampling") -> 
     for i in worst:
         before = "".join(token for token, _ in found.per_token[max(0, i - 30) : i])
         print(f"{found.per_token[i][1]:8.3f} nats  {found.per_token[i][0]!r} after {before!r}")
+
+
+def read_schema(path: str) -> Any:
+    """Return the JSON schema of a file. Raises ValueError where it is no JSON object."""
+    import json
+
+    try:
+        schema = json.loads(read_text(path, "utf-8"))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"--schema {path!r} is no JSON: {error}.") from None
+    require(isinstance(schema, dict), f"--schema {path!r} holds {schema!r}: a schema is a JSON object.")
+    return schema
 
 
 def read_text(path: str, encoding: str) -> str:

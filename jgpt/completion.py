@@ -4,13 +4,14 @@ Owns the rules that one call's requests share (context, length, stop strings, gu
 `GPT.stream`, which document them. Refuses to load runs, and prints nothing.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 
-from jgpt import sampler
+from jgpt import beam, sampler
+from jgpt.automaton import automaton_for
 from jgpt.check import require
 from jgpt.config import ModelConfig
 from jgpt.data.examples import Picture
@@ -18,6 +19,7 @@ from jgpt.decoder import decoder_for
 from jgpt.growing import GrowingText, check_stops, find, tokens_before
 from jgpt.sampler import Samples
 from jgpt.sampling import Allowed, Sampling
+from jgpt.speculative import AHEAD, Speculation
 from jgpt.tasks.image import ImageTask
 from jgpt.tasks.task import Prompt, Task
 from jgpt.tokenizers.vocabulary import Vocabulary
@@ -67,15 +69,31 @@ class Completion:
     samples: Samples
 
 
-def complete(model: Model, task: str, requests: Sequence[Any], *, stop: Sequence[str], **options: Any) -> Completion:
+def complete(
+    model: Model,
+    task: str,
+    requests: Sequence[Any],
+    *,
+    stop: Sequence[str],
+    beams: int | None = None,
+    alpha: float | None = None,
+    **options: Any,
+) -> Completion:
     """Return what `GPT.complete` does."""
     prompts, arguments = _plan(model, task, requests, stop=stop, **options)
+    require(
+        beams is not None or alpha is None,
+        f"length_penalty is {alpha}, but beams is not given: set it, or leave both out.",
+    )
     decode = model.tasks[task].decode
     until = (lambda _, ids: find(decode(ids), stop) is not None) if stop else None
     unconditional = None
     if arguments["sampling"].guidance != 1.0:
         unconditional = _without_condition(model, task, requests)
-    samples = sampler.sample(**arguments, until=until, unconditional=unconditional)
+    if beams is None:
+        samples = sampler.sample(**arguments, until=until, unconditional=unconditional)
+    else:
+        samples = _search(arguments, stop, beams, alpha or 0.0)
     if stop:
         samples = _cut(samples, [tokens_before(ids, decode, stop) for ids in samples.tokens])
     begun = [prompt.tokens[len(prompt.tokens) - prompt.begun :] for prompt in prompts]
@@ -120,6 +138,11 @@ def _plan(
     max_new_tokens: int | None,
     top: int,
     stop: Sequence[str],
+    pattern: str | None,
+    schema: Mapping[str, Any] | None,
+    draft: Model | None,
+    lookup: int | None,
+    ahead: int | None,
 ) -> tuple[list[Prompt], dict[str, Any]]:
     """Return the prompts, and the sampler's arguments. Raises ValueError where they do not fit each other or the context."""
     prompts = [model.tasks[task].prompt(request) for request in requests]
@@ -129,6 +152,20 @@ def _plan(
         f"stop strings {list(stop)} were given to task {task!r}, which draws pictures: leave them out.",
     )
     check_stops(stop)
+    for name, form in (("pattern", pattern), ("schema", schema)):
+        require(
+            form is None or not isinstance(model.tasks[task], ImageTask),
+            f"a {name} was given to task {task!r}, which draws pictures: leave it out.",
+        )
+        require(
+            form is None or not stop,
+            f"stop strings {list(stop)} would cut a text that is to match the {name}: leave one of them out.",
+        )
+        require(
+            form is None or getattr(model.tasks[task], "step", None) is None,
+            f"a {name} was given to task {task!r}, which says steps before its answer: leave it out, or train without "
+            f"--data.tasks.{task}.steps.",
+        )
     context = model.model.context_length
     longest = max(len(prompt.tokens) for prompt in prompts)
     require(
@@ -156,8 +193,43 @@ def _plan(
         allowed=Allowed.phases([(phase.ids, phase.count) for phase in first.phases], model.tokenizer.size),
         top=top,
         pad_id=model.tokenizer.special("<|pad|>"),
+        automata=automaton_for(model.tokenizer, first.stop_ids, pattern=pattern, schema=schema),
+        speculation=_speculation(model, draft, lookup, ahead),
     )
     return prompts, arguments
+
+
+def _search(arguments: dict[str, Any], stop: Sequence[str], beams: int, alpha: float) -> Samples:
+    """Return what beam search finds. Raises ValueError for options that have no meaning there."""
+    idle = {"a draft or lookup": arguments["speculation"], "top": arguments["top"], "stop strings": stop}
+    for name, value in idle.items():
+        require(not value, f"beam search does not go together with {name}: leave out one of them.")
+    names = ("decoder", "params", "prompts", "max_new_tokens", "sampling", "stop_ids", "allowed", "pad_id", "automata")
+    return beam.search(**{name: arguments[name] for name in names}, beams=beams, alpha=alpha)
+
+
+def _speculation(model: Model, draft: Model | None, lookup: int | None, ahead: int | None) -> Speculation | None:
+    """Return who proposes tokens. Raises ValueError where a draft has another vocabulary, or nobody is to propose."""
+    if draft is None and lookup is None:
+        require(ahead is None, f"ahead is {ahead}, but nobody proposes: give a draft or a lookup, or leave it out.")
+        return None
+    require(
+        draft is None or lookup is None,
+        f"a draft and lookup {lookup} are given: only one of them can propose, leave the other out.",
+    )
+    number = AHEAD if ahead is None else ahead
+    if draft is None:
+        return Speculation(number, lookup=lookup)
+    ours, theirs = model.tokenizer, draft.tokenizer
+    require(
+        ours.specials == theirs.specials
+        and ours.text_name == theirs.text_name
+        and ours.text.to_json() == theirs.text.to_json()
+        and ours.image_ids == theirs.image_ids,
+        f"the draft's vocabulary ({theirs.text_name}, {theirs.size} ids) is not the model's ({ours.text_name}, {ours.size} "
+        "ids): train the draft on the same data with the same tokenizer.",
+    )
+    return Speculation(number, draft=decoder_for(draft.model, theirs.size, draft.cache), draft_params=draft.params)
 
 
 def _cut(samples: Samples, sizes: Sequence[int]) -> Samples:

@@ -3,8 +3,9 @@
 Owns the order of decoding and what ends a row. Every row has its own step, so that rows may begin and end at different
 times, and the loop may pause after any number of tokens: a stream, and a sample in one go, run the same function.
 
-Here T counts generated tokens, G groups of allowed ids, N most probable ids that are reported, P different prompts, and R
-rows of the model: one a sample B, or two where samples are guided (Ho and Salimans 2022), with and without the condition.
+Here T counts generated tokens, G groups of allowed ids, M states of automata, N most probable ids that are reported, P
+different prompts, and R rows of the model: one a sample B, or two where samples are guided (Ho and Salimans 2022), with and
+without the condition.
 """
 
 from functools import partial
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from jgpt import filters
 from jgpt.decoder import Decoder
@@ -34,6 +35,7 @@ class State(NamedTuple):
         top_logprobs_BTN: their log-probabilities [nats].
         written: what penalties look at; None where no row has one.
         cache: of the model.
+        automaton_B: state of the automaton that each row follows; None where no row does.
     """
 
     step_B: Int[Array, " B"]
@@ -46,6 +48,7 @@ class State(NamedTuple):
     top_logprobs_BTN: Float[Array, "B T N"]
     written: Written | None
     cache: Any
+    automaton_B: Int[Array, " B"] | None = None
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
@@ -99,6 +102,7 @@ def begin(
         top_logprobs_BTN=jnp.zeros((B, T, N), jnp.float32),
         written=written,
         cache=cache,
+        automaton_B=work.start_B,
     )
     return choose(stages, work, state, logits_RV)
 
@@ -123,28 +127,71 @@ def advance(decoder: Decoder, stages: Stages, params: Any, work: Work, state: St
 
 def choose(stages: Stages, work: Work, state: State, logits_RV: Float[Array, "R V"]) -> State:
     """Draw the next token of each row that is not done, and record it."""
-    B, T = work.group_BT.shape
-    rows_B, live_B = jnp.arange(B), ~state.done_B
-    group_B = jnp.take_along_axis(work.group_BT, jnp.minimum(state.step_B, T - 1)[:, None], axis=1)[:, 0]
-    mask_BV = work.table_GV[group_B]
-    late_BV = mask_BV & ~(work.stop_V[None, :] & (state.step_B < work.knobs.min_new_B)[:, None])
-    mask_BV = jnp.where(
-        late_BV.any(-1, keepdims=True), late_BV, mask_BV
-    )  # a stop that alone is allowed may stand anywhere
+    B = work.group_BT.shape[0]
+    mask_BV = possible(work, state.step_B, state.automaton_B)
     own_RV = logits_RV.astype(jnp.float32)
     logits_BV = drawn_BV = jnp.where(mask_BV, own_RV[:B], -jnp.inf)
     if stages.guidance:
         scale_B = filters.guidance_scale(work.knobs, state.step_B, work.steps_B)
         drawn_BV = jnp.where(mask_BV, filters.guide(own_RV[:B], own_RV[B:], scale_B), -jnp.inf)
-    keys_B = jax.vmap(lambda seed, row, step: jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), row), step))(
-        work.seeds_B, work.rows_B, state.step_B
-    )
-    token_B = filters.draw(drawn_BV, keys_B, work.knobs, state.written, stages).astype(jnp.int32)
+    token_B = filters.draw(drawn_BV, keys(work, state.step_B), work.knobs, state.written, stages).astype(jnp.int32)
     logprobs_BV = jax.nn.log_softmax(logits_BV)
-    logprob_B = jnp.take_along_axis(logprobs_BV, token_B[:, None], axis=1)[:, 0]
     if stages.guidance:  # a row without its condition may be the one that is not finite
-        logprob_B = jnp.where(jnp.isfinite(own_RV[B:]).all(-1), logprob_B, jnp.nan)
-    token_B = jnp.where(live_B, token_B, work.pad)
+        logprobs_BV = jnp.where(jnp.isfinite(own_RV[B:]).all(-1, keepdims=True), logprobs_BV, jnp.nan)
+    return record(stages, work, state, token_B, logprobs_BV, ~state.done_B)
+
+
+def possible(work: Work, step_B: Int[Array, " B"], automaton_B: Int[Array, " B"] | None) -> Bool[Array, "B V"]:
+    """Return the ids that each row may generate at a step: of its group, where its automaton goes on, and no early stop."""
+    T = work.group_BT.shape[1]
+    group_B = jnp.take_along_axis(work.group_BT, jnp.minimum(step_B, T - 1)[:, None], axis=1)[:, 0]
+    mask_BV = work.table_GV[group_B]
+    if work.next_MV is not None and automaton_B is not None:
+        mask_BV = mask_BV & (work.next_MV[automaton_B] >= 0)
+    late_BV = mask_BV & ~(work.stop_V[None, :] & (step_B < work.knobs.min_new_B)[:, None])
+    return jnp.where(
+        late_BV.any(-1, keepdims=True), late_BV, mask_BV
+    )  # a stop that alone is allowed may stand anywhere
+
+
+def keys(work: Work, step_B: Int[Array, " B"]) -> Key[Array, " B"]:
+    """Return the key of each row at a step: of its seed, its number and the step alone."""
+    return jax.vmap(lambda seed, row, step: jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), row), step))(
+        work.seeds_B, work.rows_B, step_B
+    )
+
+
+def follow(
+    work: Work, automaton_B: Int[Array, " B"] | None, token_B: Int[Array, " B"], live_B: Bool[Array, " B"]
+) -> Int[Array, " B"] | None:
+    """Return the automata's states after a token of each live row, which they allow."""
+    if work.next_MV is None or automaton_B is None:
+        return automaton_B
+    return jnp.where(live_B, work.next_MV[automaton_B, token_B], automaton_B)
+
+
+def record(
+    stages: Stages,
+    work: Work,
+    state: State,
+    token_B: Int[Array, " B"],
+    logprobs_BV: Float[Array, "B V"],
+    live_B: Bool[Array, " B"],
+) -> State:
+    """Return the state with one more token of each live row.
+
+    Args:
+        stages: what is reported.
+        work: the batch.
+        state: before the token.
+        token_B: drawn.
+        logprobs_BV: log-probabilities [nats] among the ids that were allowed.
+        live_B: rows that have a token; none of them is done.
+    """
+    B, T = work.group_BT.shape
+    rows_B = jnp.arange(B)
+    token_B = jnp.where(live_B, token_B, jnp.where(state.done_B, work.pad, state.token_B))
+    logprob_B = jnp.take_along_axis(logprobs_BV, token_B[:, None], axis=1)[:, 0]
     slot_B = jnp.where(live_B, state.step_B, T)  # past the end: dropped
     if stages.top:
         top_BN, top_ids_BN = jax.lax.top_k(logprobs_BV, stages.top)
@@ -164,6 +211,7 @@ def choose(stages: Stages, work: Work, state: State, logits_RV: Float[Array, "R 
         stopped_B=state.stopped_B | stops_B,
         tokens_BT=state.tokens_BT.at[rows_B, slot_B].set(token_B, mode="drop"),
         logprobs_BT=state.logprobs_BT.at[rows_B, slot_B].set(logprob_B, mode="drop"),
+        automaton_B=follow(work, state.automaton_B, token_B, live_B),
     )
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from jgpt.check import require
 from jgpt.config import ModelConfig
 from jgpt.model import gpt
-from jgpt.model.cache import init_cache
+from jgpt.model.cache import SLACK, init_cache
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,9 @@ class Decoder:
         num_ids: ids that mean something, None = vocab_size. The rest only pads the logits and is never generated.
         prepare: called on the parameters once a call of `sample`, in the order that decoding reads them fastest.
         begin: as `apply`, for prompts that are fed at once, at positions 0 to S - 1 of an empty cache; None = `apply`.
+        verify: `(params, tokens_BS, positions_BS, cache) -> (logits_BSV, cache)`: as `apply`, with the logits after every
+            token; None = there is no such function, and no speculative decoding.
+        rewind: tokens that were fed at once and may be taken back by feeding others in their place; None = any number.
     """
 
     apply: Callable[..., tuple[Array, Any]]
@@ -41,6 +44,8 @@ class Decoder:
     num_ids: int | None = None
     prepare: Callable[[Any], Any] = lambda params: params
     begin: Callable[..., tuple[Array, Any]] | None = None
+    verify: Callable[..., tuple[Array, Any]] | None = None
+    rewind: int | None = None
 
     @property
     def ids(self) -> int:
@@ -82,6 +87,11 @@ def decoder_for(cfg: ModelConfig, num_ids: int | None = None, cache_dtype: str |
         x_BD = jnp.take_along_axis(x_BSD, jnp.maximum(index_B, 0)[:, None, None], axis=1)[:, 0]
         return gpt.logits(cfg, x_BD, gpt.stored_output(cfg, params)), cache
 
+    def verify(
+        params: Any, tokens_BS: Int[Array, "B S"], positions_BS: Int[Array, "B S"], cache: Any
+    ) -> tuple[Float[Array, "B S V"], Any]:
+        return gpt.apply(cfg, params, tokens_BS, positions_BS, cache=cache)
+
     return Decoder(
         apply=lambda *arguments: feed(False, *arguments),
         init_cache=lambda batch, length: init_cache(cfg, batch, length, cache_dtype or cfg.compute_dtype),
@@ -90,6 +100,8 @@ def decoder_for(cfg: ModelConfig, num_ids: int | None = None, cache_dtype: str |
         num_ids=num_ids,
         prepare=lambda params: params if isinstance(params["blocks"], tuple) else _unstack(params),
         begin=lambda *arguments: feed(True, *arguments),
+        verify=verify,
+        rewind=SLACK if any(cfg.window_of(layer) is not None for layer in range(cfg.depth)) else None,
     )
 
 

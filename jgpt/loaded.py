@@ -67,6 +67,13 @@ class GPT:
         max_new_tokens: int | None = None,
         stop: Sequence[str] = (),
         top: int = 0,
+        pattern: str | None = None,
+        schema: Mapping[str, Any] | None = None,
+        draft: "GPT | None" = None,
+        lookup: int | None = None,
+        ahead: int | None = None,
+        beams: int | None = None,
+        length_penalty: float | None = None,
     ) -> Completion:
         """Return what the model makes of each request; request i is drawn with `fold_in(key(seed), i)`.
 
@@ -79,12 +86,22 @@ class GPT:
             max_new_tokens: longest result; None = what the task needs, or DEFAULT_NEW_TOKENS as far as the context goes.
             stop: strings that end a text and are not part of it.
             top: most probable ids to report at each token.
+            pattern: regular expression that each text matches as a whole, unless it ends by its length.
+            schema: JSON schema; each text is JSON that it accepts, unless it ends by its length.
+            draft: a smaller model of the same vocabulary that proposes tokens, which the model accepts or not: fewer passes
+                of the model, the same distribution, and the same ids where the most probable one is taken.
+            lookup: propose what followed when the last `lookup` tokens stood in the text before, instead of a draft.
+            ahead: tokens proposed at once; None = 4. What came of it stands in `samples.passes`.
+            beams: find the most probable texts instead of drawing, by keeping this many beginnings at every step; of equal
+                requests the first gets the best text, the next the second best.
+            length_penalty: exponent by which beams favour longer texts; None = 0, no penalty.
 
         Raises:
-            ValueError: a request does not fit the task or the context.
+            ValueError: a request does not fit the task or the context, or a pattern or schema cannot be followed.
         """
-        options = dict(sampling=sampling, seed=seed, max_new_tokens=max_new_tokens, stop=stop, top=top)
-        return completion.complete(self, task, requests, **options)
+        options: dict[str, Any] = dict(sampling=sampling, seed=seed, max_new_tokens=max_new_tokens, stop=stop, top=top)
+        options |= dict(pattern=pattern, schema=schema, draft=draft, lookup=lookup, ahead=ahead)
+        return completion.complete(self, task, requests, beams=beams, alpha=length_penalty, **options)
 
     def stream(
         self,
@@ -96,6 +113,11 @@ class GPT:
         max_new_tokens: int | None = None,
         stop: Sequence[str] = (),
         every: int = EVERY,
+        pattern: str | None = None,
+        schema: Mapping[str, Any] | None = None,
+        draft: "GPT | None" = None,
+        lookup: int | None = None,
+        ahead: int | None = None,
     ) -> Iterator[str]:
         """Yield pieces of a text, an answer or a turn as it is made; together they are what `complete` returns.
 
@@ -107,11 +129,17 @@ class GPT:
             max_new_tokens: longest result; None as in `complete`, or `reply` for answers and turns.
             stop: as in `complete`.
             every: tokens between two pieces; fewer answer sooner and take longer in all.
+            pattern: as in `complete`.
+            schema: as in `complete`.
+            draft: as in `complete`; `every` then counts passes of the model.
+            lookup: as in `complete`.
+            ahead: as in `complete`.
         """
         task = self.task_of_kind(kind)
         if kind != "text" and max_new_tokens is None:
             max_new_tokens = self._room(task, [request])
         options: dict[str, Any] = dict(seed=seed, max_new_tokens=max_new_tokens, stop=stop, top=0, every=every)
+        options |= dict(pattern=pattern, schema=schema, draft=draft, lookup=lookup, ahead=ahead)
         sampling = sampling or Sampling(temperature=1.0 if kind == "text" else 0.0)
         for (new,), _ in completion.stream(self, task, [request], sampling=sampling, **options):
             if new:

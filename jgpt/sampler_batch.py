@@ -3,8 +3,9 @@
 Owns the rules of `sampler.sample`'s arguments and the shapes that are compiled: sizes are rounded up to buckets. Knows
 no model and never computes; all arrays are NumPy's.
 
-Here T counts generated tokens, G groups of allowed ids, P different prompts, and R rows of the model: as many as B samples,
-or twice as many where samples are guided, the second half being the same samples without their condition.
+Here T counts generated tokens, G groups of allowed ids, M states of automata, P different prompts, and R rows of the model:
+as many as B samples, or twice as many where samples are guided, the second half being the same samples without their
+condition.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, UInt32
 
 from jgpt import filters
+from jgpt.automaton import MAX_BYTES, Automaton
 from jgpt.check import require
 from jgpt.filters import Knobs
 from jgpt.sampling import Allowed, Sampling
@@ -50,6 +52,8 @@ class Work(NamedTuple):
         steps_B: tokens to generate at most.
         pad: id that is fed where a sample has none.
         knobs: how each sample is drawn.
+        next_MV: next state of the automata at each id, -1 where it may not follow; None where no sample follows one.
+        start_B: state in which each sample begins.
     """
 
     lengths_R: Int[Array | np.ndarray, " R"]
@@ -62,6 +66,8 @@ class Work(NamedTuple):
     steps_B: Int[Array | np.ndarray, " B"]
     pad: Array | np.int32
     knobs: Knobs
+    next_MV: Int[Array | np.ndarray, "M V"] | None = None
+    start_B: Int[Array | np.ndarray, " B"] | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,7 @@ class Requests:
         pad_id: id fed where a sample has none.
         top: most probable ids to report at each token.
         prefill_chunk: tokens of the prompts that are fed at once; None = all.
+        automata: that each answer follows; None where it may hold anything.
     """
 
     prompts: list[np.ndarray]
@@ -91,6 +98,7 @@ class Requests:
     pad_id: int
     top: int = 0
     prefill_chunk: int | None = None
+    automata: Sequence[Automaton | None] = ()
 
 
 def bucket(size: int, smallest: int, largest: int) -> int:
@@ -136,6 +144,7 @@ def lay_out(
     group_BT = np.pad(group_BT, ((0, 0), (0, T - group_BT.shape[1])), mode="edge")
     stop_V = np.zeros(vocab_size, bool)
     stop_V[list(requests.stop_ids)] = True
+    next_MV, start_B = _join([requests.automata[i] for i in padded] if requests.automata else [], vocab_size, num_ids)
     return Prompts(tokens_PS, lengths_P, source_R), Work(
         lengths_R=lengths_P[source_R],
         live_B=np.arange(B) < len(chunk),
@@ -147,7 +156,39 @@ def lay_out(
         steps_B=np.full(B, requests.max_new_tokens, np.int32),
         pad=np.int32(requests.pad_id),
         knobs=filters.knobs_of([requests.samplings[i] for i in padded]),
+        next_MV=next_MV,
+        start_B=start_B,
     )
+
+
+def _join(
+    automata: Sequence[Automaton | None], vocab_size: int, num_ids: int
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Return (next_MV, start_B) of `Work`: tables one below the other, and first a state that allows all for ever.
+
+    Raises:
+        ValueError: the tables together are too large.
+    """
+    if not any(automata):
+        return None, None
+    starts: dict[int, int] = {}  # of different automata
+    tables, size = [], 1
+    for automaton in automata:
+        if automaton is not None and id(automaton) not in starts:
+            starts[id(automaton)] = size
+            tables.append(np.where(automaton.next_MV < 0, -1, automaton.next_MV + size))
+            size += len(automaton.next_MV)
+    states = bucket(size, SMALLEST_BUCKET, 2**30)
+    require(
+        states * vocab_size * 4 <= 2 * MAX_BYTES,
+        f"{len(tables)} automata of {size - 1:,} states together over {vocab_size:,} ids need more than "
+        f"{2 * MAX_BYTES >> 20} MiB: give fewer or smaller patterns in one call.",
+    )
+    next_MV = np.full((states, vocab_size), -1, np.int32)
+    next_MV[0, :num_ids] = 0
+    for start, table in zip(starts.values(), tables, strict=True):
+        next_MV[start : start + len(table), : table.shape[1]] = table
+    return next_MV, np.array([0 if a is None else starts[id(a)] for a in automata], np.int32)
 
 
 def check(requests: Requests, *, num_ids: int, context_length: int, max_rows: int) -> None:
@@ -198,6 +239,8 @@ def check(requests: Requests, *, num_ids: int, context_length: int, max_rows: in
         )
         for i, row in enumerate(requests.unconditional):
             _check_prompt(f"unconditional prompt {i}", row, new, num_ids, context_length)
+    if requests.automata:
+        _check_automata(requests, num_ids)
     if allowed is not None:
         width, groups = allowed.table_GV.shape[1], allowed.group_BT.shape[0]
         require(
@@ -208,6 +251,29 @@ def check(requests: Requests, *, num_ids: int, context_length: int, max_rows: in
             groups in (1, count),
             f"allowed.group_BT has {groups} rows for {count} prompts: give one, or one a prompt.",
         )
+
+
+def _check_automata(requests: Requests, num_ids: int) -> None:
+    """Raise ValueError where an automaton does not fit the vocabulary, the number of prompts, or what is allowed."""
+    count, allowed = len(requests.prompts), requests.allowed
+    require(
+        len(requests.automata) == count,
+        f"automata has {len(requests.automata)} entries for {count} prompts: give one, or one a prompt.",
+    )
+    for automaton in {id(a): a for a in requests.automata if a is not None}.values():
+        width = automaton.next_MV.shape[1]
+        require(
+            width == num_ids,
+            f"automaton.next_MV is {width} ids wide, the vocabulary has {num_ids}: build it for {num_ids} ids.",
+        )
+        if allowed is not None:
+            used_V = (automaton.next_MV >= 0).any(0)
+            free = bool((allowed.table_GV | ~used_V[None, :])[np.unique(allowed.group_BT)].all())
+            require(
+                free,
+                "an automaton goes on with ids that `allowed` rules out, so that at some step nothing could be drawn: "
+                "allow all ids that the automaton uses.",
+            )
 
 
 def _check_prompt(name: str, row: np.ndarray, new: int, num_ids: int, context: int) -> None:

@@ -15,10 +15,10 @@ PACKAGE = Path(jgpt.__file__).parent
 # Groups from left to right; a module imports from its left or from its own group. A folder stands for its modules.
 ORDER = (
     "axes check batch entry runtime compiled interrupt manifest progress pictures sheet neighbours muon loss grading",
-    "config tokenizers sampling filters checkpoint",
+    "config tokenizers sampling filters checkpoint regular schema automaton",
     "presets configio data metrics interop render",
     "runfolder tasks model",
-    "sharding optim decoder decode_loop sampler sampler_batch likelihood image_fit",
+    "sharding optim decoder decode_loop speculative sampler sampler_batch beam likelihood image_fit",
     "state",
     "step choices growing completion",
     "show",
@@ -42,6 +42,9 @@ WITHOUT_JAX = (
     "configio",
     "check",
     "sampling",
+    "regular",
+    "schema",
+    "automaton",
     "entry",
     "runtime",
 )

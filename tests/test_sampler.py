@@ -329,7 +329,7 @@ def test_unstacked_parameters_and_no_prompts_are_served() -> None:
     a = sample(decoder, params, prompts_of(5), max_new_tokens=8, sampling=GREEDY)
     b = sample(decoder, gpt.unstack(params), [np.asarray(prompts_of(5)[0])], max_new_tokens=8, sampling=GREEDY)
     np.testing.assert_array_equal(a.tokens[0], b.tokens[0])
-    assert sample(decoder, params, [], max_new_tokens=8) == ([], [], [], [])
+    assert sample(decoder, params, [], max_new_tokens=8) == ([], [], [], [], [])
 
 
 def two_tables_decoder(width: int = 8) -> Decoder:

@@ -325,4 +325,4 @@ def apply(
     """Return f32 logits of every position, and the updated cache. Arguments as in `features`."""
     x_BSD, cache = features(cfg, params, tokens_BS, positions_BS, segments_BS, cache)
     B, S, D = x_BSD.shape
-    return logits(cfg, x_BSD.reshape(B * S, D), output_matrix(cfg, params)).reshape(B, S, -1), cache
+    return logits(cfg, x_BSD.reshape(B * S, D), stored_output(cfg, params)).reshape(B, S, -1), cache

@@ -33,6 +33,10 @@ class TextTokenizer(Protocol):
         """Return the text of `ids`; the inverse of `encode`."""
         ...
 
+    def token_bytes(self) -> list[bytes]:
+        """Return the UTF-8 that each id stands for; that of a text is its ids' in a row."""
+        ...
+
     def to_json(self) -> str:
         """Return everything `from_json` needs, as JSON text."""
         ...
@@ -63,6 +67,10 @@ class ByteTokenizer:
         """Return the text; bytes that are no valid UTF-8 become U+FFFD."""
         # list(): bytes(array of int32) would be the array's memory, four bytes an id
         return bytes(list(ids)).decode("utf-8", errors="replace")
+
+    def token_bytes(self) -> list[bytes]:
+        """Return each byte."""
+        return [bytes([i]) for i in range(self.size)]
 
     def to_json(self) -> str:
         """Return the JSON form."""
@@ -113,6 +121,10 @@ class CharacterTokenizer:
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
         """Return the text."""
         return "".join(self.characters[i] for i in ids)
+
+    def token_bytes(self) -> list[bytes]:
+        """Return the UTF-8 of each character; a lone surrogate, which UTF-8 cannot express, has none."""
+        return [c.encode("utf-8", errors="ignore") for c in self.characters]
 
     def to_json(self) -> str:
         """Return the JSON form."""
@@ -180,6 +192,27 @@ class BPETokenizer:
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
         """Return the text."""
         return self.model.decode(list(map(int, ids)), skip_special_tokens=False)
+
+    def token_bytes(self) -> list[bytes]:
+        """Return the bytes of each entry, from the letters that stand for them (`bytes_to_unicode` of GPT-2).
+
+        Raises:
+            ValueError: an entry stands for other text than its bytes.
+        """
+        printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]  # stand for themselves
+        others = [i for i in range(256) if i not in printable]
+        letters = {chr(i): i for i in printable} | {chr(256 + n): i for n, i in enumerate(others)}
+        out = []
+        for i in range(self.size):
+            entry = self.model.id_to_token(i) or ""
+            found = bytes(letters[c] for c in entry) if all(c in letters for c in entry) else entry.encode("utf-8")
+            if found.decode("utf-8", errors="replace") != self.decode([i]):
+                raise ValueError(
+                    f"entry {i} of the tokenizer is {entry!r} and stands for {self.decode([i])!r}: only byte-level BPE as "
+                    "trained by jgpt or GPT-2's can follow a pattern."
+                )
+            out.append(found)
+        return out
 
     def to_json(self) -> str:
         """Return the library's tokenizer.json."""

@@ -112,3 +112,20 @@ def test_short_texts_train_a_smaller_bpe() -> None:
 
 def test_character_ids_follow_code_points() -> None:
     assert CharacterTokenizer.train(["cab"], 0).encode("abc").tolist() == [0, 1, 2]
+
+
+@every_tokenizer
+def test_the_bytes_of_ids_in_a_row_are_the_text(name: str) -> None:
+    text = TRAINING[1]
+    parts = BUILT[name].token_bytes()
+    assert len(parts) == BUILT[name].size
+    assert b"".join(parts[i] for i in BUILT[name].encode(text)) == text.encode()
+
+
+def test_a_bpe_of_other_letters_has_no_bytes() -> None:
+    """A tokenizer whose entries are letters themselves, without byte-level ones, is refused instead of misread."""
+    from tokenizers import Tokenizer, models
+
+    plain = BPETokenizer(Tokenizer(models.BPE(vocab={"ü": 0, "\u0120": 1}, merges=[])))
+    with pytest.raises(ValueError, match="byte-level BPE"):
+        plain.token_bytes()
