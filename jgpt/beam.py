@@ -222,9 +222,9 @@ def search(
         "filters, penalties, biases and guidance, or leave out beams.",
     )
     rows = [np.asarray(prompt) for prompt in prompts]
-    numbers: dict[bytes, list[int]] = {}  # prompts that are equal
+    numbers: dict[str, list[int]] = {}  # prompts that are equal
     for i, row in enumerate(rows):
-        numbers.setdefault(row.tobytes(), []).append(i)
+        numbers.setdefault(str(row.tolist()), []).append(i)
     groups = sorted(numbers.values(), key=lambda group: rows[group[0]].size)
     most = max(map(len, groups), default=0)
     require(most <= beams, f"{most} texts are asked of one prompt and beams is {beams}: use at least as many beams.")
@@ -244,7 +244,8 @@ def search(
         automata=() if automata is None else [automata] * len(rows),
     )
     sampler_batch.check(requests, num_ids=decoder.ids, context_length=decoder.context_length, max_rows=MAX_ROWS)
-    params, out = decoder.prepare(params), [None] * len(rows)
+    params = decoder.prepare(params)
+    out: list[Any] = [None] * len(rows)
     at_once = max(1, MAX_ROWS // beams)
     for begin in range(0, len(groups), at_once):
         chunk = groups[begin : begin + at_once]

@@ -36,9 +36,7 @@ PYTHON: Final = {
 CHARACTER: Final = (
     r'(?:[^"\\\x00-\x1f\x7f]|\\["\\/bfnrt])'  # RFC 8259, section 7; \u stands for what can be written plainly
 )
-INTEGER: Final = (
-    r"-?(?:0|[1-9][0-9]{0,14})"  # more digits are not exact in a double (section 6), and may go on for ever
-)
+INTEGER: Final = r"-?(?:0|[1-9][0-9]{0,14})"  # more digits are not exact in a double (section 6), and may go on
 NUMBER: Final = INTEGER + r"(?:\.[0-9]{1,15})?(?:[eE][+-]?[0-9]{1,2})?"
 
 
