@@ -118,7 +118,7 @@ BAD = [
     ("completions", {"model": "tiny", "prompt": "a", "top_p": 0}, 400, "top_p is 0"),
     ("completions", {"model": "tiny", "prompt": "a", "min_tokens": 40}, 400, "min_new_tokens is 40"),
     ("completions", {"model": "tiny", "prompt": "a", "logit_bias": {"x": 1}}, 400, "keys are ids"),
-    ("completions", {"model": "tiny", "prompt": "a", "logit_bias": {"49": 1}}, 400, "the vocabulary has 49 ids"),
+    ("completions", {"model": "tiny", "prompt": "a", "logit_bias": {"50": 1}}, 400, "the vocabulary has 50 ids"),
     ("completions", {"model": "tiny", "prompt": "a", "logit_bias": {str(i): 1 for i in range(40)}}, 400, "at most 32"),
     ("completions", {"model": "tiny", "prompt": "a", "stop": ["a"] * 5}, 400, "at most 4"),
     ("completions", {"model": "tiny", "prompt": "a", "stop": ""}, 400, "stop has 1 strings of [0]"),

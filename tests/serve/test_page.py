@@ -70,7 +70,7 @@ def test_write_ask_and_draw(page: Any, tmp_path: Path) -> None:
     page.click(".chip:has-text('two')")
     page.fill("#pictures-n", "2")
     page.click("#draw")
-    page.wait_for_selector("#pictures img[data-state=partial_image]")
+    page.wait_for_selector("#pictures img[data-state=completed]")  # those before it are counted in data-seen
     page.wait_for_selector("#draw:not(.stop)")
     pictures = page.query_selector_all("#pictures img[data-state=completed]")
     assert len(pictures) == 2
