@@ -52,7 +52,6 @@ class Served:
             time.sleep(0.2)
         else:
             raise SystemExit("the server ended before it was ready: see above")
-        self.compiled = self.metric("jgpt_compilations_total")
 
     def metric(self, name: str) -> float:
         """Return a metric without labels."""
@@ -289,7 +288,7 @@ def mixed_load(
             time.sleep(1.0)
             memory.append(client.served.resident())
         lives.append(memory)
-        compiled.append(client.served.metric("jgpt_compilations_total") - client.served.compiled)
+        compiled.append(client.served.metric("jgpt_compilations_total"))
         if life == 0:
             say("  restart")
             load.restarting.set()

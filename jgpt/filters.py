@@ -69,10 +69,17 @@ class Written(NamedTuple):
     uses_BV: Int[Array, "B V"]
 
 
-def knobs_of(samplings: Sequence[Sampling]) -> Knobs:
-    """Return the values of one `Sampling` a row as NumPy arrays; N, the biases of a row, is rounded up to a power of two."""
+def knobs_of(samplings: Sequence[Sampling], biases: int | None = None) -> Knobs:
+    """Return the values of one `Sampling` a row as NumPy arrays.
+
+    Args:
+        samplings: of the rows.
+        biases: N, room for the biases of a row; None = for the most of any, rounded up to a power of two.
+    """
     most = max((len(s.logit_bias) for s in samplings), default=0)
-    bias_ids_BN = np.full((len(samplings), 1 << (most - 1).bit_length() if most else 0), NO_ID, np.int32)
+    if biases is None:
+        biases = 1 << (most - 1).bit_length() if most else 0
+    bias_ids_BN = np.full((len(samplings), biases), NO_ID, np.int32)
     biases_BN = np.zeros(bias_ids_BN.shape, np.float32)
     for row, s in enumerate(samplings):
         for slot, (i, bias) in enumerate(s.logit_bias):

@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from jgpt.check import require
+from jgpt.compiled import Programs
 from jgpt.serve.errors import RefusedError
 from jgpt.serve.job import Job
 from jgpt.serve.programs import MOST_STEPS
@@ -28,6 +29,7 @@ class Engine:
 
     Attributes:
         counts: what happened so far, by name.
+        programs: compiled while it runs, which should be none: the slots were warm.
         failure: why the engine can no longer work; None while it can.
     """
 
@@ -40,6 +42,7 @@ class Engine:
         """
         require(queue >= 1, f"queue is {queue}: let at least 1 request wait; use --queue 1 or more.")
         self.slots, self.queue = slots, queue
+        self.programs = Programs()
         self.failure: BaseException | None = None
         self.counts = dict.fromkeys(
             (
@@ -67,6 +70,7 @@ class Engine:
 
     def __enter__(self) -> "Engine":
         """Start the thread."""
+        self.programs.__enter__()
         self._thread.start()
         return self
 
@@ -77,6 +81,7 @@ class Engine:
             self._closed = True
             self._change.notify_all()
         self._thread.join()
+        self.programs.__exit__(None, None, None)
 
     @property
     def busy(self) -> int:

@@ -10,7 +10,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from jgpt.serve.compilations import compilations
 from jgpt.serve.engine import Engine
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -46,8 +45,8 @@ class _Of(Collector):
         yield CounterMetricFamily("jgpt_segments", "Stretches of decoding between two looks.", value=counts["segments"])
         yield CounterMetricFamily(
             "jgpt_compilations",
-            "Programs compiled since the process began; none once it is ready.",
-            value=compilations(),
+            "Programs compiled since the server was ready; there should be none.",
+            value=engine.programs.count,
         )
 
 

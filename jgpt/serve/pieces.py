@@ -3,14 +3,9 @@
 Owns both; refuses to know requests.
 """
 
-from functools import cache
-from typing import Final
-
 from jgpt.growing import UNFINISHED
-from jgpt.tokenizers.text import BPETokenizer, ByteTokenizer
+from jgpt.tokenizers.text import BPETokenizer, ByteTokenizer, byte_letters
 from jgpt.tokenizers.vocabulary import Vocabulary
-
-PRINTABLE: Final = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))  # they stand for themselves
 
 
 class Pieces:
@@ -44,14 +39,7 @@ class Pieces:
         if isinstance(words.text, ByteTokenizer):
             return bytes([own])
         if isinstance(words.text, BPETokenizer):
-            spelt = words.text.model.id_to_token(own)
-            if all(letter in _alphabet() for letter in spelt):
-                return bytes(_alphabet()[letter] for letter in spelt)
+            letters, spelt = byte_letters(), words.text.model.id_to_token(own)
+            if all(letter in letters for letter in spelt):
+                return bytes(letters[letter] for letter in spelt)
         return words.decode_text([token]).encode("utf-8")
-
-
-@cache
-def _alphabet() -> dict[str, int]:
-    """Return the byte that each letter of byte-level entries stands for (Radford et al. 2019; as in `tokenizers`)."""
-    others = [byte for byte in range(256) if byte not in PRINTABLE]
-    return {chr(byte): byte for byte in PRINTABLE} | {chr(256 + n): byte for n, byte in enumerate(others)}

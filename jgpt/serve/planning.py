@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from jgpt.check import require
-from jgpt.completion import Model
+from jgpt.completion import DEFAULT_NEW_TOKENS, Model
 from jgpt.data.examples import Message
 from jgpt.decoder import Decoder, decoder_for
 from jgpt.growing import UNFINISHED, check_stops
@@ -25,7 +25,6 @@ from jgpt.tasks.task import Prompt, Task
 from jgpt.tokenizers.vocabulary import Vocabulary
 
 DEFAULT_COMPLETION: Final = 16  # tokens: OpenAI's default for completions
-DEFAULT_REPLY: Final = 200  # tokens, where a task does not say how long its answers are
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,8 @@ class Planner:
         """Return the jobs that go on with a text; `deliver` gets the number of the sample with each update."""
         _, task = self.task_of_kind("text")
         prompt = _asked(task, text, "prompt")
-        return self._jobs(prompt, order, order.max_tokens or self._room(prompt, DEFAULT_COMPLETION), deliver, "prompt")
+        longest = order.max_tokens or self._room(prompt, DEFAULT_COMPLETION)
+        return self._jobs(task, prompt, order, longest, deliver, "prompt")
 
     def reply(self, messages: Sequence[Message], order: Order, deliver: Callable[[int, Update], None]) -> list[Job]:
         """Return the jobs that answer the last turn: by the task of dialogue, else a single turn as a question."""
@@ -131,8 +131,8 @@ class Planner:
                 )
             request = messages[0].content
         prompt = _asked(task, request, "messages")
-        longest = order.max_tokens or self._room(prompt, prompt.max_new_tokens or DEFAULT_REPLY)
-        return self._jobs(prompt, order, longest, deliver, "messages")
+        longest = order.max_tokens or self._room(prompt, prompt.max_new_tokens or DEFAULT_NEW_TOKENS)
+        return self._jobs(task, prompt, order, longest, deliver, "messages")
 
     def draw(self, caption: str, order: Order, deliver: Callable[[int, Update], None]) -> list[Job]:
         """Return the jobs that draw pictures of a caption."""
@@ -140,7 +140,7 @@ class Planner:
         prompt = _asked(task, caption, "prompt")
         if prompt.max_new_tokens is None:
             raise RefusedError(500, "the task of pictures does not say how many tokens a picture has.")
-        return self._jobs(prompt, order, prompt.max_new_tokens, deliver, "prompt")
+        return self._jobs(task, prompt, order, prompt.max_new_tokens, deliver, "prompt")
 
     def image_task(self) -> ImageTask:
         """Return the run's first task of pictures. Raises RefusedError (400) where it has none."""
@@ -154,7 +154,13 @@ class Planner:
         return max(1, min(wanted, self.context + 1 - len(prompt.tokens), self.longest_output or self.context))
 
     def _jobs(
-        self, prompt: Prompt, order: Order, longest: int, deliver: Callable[[int, Update], None], param: str
+        self,
+        task: Task,
+        prompt: Prompt,
+        order: Order,
+        longest: int,
+        deliver: Callable[[int, Update], None],
+        param: str,
     ) -> list[Job]:
         """Return one job a sample. Raises RefusedError (400) where prompt and numbers do not fit the run."""
         size = len(prompt.tokens)
@@ -203,13 +209,12 @@ class Planner:
             groups += [self._groups[phase.ids]] * (phase.count or 1)
         groups_T = np.array((groups + groups[-1:] * self.context)[: self.context], np.int32)
         tokens = prompt.tokens
-        pictures = any(phase.count is not None for phase in prompt.phases)
         return [
             Job(
                 Row(tokens, groups_T, order.sampling, order.seed, i, longest),
                 lambda update, i=i: deliver(i, update),
                 top=order.top,
-                decode=None if pictures else self.model.tokenizer.decode_text,
+                decode=None if isinstance(task, ImageTask) else task.decode,
                 stops=order.stops,
             )
             for i in range(order.n)

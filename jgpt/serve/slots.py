@@ -274,13 +274,6 @@ class Slots:
 
     def _lay_out(self, rows: Sequence[Row]) -> Work:
         """Return the rows as the compiled functions take them."""
-        biases = [row.sampling.logit_bias for row in rows]
-        knobs = filters.knobs_of([row.sampling for row in rows])
-        ids_BN = np.full((len(rows), BIASES), filters.NO_ID, np.int32)
-        biases_BN = np.zeros((len(rows), BIASES), np.float32)
-        for b, pairs in enumerate(biases):
-            for n, (i, bias) in enumerate(pairs):
-                ids_BN[b, n], biases_BN[b, n] = i, bias
         return Work(
             lengths_R=np.array([len(row.prompt) for row in rows], np.int32),
             live_B=np.ones(len(rows), bool),
@@ -291,7 +284,7 @@ class Slots:
             stop_V=self._stop_V,
             steps_B=np.array([row.steps for row in rows], np.int32),
             pad=self._pad,
-            knobs=knobs._replace(bias_ids_BN=ids_BN, biases_BN=biases_BN),
+            knobs=filters.knobs_of([row.sampling for row in rows], BIASES),
         )
 
 

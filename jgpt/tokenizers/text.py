@@ -6,7 +6,7 @@ Owns the two directions and the JSON form of each; refuses special tokens and of
 import json
 import re
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, Final, Protocol, SupportsIndex, runtime_checkable
 
 import numpy as np
@@ -135,6 +135,14 @@ SENTENCE: Final = r"[^.?!\n]*[.?!\n]+"
 SENTENCES_KEPT: Final = 65_536  # of a text whose entries may span words; where few phrases make it up, most come again
 
 
+@cache
+def byte_letters() -> dict[str, int]:
+    """Return the byte that each letter of a byte-level entry stands for: `bytes_to_unicode` of GPT-2, turned round."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]  # stand for themselves
+    others = [i for i in range(256) if i not in printable]
+    return {chr(i): i for i in printable} | {chr(256 + n): i for n, i in enumerate(others)}
+
+
 class BPETokenizer:
     """Byte-level byte-pair encoding (Sennrich et al. 2016; bytes as in GPT-2), by Hugging Face `tokenizers`.
 
@@ -194,15 +202,12 @@ class BPETokenizer:
         return self.model.decode(list(map(int, ids)), skip_special_tokens=False)
 
     def token_bytes(self) -> list[bytes]:
-        """Return the bytes of each entry, from the letters that stand for them (`bytes_to_unicode` of GPT-2).
+        """Return the bytes of each entry, from the letters that stand for them.
 
         Raises:
             ValueError: an entry stands for other text than its bytes.
         """
-        printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]  # stand for themselves
-        others = [i for i in range(256) if i not in printable]
-        letters = {chr(i): i for i in printable} | {chr(256 + n): i for n, i in enumerate(others)}
-        out = []
+        letters, out = byte_letters(), []
         for i in range(self.size):
             entry = self.model.id_to_token(i) or ""
             found = bytes(letters[c] for c in entry) if all(c in letters for c in entry) else entry.encode("utf-8")

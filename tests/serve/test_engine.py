@@ -7,13 +7,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from jgpt.data.examples import Message
+from jgpt.config import ModelConfig
+from jgpt.data.examples import Message, QuestionAnswer
 from jgpt.sampling import Sampling
-from jgpt.serve.compilations import compilations
 from jgpt.serve.errors import RefusedError
 from jgpt.serve.job import Job, Update
-from jgpt.serve.planning import Order
+from jgpt.serve.planning import Order, Planner
 from jgpt.serve.slots import Row
+from jgpt.tasks.qa import QATask
+from jgpt.tokenizers.text import tokenizer_class
+from jgpt.tokenizers.vocabulary import Vocabulary
 
 GREEDY = Sampling(temperature=0.0)
 SECONDS = 60.0
@@ -165,16 +168,30 @@ def test_a_full_line_refuses_all_of_a_request_and_says_when_to_come_back(running
     assert running.engine.waiting == 0
 
 
+def test_an_answer_is_told_without_the_steps_to_it() -> None:
+    """The text that clients get is the task's, which knows where the answer begins."""
+    words = Vocabulary("bytes", tokenizer_class("bytes").train([], 0))
+    task = QATask(words, 20, steps=True)
+    model = SimpleNamespace(
+        model=ModelConfig(vocab_size=words.size, compute_dtype="float32"), tokenizer=words, tasks={"q": task},
+        params={}, cache=None,
+    )  # fmt: skip
+    asked = QuestionAnswer("why?", "so", steps=("a", "b"))
+    (job,) = Planner(model, "led").reply([Message("user", "why?")], Order(GREEDY), lambda _, update: None)
+    said = task.encode(asked).tokens[len(task.prompt("why?").tokens) : -1]
+    assert job.decode is not None and job.decode(said) == "so"
+
+
 def test_nothing_is_compiled_once_the_slots_are_warm(running: SimpleNamespace) -> None:
     idle(running)
-    before = compilations()
+    before = running.engine.programs.count
     orders = [(text, Order(sampling, seed=seed, max_tokens=new, top=2)) for text, sampling, new, seed in REQUESTS]
     inboxes = [send(running, "complete", *each)[0] for each in orders]
     send(running, "draw", "two", Order(Sampling(temperature=0.3)))
     assert all(inbox.text is not None for inbox in inboxes)
     assert send(running, "complete", "alone again", Order(GREEDY, max_tokens=50))[0].text
     idle(running)
-    assert compilations() == before
+    assert running.engine.programs.count == before
 
 
 def test_prompts_of_every_length_are_fed_in_pieces(running: SimpleNamespace, expect, monkeypatch) -> None:

@@ -16,7 +16,6 @@ import pytest
 from PIL import Image
 
 from jgpt.serve.app import Limits
-from jgpt.serve.compilations import compilations
 
 HELLO = {"model": "tiny", "prompt": "hello", "temperature": 0, "max_tokens": 12}
 
@@ -265,7 +264,7 @@ def test_metrics_count_and_nothing_compiles_under_mixed_load(served: SimpleNames
         lines = httpx.get(f"{served.url}/metrics").text.splitlines()
         return next(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name + " "))
 
-    before, compiled = value('jgpt_samples_total{end="finished"}'), compilations()
+    before, compiled = value('jgpt_samples_total{end="finished"}'), served.engine.programs.count
     texts = ["a", "b" * 30, "hello there", "x y z", "seven"]
     answers: list[str] = []
 
@@ -283,7 +282,7 @@ def test_metrics_count_and_nothing_compiles_under_mixed_load(served: SimpleNames
         ask(text)
     assert sorted(answers) == together
     assert value('jgpt_samples_total{end="finished"}') == before + 10
-    assert value("jgpt_compilations_total") == compiled == compilations()
+    assert value("jgpt_compilations_total") == compiled == served.engine.programs.count
     assert value("jgpt_slots_busy") == 0 and value("process_resident_memory_bytes") > 0
 
 
