@@ -28,9 +28,9 @@ from jgpt.speculative import AHEAD, Speculation  # noqa: E402
 
 
 def parts(gpt: GPT) -> tuple[Any, Any]:
-    """Return the decoder of a run, and its parameters in the order in which decoding reads them."""
+    """Return the decoder of a run, and its parameters in the form that decoding reads."""
     decoder = decoder_for(gpt.model, gpt.tokenizer.size)
-    return decoder, jax.block_until_ready(decoder.prepare(gpt.params))
+    return decoder, jax.block_until_ready(gpt.prepared)
 
 
 def prompts_of(gpt: GPT, text: str, rows: int, length: int) -> list[np.ndarray]:

@@ -32,8 +32,8 @@ class Model(Protocol):
     """What is asked of a `GPT` here."""
 
     @property
-    def params(self) -> Any:
-        """Parameters to sample with."""
+    def prepared(self) -> Any:
+        """Parameters as `Decoder.prepare` returns them."""
 
     @property
     def model(self) -> ModelConfig:
@@ -184,7 +184,7 @@ def _plan(
         new = min(new, context - longest)  # an open end goes as far as the context; a picture must fit whole
     arguments = dict(
         decoder=decoder_for(model.model, model.tokenizer.size, model.cache),
-        params=model.params,
+        params=model.prepared,
         prompts=[prompt.tokens for prompt in prompts],
         max_new_tokens=new,
         sampling=sampling,
@@ -229,7 +229,7 @@ def _speculation(model: Model, draft: Model | None, lookup: int | None, ahead: i
         f"the draft's vocabulary ({theirs.text_name}, {theirs.size} ids) is not the model's ({ours.text_name}, {ours.size} "
         "ids): train the draft on the same data with the same tokenizer.",
     )
-    return Speculation(number, draft=decoder_for(draft.model, theirs.size, draft.cache), draft_params=draft.params)
+    return Speculation(number, draft=decoder_for(draft.model, theirs.size, draft.cache), draft_params=draft.prepared)
 
 
 def _cut(samples: Samples, sizes: Sequence[int]) -> Samples:

@@ -16,6 +16,7 @@ from jgpt.check import require
 from jgpt.config import ModelConfig
 from jgpt.model import gpt
 from jgpt.model.cache import SLACK, init_cache
+from jgpt.model.matrices import is_stored, outputs_first
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Decoder:
         vocab_size: width of the logits.
         context_length: longest prompt plus answer [tokens].
         num_ids: ids that mean something, None = vocab_size. The rest only pads the logits and is never generated.
-        prepare: called on the parameters once a call of `sample`, in the order that decoding reads them fastest.
+        prepare: called on the parameters once a call of `sample`, in the form that decoding reads fastest; `GPT.prepared`
+            keeps it.
         begin: as `apply`, for prompts that are fed at once, at positions 0 to S - 1 of an empty cache; None = `apply`.
         verify: `(params, tokens_BS, positions_BS, cache) -> (logits_BSV, cache)`: as `apply`, with the logits after every
             token; None = there is no such function, and no speculative decoding.
@@ -98,11 +100,21 @@ def decoder_for(cfg: ModelConfig, num_ids: int | None = None, cache_dtype: str |
         vocab_size=cfg.vocab_size,
         context_length=cfg.context_length,
         num_ids=num_ids,
-        prepare=lambda params: params if isinstance(params["blocks"], tuple) else _unstack(params),
+        prepare=_prepare,
         begin=lambda *arguments: feed(True, *arguments),
         verify=verify,
         rewind=SLACK if any(cfg.window_of(layer) is not None for layer in range(cfg.depth)) else None,
     )
 
 
+def _prepare(params: gpt.Params) -> gpt.Params:
+    """Return separate layers, on a CPU with outputs first; what is so already stays as it is."""
+    blocks = params["blocks"]
+    if jax.default_backend() != "cpu":
+        return params if isinstance(blocks, tuple) else _unstack(params)
+    ready = isinstance(blocks, tuple) and is_stored(params["embedding"]["tokens"])
+    return params if ready else _outputs_first(params)
+
+
 _unstack = jax.jit(gpt.unstack)
+_outputs_first = jax.jit(lambda params: outputs_first(gpt.unstack(params)))

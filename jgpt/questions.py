@@ -91,7 +91,7 @@ def _greedy(
     """Return the most probable answer to each question, token by token."""
     cfg, num_ids = model.model, model.tokenizer.size
     decoder = decoder_for(cfg, num_ids, model.cache)
-    params = decoder.prepare(model.params)  # once, not at every call of the sampler
+    params = model.prepared
     prompts = [task.prompt(example) for example in examples]
     sizes = [len(prompt.tokens) for prompt in prompts]
     allowed = Allowed.phases([(phase.ids, phase.count) for phase in task.phases], num_ids)

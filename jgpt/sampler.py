@@ -180,7 +180,8 @@ def sample(
 
     Args:
         decoder: the model, see `decoder_for`.
-        params: its parameters. Those of a GPT are unstacked here: call `decoder.prepare` once yourself to sample often.
+        params: its parameters. Here they are brought into the form that decoding reads fastest: call `decoder.prepare` once
+            yourself to sample often.
         prompts: ids of each row, of any lengths.
         max_new_tokens: longest answer [tokens], its stop id included.
         sampling: one for all rows, or one a row.

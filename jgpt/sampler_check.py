@@ -85,7 +85,7 @@ def check_sampler(
     require(new_tokens >= 1, f"new_tokens is {new_tokens}: draw at least 1.")
     cfg, ids = model.model, model.tokenizer.size
     decoder = decoder_for(cfg, ids, model.cache)
-    params = decoder.prepare(model.params)
+    params = model.prepared
     prompts = random_prompts(cfg.context_length, ids, rows, seed)
     new_tokens = min(new_tokens, cfg.context_length - max(map(len, prompts)))
     bound = bound_of(model) if bound is None else bound
@@ -128,7 +128,7 @@ def programs_in_steady_state(model: GPT, *, rows: int = 6, new_tokens: int = 48,
     """
     cfg, ids = model.model, model.tokenizer.size
     decoder = decoder_for(cfg, ids, model.cache)
-    params = decoder.prepare(model.params)
+    params = model.prepared
     programs = Programs()
     for again in range(2):
         prompts = random_prompts(cfg.context_length, ids, rows, seed + again)

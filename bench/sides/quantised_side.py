@@ -17,7 +17,7 @@ from jgpt import presets  # noqa: E402
 from jgpt.decoder import decoder_for  # noqa: E402
 from jgpt.model import gpt  # noqa: E402
 from jgpt.model.cache import init_cache  # noqa: E402
-from jgpt.model.quantised import quantise_params  # noqa: E402
+from jgpt.model.matrices import quantise_params  # noqa: E402
 from jgpt.sampler import sample  # noqa: E402
 from jgpt.sampling import Sampling  # noqa: E402
 from jgpt.tasks import mixture  # noqa: E402
@@ -39,7 +39,8 @@ def random_model() -> tuple:
     )  # fmt: skip
     cfg = gpt.resolve(cfg, vocab_size=SPEC["vocab"], backend=jax.default_backend())
     plain = jax.jit(lambda key: gpt.unstack(gpt.init(cfg, key)))(jax.random.key(0))
-    return cfg, {None: plain, "int8": jax.jit(quantise_params)(plain)}
+    prepare = decoder_for(cfg, SPEC["vocab"]).prepare
+    return cfg, {None: prepare(plain), "int8": jax.jit(quantise_params)(plain)}
 
 
 CFG, PARAMS = random_model()

@@ -246,7 +246,7 @@ def _drive(model: GPT, lanes: Lanes, code: Callable[[np.ndarray, np.ndarray], np
         code: `(log-probabilities [n, vocabulary] in f64, ids as they stand in the lanes [n]) -> ids [n]`, one a live lane.
     """
     decoder = decoder_for(model.model, model.tokenizer.size)
-    params = decoder.prepare(model.params)
+    params = model.prepared
     tokens_BM = lanes.tokens_BM.copy()
     B, N = lanes.coded_BN.shape
     cache = jax.jit(lambda: decoder.init_cache(B, decoder.context_length))()

@@ -1,7 +1,8 @@
 """Attention: the registered ways to compute it.
 
-Owns `ATTENTION`; refuses the rule of who sees whom (`visibility`), and projections and rotary turns, which belong to the
-block. All functions compute the same values; they differ in what stands in memory and in the device they suit.
+Owns `ATTENTION`, and how a cache is attended to; refuses the rule of who sees whom (`visibility`), and projections and
+rotary turns, which belong to the block. All functions compute the same values; they differ in what stands in memory and in
+the device they suit.
 """
 
 from collections.abc import Callable
@@ -38,6 +39,28 @@ def einsum_attention(
     return jnp.einsum("bgrst,btgk->bsgrk", weights_BGRST, v_BTGK).reshape(B, S, H, K)
 
 
+def cached_attention(
+    q_BSHK: Float[Array, "B S H K"],
+    k_BGTK: Float[Array, "B G T K"],
+    v_BGTK: Float[Array, "B G T K"],
+    visible: Visibility,
+    softcap: float | None,
+) -> Float[Array, "B S H K"]:
+    """Attend to keys and values as a cache keeps them (`cache`), with all scores in memory at once; softmax in f32."""
+    B, S, H, K = q_BSHK.shape
+    G = k_BGTK.shape[1]
+    q_BGSRK = jnp.swapaxes(q_BSHK.reshape(B, S, G, H // G, K), 1, 2)
+    # the keys are the left factor, and XLA is kept from swapping them: as the right one they would be transposed first
+    scores_BGTSR = jnp.einsum("bgtk,bgsrk->bgtsr", k_BGTK, q_BGSRK, preferred_element_type=jnp.float32)
+    scores_BGSRT = jnp.moveaxis(jax.lax.optimization_barrier(scores_BGTSR), 2, -1) * K**-0.5
+    if softcap is not None:
+        scores_BGSRT = softcap * jnp.tanh(scores_BGSRT / softcap)
+    scores_BGSRT = jnp.where(visible.mask()[:, None, :, None, :], scores_BGSRT, MASKED)
+    weights_BGSRT = jax.nn.softmax(scores_BGSRT, axis=-1).astype(v_BGTK.dtype)
+    out_BGSRK = jnp.einsum("bgsrt,bgtk->bgsrk", weights_BGSRT, v_BGTK)
+    return jnp.swapaxes(out_BGSRK, 1, 2).reshape(B, S, H, K)
+
+
 def blocked_attention(
     q_BSHK: Float[Array, "B S H K"],
     k_BTGK: Float[Array, "B T G K"],
@@ -45,9 +68,7 @@ def blocked_attention(
     visible: Visibility,
     softcap: float | None,
 ) -> Float[Array, "B S H K"]:
-    """Attend query block by query block (see `blocked`); with a cache, which holds its keys otherwise, all at once."""
-    if q_BSHK.shape[1] != k_BTGK.shape[1]:
-        return einsum_attention(q_BSHK, k_BTGK, v_BTGK, visible, softcap)
+    """Attend query block by query block (see `blocked`)."""
     return blocked.attend(q_BSHK, k_BTGK, v_BTGK, visible, softcap)
 
 

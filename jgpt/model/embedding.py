@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from jgpt.config import ModelConfig
 from jgpt.model.layers import GPT2_INIT_STD
-from jgpt.model.quantised import parameter, take
+from jgpt.model.matrices import parameter, take
 
 _MULTIPLIER: Final = 0x9E3779B1  # 2^32 over the golden ratio: Knuth, The Art of Computer Programming 3, section 6.4
 

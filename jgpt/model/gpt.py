@@ -23,7 +23,7 @@ from jgpt.model.attention import choose_attention
 from jgpt.model.cache import Cache
 from jgpt.model.embedding import Embedding
 from jgpt.model.layers import GPT2_INIT_STD, Block, Norm
-from jgpt.model.quantised import Int8Rows, multiply, parameter
+from jgpt.model.matrices import Stored, multiply, parameter
 from jgpt.model.rotary import rotary
 from jgpt.model.visibility import Pattern, Visibility
 
@@ -271,15 +271,15 @@ def pattern_of(cfg: ModelConfig, layer: int) -> Pattern | None:
 def output_matrix(cfg: ModelConfig, params: Params) -> Float[Array, "D V"]:
     """Return the matrix that maps features to logits: the head's own, or the embedding transposed where they are tied."""
     stored = stored_output(cfg, params)
-    return stored.dense() if isinstance(stored, Int8Rows) else stored
+    return stored.dense() if isinstance(stored, Stored) else stored
 
 
-def stored_output(cfg: ModelConfig, params: Params) -> Float[Array, "D V"] | Int8Rows:
-    """Return `output_matrix` as it is stored, which is faster where few tokens are multiplied by int8."""
+def stored_output(cfg: ModelConfig, params: Params) -> Float[Array, "D V"] | Stored:
+    """Return `output_matrix` as it is stored, which is faster where few tokens are multiplied."""
     if not cfg.tie_embeddings:
         return params["head"]["kernel"]
     tokens = params["embedding"]["tokens"]
-    return tokens if isinstance(tokens, Int8Rows) else tokens.T
+    return tokens if isinstance(tokens, Stored) else tokens.T
 
 
 @jax.custom_vjp
@@ -303,12 +303,10 @@ def _f32_product_backward(saved: tuple[Array, Array], slope_NV: Array) -> tuple[
 _f32_product.defvjp(_f32_product_forward, _f32_product_backward)
 
 
-def logits(
-    cfg: ModelConfig, x_ND: Float[Array, "N D"], output_DV: Float[Array, "D V"] | Int8Rows
-) -> Float[Array, "N V"]:
+def logits(cfg: ModelConfig, x_ND: Float[Array, "N D"], output_DV: Float[Array, "D V"] | Stored) -> Float[Array, "N V"]:
     """Return f32 logits of N tokens from their features, soft-capped where the config says so."""
     x_ND = x_ND.astype(cfg.compute_dtype)
-    out_NV = multiply(x_ND, output_DV) if isinstance(output_DV, Int8Rows) else _f32_product(x_ND, output_DV)
+    out_NV = multiply(x_ND, output_DV) if isinstance(output_DV, Stored) else _f32_product(x_ND, output_DV)
     if cfg.logit_softcap is not None:
         out_NV = cfg.logit_softcap * jnp.tanh(out_NV / cfg.logit_softcap)
     return out_NV

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from typing import Final
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jgpt.config import ModelConfig
-from jgpt.model.attention import ATTENTION
+from jgpt.model.attention import ATTENTION, cached_attention
 from jgpt.model.cache import Int8LayerCache, LayerCache, recall
 from jgpt.model.fused import gelu, normalise, squared_relu, swiglu
-from jgpt.model.quantised import Int8Rows, multiply, parameter
+from jgpt.model.matrices import Stored, multiply, parameter
 from jgpt.model.rotary import Rotary, rotate
 from jgpt.model.visibility import Visibility
 
@@ -61,7 +62,7 @@ class Dense(nn.Module):
         outputs = self.shape[self.contract :]
         rows, columns = _product(self.shape[: self.contract]), _product(outputs)
         flat = x.reshape(-1, rows).astype(self.dtype)
-        if isinstance(kernel, Int8Rows):
+        if isinstance(kernel, Stored):
             y = multiply(flat, kernel).astype(self.dtype)
         else:
             y = flat @ kernel.reshape(rows, columns).astype(self.dtype)
@@ -128,12 +129,14 @@ class Attention(nn.Module):
             k_BSGK = Norm("rmsnorm", cfg.norm_epsilon, False, cfg.compute_dtype, name="key_norm")(k_BSGK)
         if turn is not None:
             q_BSHK, k_BSGK = rotate(q_BSHK, turn), rotate(k_BSGK, turn)
-        attend, k_BTGK, v_BTGK = ATTENTION[cfg.attention], k_BSGK, v_BSGK
         if cache is not None:
-            k_BTGK, v_BTGK, visible, cache = recall(cache, k_BSGK, v_BSGK, visible, fresh)
-            if not fresh:  # blocked and cuDNN want S = T
-                attend = ATTENTION["xla" if cfg.attention == "xla" else "einsum"]
-        out_BSHK = attend(q_BSHK, k_BTGK, v_BTGK, visible, cfg.attention_softcap)
+            k_BGTK, v_BGTK, visible, cache = recall(cache, k_BSGK, v_BSGK, visible, fresh)
+            if fresh:
+                k_BSGK, v_BSGK = jnp.swapaxes(k_BGTK, 1, 2), jnp.swapaxes(v_BGTK, 1, 2)
+        if cache is None or fresh:
+            out_BSHK = ATTENTION[cfg.attention](q_BSHK, k_BSGK, v_BSGK, visible, cfg.attention_softcap)
+        else:
+            out_BSHK = cached_attention(q_BSHK, k_BGTK, v_BGTK, visible, cfg.attention_softcap)
         axes = ("heads", "head_dim", "embed")
         out = Dense((H, K, D), axes, 2, residual_init(cfg), cfg.use_bias, cfg.compute_dtype, name="out")
         return out(out_BSHK), cache

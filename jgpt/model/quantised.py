@@ -1,17 +1,16 @@
 """Weights in int8: a quarter of the bytes of f32, with one factor for each output of a matrix.
 
-Owns `Int8Rows`, how parameters become it and how tokens are multiplied by it. Symmetric rounding to the nearest of 255
+Owns `Int8Rows`, how a matrix becomes it and how tokens are multiplied by it. Symmetric rounding to the nearest of 255
 levels: weight = level * scale, scale = largest weight of the row / 127 (Jacob et al. 2018, section 2.1, with zero point 0).
-Norms, biases and learned positions stay as they are: they are small, and every channel has its own. For inference alone:
-nothing here has a gradient. Here V counts the outputs of any matrix and D its inputs.
+For inference alone: nothing here has a gradient. Refuses to know which parameters are matrices (`matrices`). Here V counts
+the outputs of a matrix and D its inputs.
 """
 
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Int8
+from jaxtyping import Array, Float, Int8
 
 LEVELS: Final = 127  # of int8 on either side of zero; -128 is not used, so that the levels are symmetric
 # Rows up to which a CPU multiplies in int8. XLA:CPU would otherwise make an f32 copy of the weights outside the decoding
@@ -48,43 +47,6 @@ def to_levels(x: Float[Array, "*A K"]) -> tuple[Int8[Array, "*A K"], Float[Array
     x32 = x.astype(jnp.float32)
     scale = jnp.max(jnp.abs(x32), axis=-1) / LEVELS
     return jnp.round(x32 / jnp.where(scale > 0, scale, 1.0)[..., None]).astype(jnp.int8), scale
-
-
-def quantise_params(params: dict[str, Any]) -> dict[str, Any]:
-    """Return the parameters of `gpt.init` with every matrix and table in int8; blocks may be stacked or not."""
-
-    def convert(path: tuple[Any, ...], leaf: Array) -> Array | Int8Rows:
-        names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
-        if names[0] == "embedding":
-            return leaf if names[1] == "positions" else quantise(leaf.T)
-        if names[-1] != "kernel":
-            return leaf
-        if names[0] == "head":
-            return quantise(leaf)
-        lead = leaf.shape[: int(not isinstance(params["blocks"], tuple))]  # layers
-        inputs = leaf.ndim - 1 if names[-2] in ("out", "down") else len(lead) + 1  # first axis of the outputs
-        size = 1
-        for axis in leaf.shape[len(lead) : inputs]:
-            size *= axis
-        return quantise(leaf.reshape(*lead, size, -1))
-
-    return jax.tree_util.tree_map_with_path(convert, params)
-
-
-def parameter(module: nn.Module, name: str, init: Any, shape: tuple[int, ...]) -> Array | Int8Rows:
-    """Return a module's parameter, declared by `init` and `shape`, which may have been quantised since."""
-    if module.has_variable("params", name):
-        stored = module.get_variable("params", name)
-        if isinstance(stored, Int8Rows):
-            return stored
-    return module.param(name, init, shape)
-
-
-def take(table_VD: Float[Array, "V D"] | Int8Rows, ids_BS: Int[Array, "B S"]) -> Float[Array, "B S D"]:
-    """Return the rows of a table that ids name."""
-    if isinstance(table_VD, Int8Rows):
-        return table_VD.levels[ids_BS].astype(jnp.float32) * table_VD.scale[ids_BS][:, :, None]
-    return table_VD[ids_BS]
 
 
 def multiply(x_ND: Float[Array, "N D"], rows: Int8Rows) -> Float[Array, "N V"]:

@@ -75,7 +75,7 @@ class Planner:
         table = Allowed.phases([(ids, 1) for ids in self._groups], self.model.tokenizer.size)
         return Slots(
             self.decoder,
-            self.decoder.prepare(self.model.params),
+            self.model.prepared,
             size,
             table_GV=table.table_GV,
             stop_ids=sorted(self._stops),

@@ -72,7 +72,7 @@ def test_a_ring_gives_what_the_whole_row_gives(sizes) -> None:
     """Fed at once, as many as the slack allows, token by token, or in pieces larger than the ring: one forward pass."""
     tokens_BS, cache, at = rows(), init_cache(CFG, 2, CONTEXT, "float32"), 0
     whole = forward(tokens_BS)
-    assert [layer.k_BTGK.shape[1] for layer in cache.layers] == [24, 40]
+    assert [layer.k_BGTK.shape[2] for layer in cache.layers] == [24, 40]
     for size in itertools.chain(sizes[:-1], itertools.repeat(sizes[-1])):
         n = min(60 if size == "fresh" else size, CONTEXT - at)
         part, cache = feed(tokens_BS[:, at : at + n], zeros() + at, cache, fresh=size == "fresh")
@@ -139,18 +139,18 @@ def test_memory_of_windowed_layers_does_not_grow_with_the_context() -> None:
 def test_slots_hold_what_is_said() -> None:
     """Against a dict in Python: after feeds of several sizes, the positions and the keys written agree."""
     rng, size = np.random.default_rng(8), 8
-    cache, held, at = LayerCache(*(jnp.zeros((1, size, 1, 1)) for _ in range(2))), {}, 0
+    cache, held, at = LayerCache(*(jnp.zeros((1, 1, size, 1)) for _ in range(2))), {}, 0
     for n in (3, 2 * size + 3, 3, 3):
         real = int(rng.integers(1, n + 1))
         positions_BS = at + jnp.arange(n)[None]
         visible = Visibility(positions_BS, positions_BS, window=2, q_real_BS=jnp.arange(n)[None] < real)
-        keys = positions_BS[:, :, None, None].astype(jnp.float32)
+        keys = positions_BS[:, None, :, None].astype(jnp.float32)
         cache = update(cache, LayerCache(keys, keys), visible)
         held |= {p % size: p for p in range(at, at + real)}
         at += real
         expected = [held.get(slot, NOWHERE) for slot in range(size)]
         assert ring_positions(jnp.array([at - 1]), size)[0].tolist() == expected
-        assert cache.k_BTGK[0, :, 0, 0].tolist() == [0 if p == NOWHERE else p for p in expected]
+        assert cache.k_BGTK[0, 0, :, 0].tolist() == [0 if p == NOWHERE else p for p in expected]
 
 
 def test_a_ring_is_no_longer_than_the_row() -> None:
@@ -185,7 +185,9 @@ def test_int8_keeps_levels_and_a_scale_for_each_token_and_head() -> None:
     cache = init_cache(CFG, 2, CONTEXT, "int8").layers[1]
     kept = cache.like(jnp.asarray(k), jnp.asarray(v))
     for got, given in zip(kept.read(jnp.dtype("float32")), (k, v), strict=True):
-        assert (np.abs(np.asarray(got) - given) <= np.abs(given).max(-1, keepdims=True) / 127 * 0.5001).all()
+        assert (
+            np.abs(np.asarray(got).swapaxes(1, 2) - given) <= np.abs(given).max(-1, keepdims=True) / 127 * 0.5001
+        ).all()
     K = CFG.width_of_head
     plain = init_cache(CFG, 2, CONTEXT, "float32").layers[1]
     small, large = (sum(leaf.size * leaf.dtype.itemsize for leaf in layer) for layer in (cache, plain))

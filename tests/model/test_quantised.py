@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from jgpt import presets
-from jgpt.model import gpt, quantised
-from jgpt.model.quantised import FEW_ROWS, LEVELS, Int8Rows, multiply, quantise, quantise_params
+from jgpt.model import gpt
+from jgpt.model.matrices import multiply, quantise_params
+from jgpt.model.quantised import FEW_ROWS, LEVELS, Int8Rows, quantise
 
 VOCAB = 21
 SIZES = dict(num_layers=2, embed_dim=32, num_heads=4, context_length=24)
@@ -80,6 +81,6 @@ def test_a_quantised_model_is_the_model_of_its_rounded_weights(name: str) -> Non
 def test_quantised_is_smaller_by_nearly_four() -> None:
     cfg = gpt.resolve(presets.modern(num_layers=2, embed_dim=128, num_heads=4), vocab_size=512, backend="cpu")
     params = jax.eval_shape(lambda: gpt.init(cfg, jax.random.key(0)))
-    small = jax.eval_shape(quantised.quantise_params, params)
+    small = jax.eval_shape(quantise_params, params)
     size = lambda tree: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))  # noqa: E731
     assert 3.8 < size(params) / size(small) < 4
