@@ -106,6 +106,7 @@ def test_with_enough_beams_it_tries_everything() -> None:
     assert [tuple(ids.tolist()) for ids in got.tokens] == [ids for _, ids, _ in every[:5]]
 
 
+@pytest.mark.slow
 def test_one_beam_is_greedy_and_more_are_no_worse_in_a_cached_model() -> None:
     """In a model with windows and n-grams, whose cache rows move with the beams: log-probabilities stay those of the texts."""
     params, decoder = model("target")

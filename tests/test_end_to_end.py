@@ -148,6 +148,7 @@ def test_a_stream_adds_up_and_stop_strings_end_texts(unbroken):
         model.complete("digits", ["7"], stop=["x"])
 
 
+@pytest.mark.slow  # .ci/run proves the sampler of another run as well
 def test_the_sampler_is_proved_on_the_run_and_a_wrong_one_is_found(unbroken):
     """All modes agree on the trained model; likelihoods or ids that are not its own are found."""
     model = jgpt.load(unbroken)

@@ -35,9 +35,9 @@ class Seen(NamedTuple):
     top_logprobs_BSN: Float[Array | np.ndarray, "B S N"]
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def empty(decoder: Decoder, slots: int, top: int) -> State:
-    """Return the state of slots in which nothing runs."""
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def empty(decoder: Decoder, slots: int, top: int, length: int) -> State:
+    """Return the state of slots in which nothing runs; their cache holds `length` tokens."""
     B, T, V = slots, decoder.context_length, decoder.vocab_size
     return State(
         step_B=jnp.zeros(B, jnp.int32),
@@ -49,7 +49,7 @@ def empty(decoder: Decoder, slots: int, top: int) -> State:
         top_ids_BTN=jnp.zeros((B, T, top), jnp.int32),
         top_logprobs_BTN=jnp.zeros((B, T, top), jnp.float32),
         written=Written(jnp.zeros((B, V), bool), jnp.zeros((B, V), jnp.int32)),
-        cache=decoder.init_cache(B, T),
+        cache=decoder.init_cache(B, length),
     )
 
 
@@ -76,6 +76,7 @@ def add_row(
 ) -> State:
     """Return the state with the first token of a new row in its slot."""
     row = decode_loop.begin(decoder, stages, prompts, work, logits_PV, cache)
+    row = row._replace(cache=_fitted(row.cache, jax.tree.map(lambda rows: rows[:1], state.cache)))
     return jax.tree.map(lambda rows, new: jax.lax.dynamic_update_slice_in_dim(rows, new, slot, 0), state, row)
 
 
@@ -84,6 +85,23 @@ def move(state: State, from_B: Int[Array, " B"], free_B: Bool[Array, " B"]) -> S
     """Return the state of more or fewer rows: row b was `from_B[b]`; a free one holds nothing."""
     moved = jax.tree.map(lambda leaf: leaf[from_B], state)
     return moved._replace(done_B=moved.done_B | free_B)
+
+
+@partial(jax.jit, static_argnums=(0, 2))
+def fit(decoder: Decoder, state: State, length: int) -> State:
+    """Return the state with a cache of `length` tokens; no row may have used what is cut off."""
+    rows = state.step_B.shape[0]
+    return state._replace(cache=_fitted(state.cache, jax.eval_shape(lambda: decoder.init_cache(rows, length))))
+
+
+def _fitted(cache: Any, like: Any) -> Any:
+    """Return a cache of the shape of another: every layer keeps early tokens in the first places, whatever its size."""
+
+    def fit_leaf(leaf: Array, other: Any) -> Array:
+        cut = leaf[tuple(slice(size) for size in other.shape)]
+        return jnp.pad(cut, [(0, size - had) for size, had in zip(other.shape, cut.shape, strict=True)])
+
+    return jax.tree.map(fit_leaf, cache, like)
 
 
 @jax.jit

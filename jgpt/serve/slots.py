@@ -1,14 +1,16 @@
 """Fixed slots on the device: a request joins one while the others go on, and leaves it when it is done.
 
 Owns the state of up to `size` rows and everything that is compiled for it: prefill in a few bucketed lengths, and for each of a
-few widths how a row joins, how all rows advance in each of `profiles`, and how what they wrote is read. Nothing else is ever
-compiled, whatever requests come. Where few slots are taken, few rows are computed: one row alone is several times as fast as
-it is among sixteen. Refuses to know requests and text. Not for several threads at once.
+few widths and lengths of the cache how a row joins, how all rows advance in each of `profiles`, and how what they wrote is
+read. Nothing else is ever compiled, whatever requests come. Where few slots are taken, few rows are computed: one row alone is
+several times as fast as it is among sixteen. Where all that runs is short, the cache is short: every token reads all of it.
+Refuses to know requests and text. Not for several threads at once.
 
 B is the number of rows at present, T the context, N the most probable ids that are reported, S a window of generated
 tokens, C a piece of a long prompt.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -26,10 +28,11 @@ from jgpt.serve import programs
 from jgpt.serve.programs import MOST_STEPS, Seen
 
 PIECE: Final = 256  # tokens of a prompt that are fed at once: so long do the other rows wait
+SHORTEST: Final = 256  # tokens of the shortest cache
 BIASES: Final = 32  # logit biases of a request
 TOP: Final = 20  # most probable ids at each token: as many as OpenAI's API allows
 GROWTH: Final = 4  # of a compiled size over the one before
-PATIENCE: Final = 8  # segments before fewer rows are computed: rows come and go, and moving them copies the cache
+PATIENCE: Final = 8  # segments before less is computed: rows come and go, and fewer rows or a shorter cache are a copy
 SMALL_VOCABULARY: Final = 4096  # ids; sorting so few costs next to nothing, so that two profiles are enough
 
 
@@ -134,6 +137,7 @@ class Slots:
         self.piece = min(PIECE, decoder.context_length)
         self.buckets = _sizes(min(SMALLEST_BUCKET, self.piece), self.piece)
         self.widths = _sizes(1, size)
+        self.lengths = _sizes(min(SHORTEST, decoder.context_length), decoder.context_length)
         stop_V = np.zeros(decoder.vocab_size, bool)
         stop_V[list(stop_ids)] = True
         wide_GV = np.zeros((len(table_GV), decoder.vocab_size), bool)
@@ -161,8 +165,9 @@ class Slots:
         self._slots: list[int | None] = [None] * self.widths[0]  # whose row it is
         self._stages: dict[int, Stages] = {}  # of the slots that are taken
         self._start_B = np.zeros(self.widths[0], np.int32)
-        self._narrow = 0  # segments since fewer rows would do
-        self._state: State = programs.empty(self.decoder, self.widths[0], self.top)
+        self._narrow = 0  # segments since less would do
+        self.length = self.lengths[0]  # of the cache at present
+        self._state: State = programs.empty(self.decoder, self.widths[0], self.top, self.length)
         self._work: Work | None = None
 
     def join(self, slot: int, row: Row, prefilled: Prefill, *, top: int = 0) -> None:
@@ -176,6 +181,8 @@ class Slots:
         """
         if None not in self._slots:
             self._resize(next(width for width in self.widths if width > self.width))
+        if _needs(row) > self.length:
+            self._lengthen(next(length for length in self.lengths if length >= _needs(row)))
         place = self._slots.index(None)
         self._slots[place], self._rows[place], self._work, self._narrow = slot, row, None, 0
         self._stages[slot] = filters.stages_of([row.sampling], top)
@@ -197,9 +204,17 @@ class Slots:
     def advance(self, most: int) -> None:
         """Draw at most `most` more tokens a row, MOST_STEPS at the most."""
         fewer = max((width for width in self.widths if width < self.width), default=0)
-        self._narrow = self._narrow + 1 if len(self._stages) <= fewer else 0
+        shorter = max((length for length in self.lengths if length < self.length), default=0)
+        few = len(self._stages) <= fewer
+        short = all(
+            _needs(row) <= shorter for row, slot in zip(self._rows, self._slots, strict=True) if slot is not None
+        )
+        self._narrow = self._narrow + 1 if few or (short and shorter) else 0
         if self._narrow > PATIENCE:
-            self._resize(fewer)
+            if short and shorter:
+                self._lengthen(shorter)
+            if few:
+                self._resize(fewer)
         if self._work is None:
             self._work = jax.device_put(self._lay_out(self._rows))
         steps = jax.device_put(np.int32(min(most, MOST_STEPS)))
@@ -240,8 +255,10 @@ class Slots:
             prefilled = Prefill(self, np.zeros(self.piece + 1, np.int32))
             while prefilled.rest:
                 prefilled.feed()
-        for width in self.widths:
-            yield f"rows that join {width - 1} others"
+        for length, width in itertools.product(self.lengths, self.widths):
+            yield f"rows that join {width - 1} others, of up to {length} tokens"
+            if width == self.widths[0]:
+                self._lengthen(length)
             while self.width < width:
                 self._resize(width)
             row, seen = self._free_row()._replace(steps=3), set()
@@ -255,8 +272,12 @@ class Slots:
                 self.advance(1)
                 self.look()
                 self.leave([0])
-        for width in reversed(self.widths[:-1]):
-            self._resize(width)
+            for other in self.lengths:
+                self._lengthen(other)
+                self._lengthen(length)
+            if width == self.size:
+                for fewer in reversed(self.widths[:-1]):
+                    self._resize(fewer)
         self.clear()
 
     def _resize(self, width: int) -> None:
@@ -268,6 +289,10 @@ class Slots:
         self._slots = [None if gone else self._slots[place] for place, gone in zip(source, free, strict=True)]
         self._rows = [self._rows[place] for place in source]
         self._start_B, self._work, self._narrow = self._start_B[source], None, 0
+
+    def _lengthen(self, length: int) -> None:
+        """Keep so many tokens a row from now on; those that run must fit."""
+        self._state, self.length = programs.fit(self.decoder, self._state, length), length
 
     def _free_row(self) -> Row:
         return Row(np.zeros(1, np.int32), np.zeros(self.decoder.context_length, np.int32), Sampling(), 0, 0, 0)
@@ -286,6 +311,11 @@ class Slots:
             pad=self._pad,
             knobs=filters.knobs_of([row.sampling for row in rows], BIASES),
         )
+
+
+def _needs(row: Row) -> int:
+    """Return the tokens of a row that the cache may come to hold: the last one that is drawn is not fed."""
+    return len(row.prompt) + row.steps - 1
 
 
 def _sizes(smallest: int, largest: int) -> tuple[int, ...]:

@@ -57,7 +57,14 @@ def batch(rows=2, length=24, seed=0):
     return jnp.asarray(tokens), jnp.tile(jnp.arange(length, dtype=jnp.int32)[None], (rows, 1))
 
 
-@pytest.fixture(params=VARIANTS, scope="module")
+# what the others are made of stands in these
+FIRST = ("gpt2", "windows", "ngrams", "plane")
+
+
+@pytest.fixture(
+    params=[name if name in FIRST else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS],
+    scope="module",
+)
 def model(request):
     cfg = resolved(VARIANTS[request.param])
     return cfg, random_params(cfg, jax.random.key(1))
@@ -107,7 +114,14 @@ def test_cached_equals_uncached(model):
         np.testing.assert_allclose(part, whole[:, cut], atol=LOGIT_TOLERANCE, rtol=0)
 
 
-@pytest.mark.parametrize("options", [{"scan_layers": True}, {"remat": "full"}, {"remat": "dots", "scan_layers": True}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"remat": "dots", "scan_layers": True},
+        pytest.param({"scan_layers": True}, marks=pytest.mark.slow),
+        pytest.param({"remat": "full"}, marks=pytest.mark.slow),
+    ],
+)
 def test_how_it_is_compiled_changes_nothing(model, options):
     cfg, params = model
     tokens, positions = batch()

@@ -46,7 +46,7 @@ def test_few_rows_and_many_give_the_product_of_the_rounded_matrix(count: int) ->
     assert (got[0] == 0).all()
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", ["modern", *(pytest.param(n, marks=pytest.mark.slow) for n in ("gpt2", "llama"))])
 def test_a_quantised_model_is_the_model_of_its_rounded_weights(name: str) -> None:
     """Every matrix is int8, and multiplied out they give the same logits; blocks may be stacked or not."""
     cfg = gpt.resolve(VARIANTS[name], vocab_size=VOCAB, backend="cpu")

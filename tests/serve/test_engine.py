@@ -174,7 +174,7 @@ def test_an_answer_is_told_without_the_steps_to_it() -> None:
     task = QATask(words, 20, steps=True)
     model = SimpleNamespace(
         model=ModelConfig(vocab_size=words.size, compute_dtype="float32"), tokenizer=words, tasks={"q": task},
-        params={}, cache=None,
+        prepared={}, cache=None,
     )  # fmt: skip
     asked = QuestionAnswer("why?", "so", steps=("a", "b"))
     (job,) = Planner(model, "led").reply([Message("user", "why?")], Order(GREEDY), lambda _, update: None)
@@ -192,6 +192,33 @@ def test_nothing_is_compiled_once_the_slots_are_warm(running: SimpleNamespace) -
     assert send(running, "complete", "alone again", Order(GREEDY, max_tokens=50))[0].text
     idle(running)
     assert running.engine.programs.count == before
+
+
+def test_the_cache_is_as_long_as_the_longest_row_needs(running: SimpleNamespace, expect, monkeypatch) -> None:
+    """Short rows run in a short cache, a long one that joins them has it grow, and later it shrinks; nobody's text changes."""
+    from jgpt.compiled import Programs
+    from jgpt.serve import slots as module
+    from jgpt.serve.engine import Engine
+
+    monkeypatch.setattr(module, "SHORTEST", 32)
+    monkeypatch.setattr(module, "PATIENCE", 2)
+    slots = running.planner.make_slots(2)
+    assert slots.lengths[0] == 32 < slots.lengths[-1] == slots.decoder.context_length
+    for _ in slots.warm_up():
+        pass
+    seen = []
+    advance = slots.advance
+    monkeypatch.setattr(slots, "advance", lambda most: (advance(most), seen.append(slots.length)))
+    texts, news = ["abc", "abcdefghijklmnopqrstuvwxyz!?", "xyz"], [20, 24, 20]
+    wanted = expect("prose", [(text, GREEDY) for text in texts], [0] * 3).tokens
+    with Engine(slots, queue=9) as engine, Programs() as programs:
+        own = SimpleNamespace(planner=running.planner, engine=engine, gpt=running.gpt)
+        for order in ((0,), (0, 1), (2,), (2,)):
+            inboxes = [send(own, "complete", texts[i], Order(GREEDY, max_tokens=news[i]))[0] for i in order]
+            for i, inbox in zip(order, inboxes, strict=True):
+                assert inbox.text == text_of(running, wanted[i][: news[i]])
+    assert programs.count == 0
+    assert seen[0] == 32 and seen[-1] == 32 and max(seen) == slots.decoder.context_length
 
 
 def test_prompts_of_every_length_are_fed_in_pieces(running: SimpleNamespace, expect, monkeypatch) -> None:
