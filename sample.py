@@ -242,7 +242,7 @@ def answer(model: "GPT", arguments: argparse.Namespace, sampling: "Sampling") ->
         return
     task: Any = model.tasks[model.task_of_kind("qa")]
     if task.step is not None and arguments.n == 1:  # steps go beside the answer, which scripts read
-        steps, text = model.reason(arguments.question, context, **options(arguments, sampling))
+        steps, text = model.reason(arguments.question, context, **options(arguments, sampling), **searching(arguments))
         print(*(f"- {step}" for step in steps), sep="\n", file=sys.stderr)
         print(text)
         return

@@ -124,7 +124,7 @@ def main() -> None:
                 for what in ("prefill_speedup", "decode_speedup")}  # fmt: skip
     publish(
         "decode",
-        {"headline": headline, "peer": chosen, "rows": results},
+        {"headline": headline, "peer": chosen, "tried_seconds": best, "rows": results},
         table,
         None if device == "cpu" else about["device"],
     )

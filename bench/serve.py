@@ -191,12 +191,14 @@ class Mixed:
             while not self.stop.is_set():
                 try:
                     rng.choice(actions)(http, rng)
-                except httpx.TransportError as error:
-                    if self.restarting.is_set():
-                        self.count("turned away while restarting")
-                        time.sleep(0.3)
-                    else:
-                        self.check(False, f"connection broke: {error!r}")
+                except httpx.ConnectError as error:
+                    self.check(self.restarting.is_set(), f"nobody listened: {error!r}")
+                    self.count("turned away while restarting")
+                    time.sleep(0.3)
+                except httpx.TransportError as error:  # a request that was accepted, or a connection that idled
+                    self.check(self.restarting.is_set(), f"connection broke: {error!r}")
+                    self.count(f"broken while restarting: {type(error).__name__}")
+                    time.sleep(0.3)
 
     def refused(self, answer: httpx.Response) -> bool:
         """Return whether an answer is a clean refusal, and wait as long as it says."""
@@ -390,7 +392,7 @@ def main() -> None:
         headline |= {"wrong answers": mixed["wrong_answers"], "memory growth": max(mixed["memory_growth"])}
     of = Path(options.run).name if options.run else f"random, {options.layers} layers, width {options.width}"
     results = {
-        "headline": headline, "of": of, "options": vars(options),
+        "headline": headline, "of": of, "margin": about["margin"], "options": vars(options),
         "measured": {name: summary(values) for name, values in measured.items()},
         "mixed": mixed, "exit_code": code,
     }  # fmt: skip

@@ -170,7 +170,7 @@ class GPT:
 
     def draw(
         self,
-        caption: str,
+        caption: str | int,
         n: int = 1,
         *,
         complete: np.ndarray | None = None,
@@ -180,7 +180,7 @@ class GPT:
         """Return n pictures of `caption`, as PIL images; their pixels are `array`, and a notebook shows them as a grid.
 
         Args:
-            caption: "" draws without any, where the run learned to.
+            caption: words, or the label of a class; "" draws without any, where the run learned to.
             n: pictures.
             complete: the top rows of a picture of the run's width, or a whole one; the rest is drawn.
             keep_rows: rows of `complete` that are kept; None = all, or the upper half of a whole picture.
@@ -194,10 +194,10 @@ class GPT:
             keep_rows is None or complete is not None,
             f"keep_rows is {keep_rows}, but no picture is given to complete: pass `complete`, or leave keep_rows out.",
         )
-        request: Any = caption
+        request: Any = str(caption)
         if complete is not None:
             task: Any = self.tasks[name]
-            request = Picture(top_rows(complete, task.shape[0], keep_rows), caption)
+            request = Picture(top_rows(complete, task.shape[0], keep_rows), str(caption))
         return Pictures(np.stack(self.complete(name, [request] * n, **options).values))
 
     def answer(

@@ -20,16 +20,19 @@ if PLATFORM == "cpu":
 else:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the workers share the device
 
-# what is compiled in a test is kept for that test session alone, and shared by its workers, which inherit the name
-if "PYTEST_XDIST_WORKER" not in os.environ:
-    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="jgpt-tests-")
-    atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
+# What is compiled in a test is kept for that test session alone, and shared by its workers, which inherit the name. Where one
+# reads what another is writing, jax warns and compiles.
+OWN = "JGPT_TEST_CACHE"
+if OWN not in os.environ:
+    os.environ[OWN] = tempfile.mkdtemp(prefix="jgpt-tests-")
+    atexit.register(shutil.rmtree, os.environ[OWN], ignore_errors=True)
+os.environ["XDG_CACHE_HOME"] = os.environ[OWN]
 
 import jax  # noqa: E402 - reads the environment when it is imported
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_compilation_cache_dir", os.path.join(os.environ["XDG_CACHE_HOME"], "programs"))
+jax.config.update("jax_compilation_cache_dir", os.path.join(os.environ[OWN], "programs"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 

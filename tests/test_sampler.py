@@ -18,8 +18,9 @@ from jgpt.decoder import Decoder, decoder_for
 from jgpt.filters import Sampling
 from jgpt.model import gpt
 from jgpt.sampler import Samples, sample, stream
-from jgpt.sampler_check import BOUNDS, against, against_forward, forward_logprobs, with_noise
+from jgpt.sampler_check import BOUNDS, against, against_forward, forward_logprobs, served, with_noise
 from jgpt.sampling import Allowed
+from jgpt.serve import slots
 
 LOGPROB_CLOSE = 2e-5  # nats: f32 sums in another order (over a cache against over the row) at logits of order 10
 UNLIKELY = 1e-4  # p-value below which a seeded chi-square test would be a surprise
@@ -123,6 +124,24 @@ def test_every_mode_gives_what_the_full_forward_gives(name: str) -> None:
     ]  # fmt: skip
     assert all(found.passed for found in findings), findings
     assert all(len(tokens) == 24 for tokens in batch.tokens) and sum(found.tokens for found in findings) > 150
+
+
+@pytest.mark.parametrize("cache", [None, pytest.param("int8", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", [name if name == FIRST[0] else pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS]
+)
+def test_the_server_gives_what_the_sampler_gives(name: str, cache: str | None, monkeypatch) -> None:
+    """Rows join and leave few slots, and the cache grows and shrinks with them, rings and scales included."""
+    monkeypatch.setattr(slots, "SHORTEST", 16)
+    cfg, params, _ = model(name)
+    decoder = decoder_for(cfg, NUM_IDS, cache)
+    kind = "int8 cache" if cache else cfg.compute_dtype
+    prompts = [np.asarray(prompt, np.int32) for prompt in prompts_of(3, 20, 9)]
+    for new in (6, 24):  # the first two fit into the shorter cache
+        batch = sample(decoder, params, prompts, sampling=GREEDY, max_new_tokens=new)
+        expected = forward_logprobs(cfg, params, NUM_IDS, prompts, batch)
+        found = against("server", expected, batch, served(decoder, params, prompts, new), BOUNDS[kind])
+        assert found.passed and found.tokens >= new, found
 
 
 def test_a_row_does_not_feel_its_batch() -> None:

@@ -12,7 +12,7 @@ from typing import Final
 
 from jgpt.check import require
 
-MAGIC: Final = b"JGZ\x01"  # the last byte is the version
+MAGIC: Final = b"JGZ\x02"  # the last byte is the version: another order of sums in decoding is another one too
 KINDS: Final = ("text", "picture", "stack")
 
 

@@ -50,9 +50,10 @@ def cached_attention(
     B, S, H, K = q_BSHK.shape
     G = k_BGTK.shape[1]
     q_BGSRK = jnp.swapaxes(q_BSHK.reshape(B, S, G, H // G, K), 1, 2)
-    # the keys are the left factor, and XLA is kept from swapping them: as the right one they would be transposed first
     scores_BGTSR = jnp.einsum("bgtk,bgsrk->bgtsr", k_BGTK, q_BGSRK, preferred_element_type=jnp.float32)
-    scores_BGSRT = jnp.moveaxis(jax.lax.optimization_barrier(scores_BGTSR), 2, -1) * K**-0.5
+    if jax.default_backend() == "cpu":  # XLA would swap the factors, and transpose the keys first
+        scores_BGTSR = jax.lax.optimization_barrier(scores_BGTSR)
+    scores_BGSRT = jnp.moveaxis(scores_BGTSR, 2, -1) * K**-0.5
     if softcap is not None:
         scores_BGSRT = softcap * jnp.tanh(scores_BGSRT / softcap)
     scores_BGSRT = jnp.where(visible.mask()[:, None, :, None, :], scores_BGSRT, MASKED)

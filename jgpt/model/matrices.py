@@ -33,7 +33,7 @@ class OutputsFirst(NamedTuple):
     weights: Float[Array, "*A V D"]
 
     def dense(self) -> Float[Array, "D V"]:
-        """Return the matrix by which inputs are multiplied."""
+        """Return the one matrix by which inputs are multiplied."""
         return self.weights.T
 
 
@@ -46,7 +46,10 @@ def is_stored(leaf: Any) -> bool:
 
 
 def outputs_first(params: dict[str, Any]) -> dict[str, Any]:
-    """Return the parameters of `gpt.init` with every matrix outputs first; what is stored in another form stays as it is."""
+    """Return the parameters of `gpt.init` with every matrix outputs first; blocks may be stacked or not.
+
+    What is stored in another form stays as it is.
+    """
     return _convert(params, lambda matrix: OutputsFirst(jnp.swapaxes(matrix, -1, -2)))
 
 

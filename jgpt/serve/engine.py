@@ -64,7 +64,7 @@ class Engine:
         self._change = threading.Condition()
         self._stop: RefusedError | None = None
         self._closed = False
-        self._step_seconds: dict[int, float] = {}  # by width
+        self._step_seconds: dict[tuple[int, int], float] = {}  # by width and length of the cache
         self._job_seconds = 1.0
         self._thread = threading.Thread(target=self._work, name="jgpt-device", daemon=True)
 
@@ -220,14 +220,15 @@ class Engine:
         """Decode for a while, and tell the jobs."""
         if not any(job is not None for job in self._running):
             return
-        known = self._step_seconds.get(self.slots.width)
+        known = self._step_seconds.get((self.slots.width, self.slots.length))
         steps = MOST_STEPS if known is None else min(max(int(SEGMENT / known), 1), MOST_STEPS)
         began = time.monotonic()
         self.slots.advance(steps)
-        width, made = self.slots.width, self._tell()
+        size, made = (self.slots.width, self.slots.length), self._tell()  # it may have become less
+        known = self._step_seconds.get(size)
         if made:
             seconds = (time.monotonic() - began) / made
-            self._step_seconds[width] = seconds if known is None else known + (seconds - known) * SMOOTHING
+            self._step_seconds[size] = seconds if known is None else known + (seconds - known) * SMOOTHING
         self.counts["segments"] += 1
 
     def _tell(self) -> int:

@@ -89,7 +89,7 @@ def move(state: State, from_B: Int[Array, " B"], free_B: Bool[Array, " B"]) -> S
 
 @partial(jax.jit, static_argnums=(0, 2))
 def fit(decoder: Decoder, state: State, length: int) -> State:
-    """Return the state with a cache of `length` tokens; no row may have used what is cut off."""
+    """Return the state with a cache of `length` tokens; no row that runs may have used what is cut off."""
     rows = state.step_B.shape[0]
     return state._replace(cache=_fitted(state.cache, jax.eval_shape(lambda: decoder.init_cache(rows, length))))
 

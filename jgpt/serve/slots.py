@@ -211,6 +211,7 @@ class Slots:
         )
         self._narrow = self._narrow + 1 if few or (short and shorter) else 0
         if self._narrow > PATIENCE:
+            self._narrow = 0
             if short and shorter:
                 self._lengthen(shorter)
             if few:
@@ -293,6 +294,7 @@ class Slots:
     def _lengthen(self, length: int) -> None:
         """Keep so many tokens a row from now on; those that run must fit."""
         self._state, self.length = programs.fit(self.decoder, self._state, length), length
+        self._narrow = 0
 
     def _free_row(self) -> Row:
         return Row(np.zeros(1, np.int32), np.zeros(self.decoder.context_length, np.int32), Sampling(), 0, 0, 0)

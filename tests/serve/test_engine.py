@@ -194,6 +194,7 @@ def test_nothing_is_compiled_once_the_slots_are_warm(running: SimpleNamespace) -
     assert running.engine.programs.count == before
 
 
+@pytest.mark.slow  # test_sampler has the server's cache grow as well
 def test_the_cache_is_as_long_as_the_longest_row_needs(running: SimpleNamespace, expect, monkeypatch) -> None:
     """Short rows run in a short cache, a long one that joins them has it grow, and later it shrinks; nobody's text changes."""
     from jgpt.compiled import Programs
