@@ -137,7 +137,7 @@ def test_the_server_gives_what_the_sampler_gives(name: str, cache: str | None, m
     decoder = decoder_for(cfg, NUM_IDS, cache)
     kind = "int8 cache" if cache else cfg.compute_dtype
     prompts = [np.asarray(prompt, np.int32) for prompt in prompts_of(3, 20, 9)]
-    for new in (6, 24):  # the first two fit into the shorter cache
+    for new in (6, 24):  # two of the first three fit into the shorter cache
         batch = sample(decoder, params, prompts, sampling=GREEDY, max_new_tokens=new)
         expected = forward_logprobs(cfg, params, NUM_IDS, prompts, batch)
         found = against("server", expected, batch, served(decoder, params, prompts, new), BOUNDS[kind])

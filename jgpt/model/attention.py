@@ -10,7 +10,7 @@ from typing import Final
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jgpt.model import blocked
 from jgpt.model.visibility import MASKED, Visibility
@@ -32,11 +32,15 @@ def einsum_attention(
     G = k_BTGK.shape[2]
     q_BSGRK = q_BSHK.reshape(B, S, G, H // G, K)  # R: query heads that share one key-value head
     scores_BGRST = jnp.einsum("bsgrk,btgk->bgrst", q_BSGRK, k_BTGK, preferred_element_type=jnp.float32) * K**-0.5
-    if softcap is not None:
-        scores_BGRST = softcap * jnp.tanh(scores_BGRST / softcap)
-    scores_BGRST = jnp.where(visible.mask()[:, None, None, :, :], scores_BGRST, MASKED)
-    weights_BGRST = jax.nn.softmax(scores_BGRST, axis=-1).astype(v_BTGK.dtype)
+    weights_BGRST = _weights(scores_BGRST, visible.mask()[:, None, None, :, :], softcap).astype(v_BTGK.dtype)
     return jnp.einsum("bgrst,btgk->bsgrk", weights_BGRST, v_BTGK).reshape(B, S, H, K)
+
+
+def _weights(scores: Float[Array, "*A T"], seen: Bool[Array, "*C T"], softcap: float | None) -> Float[Array, "*A T"]:
+    """Return what each key counts for: the softmax of the soft-capped scores of those that are seen."""
+    if softcap is not None:
+        scores = softcap * jnp.tanh(scores / softcap)
+    return jax.nn.softmax(jnp.where(seen, scores, MASKED), axis=-1)
 
 
 def cached_attention(
@@ -54,10 +58,7 @@ def cached_attention(
     if jax.default_backend() == "cpu":  # XLA would swap the factors, and transpose the keys first
         scores_BGTSR = jax.lax.optimization_barrier(scores_BGTSR)
     scores_BGSRT = jnp.moveaxis(scores_BGTSR, 2, -1) * K**-0.5
-    if softcap is not None:
-        scores_BGSRT = softcap * jnp.tanh(scores_BGSRT / softcap)
-    scores_BGSRT = jnp.where(visible.mask()[:, None, :, None, :], scores_BGSRT, MASKED)
-    weights_BGSRT = jax.nn.softmax(scores_BGSRT, axis=-1).astype(v_BGTK.dtype)
+    weights_BGSRT = _weights(scores_BGSRT, visible.mask()[:, None, :, None, :], softcap).astype(v_BGTK.dtype)
     out_BGSRK = jnp.einsum("bgsrt,bgtk->bgsrk", weights_BGSRT, v_BGTK)
     return jnp.swapaxes(out_BGSRK, 1, 2).reshape(B, S, H, K)
 

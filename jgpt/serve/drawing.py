@@ -75,10 +75,10 @@ class Drawing:
     def next(self, index: int, update: Update) -> Iterator[dict[str, Any]]:
         """Take what is new of a picture, and yield what there is to see."""
         self.add(index, update)
-        _, columns, per_cell = self.task.grid
+        all_rows, columns, per_cell = self.task.grid
         rows = len(self._ids[index]) // (columns * per_cell)
         due = sum(at <= rows for at in self._shown_at)
-        if due > self._shown[index] and not update.finished:
+        if due > self._shown[index] and rows < all_rows and not update.finished:  # a whole one comes as the completed
             self._shown[index] = due
             yield self._event(
                 "partial_image", index, png(self._partial(index, rows)), partial_image_index=self._shown[index] - 1

@@ -206,13 +206,11 @@ class Slots:
         fewer = max((width for width in self.widths if width < self.width), default=0)
         shorter = max((length for length in self.lengths if length < self.length), default=0)
         few = len(self._stages) <= fewer
-        short = all(
-            _needs(row) <= shorter for row, slot in zip(self._rows, self._slots, strict=True) if slot is not None
-        )
-        self._narrow = self._narrow + 1 if few or (short and shorter) else 0
+        taken = (row for row, slot in zip(self._rows, self._slots, strict=True) if slot is not None)
+        short = shorter > 0 and all(_needs(row) <= shorter for row in taken)
+        self._narrow = self._narrow + 1 if few or short else 0
         if self._narrow > PATIENCE:
-            self._narrow = 0
-            if short and shorter:
+            if short:
                 self._lengthen(shorter)
             if few:
                 self._resize(fewer)

@@ -35,7 +35,7 @@ def expect(tiny: Any) -> Any:
     from jgpt.sampling import Allowed, Sampling
 
     decoder = decoder_for(tiny.model, tiny.tokenizer.size)
-    params = decoder.prepare(tiny.params)
+    params = tiny.prepared
     busy = Sampling(top_k=3, typical_p=0.9, presence_penalty=0.1, logit_bias=((20, 0.1), (21, 0.1)))
 
     def drawn(name: str, rows: list, seeds: Any) -> Samples:
