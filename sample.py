@@ -228,7 +228,7 @@ def talk(model: "GPT", arguments: argparse.Namespace, sampling: "Sampling") -> N
 
 
 def answer(model: "GPT", arguments: argparse.Namespace, sampling: "Sampling") -> None:
-    """Print answers to a question; with choices, each with its likelihood, and the most probable last."""
+    """Print answers to a question, a single one as it is made; choices each with its likelihood, the most probable last."""
     from jgpt.data.examples import QuestionAnswer
 
     context = arguments.context or ""
@@ -247,24 +247,31 @@ def answer(model: "GPT", arguments: argparse.Namespace, sampling: "Sampling") ->
         print(text)
         return
     request = QuestionAnswer(arguments.question, "", context=context)
+    if arguments.n == 1 and arguments.beams is None:
+        show(model, request, "qa", arguments, sampling)
+        return
     asked = options(arguments, sampling) | searching(arguments)
     for text in model.reply(model.task_of_kind("qa"), [request] * arguments.n, **asked):
         print(text)
 
 
 def chat(model: "GPT", arguments: argparse.Namespace, sampling: "Sampling") -> None:
-    """Print what the assistant says to each turn of the user in turn."""
+    """Print what the assistant says to each turn of the user in turn; a single reply appears as it is made."""
     name = model.task_of_kind("chat")
     turns = [] if arguments.system is None else [{"role": "system", "content": arguments.system}]
+    several = len(arguments.chat) > 1
     for said in arguments.chat:
         turns.append({"role": "user", "content": said})
-        answers = model.reply(name, [turns] * arguments.n, **options(arguments, sampling), **searching(arguments))
-        if len(arguments.chat) > 1:
-            print(f"user: {said}")
-        for text in answers:
-            print(f"assistant: {text}" if len(arguments.chat) > 1 else text)
-        if answers[0].strip():
-            turns.append({"role": "assistant", "content": answers[0]})
+        if several:
+            print(f"user: {said}\nassistant: ", end="", flush=True)
+        if arguments.n == 1 and arguments.beams is None:
+            reply = show(model, turns, "chat", arguments, sampling)
+        else:
+            asked = options(arguments, sampling) | searching(arguments)
+            reply, *others = model.reply(name, [turns] * arguments.n, **asked)
+            print(reply, *others, sep="\n")
+        if reply.strip():
+            turns.append({"role": "assistant", "content": reply})
 
 
 def draw(model: "GPT", arguments: argparse.Namespace, sampling: "Sampling") -> None:

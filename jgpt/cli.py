@@ -16,8 +16,10 @@ from jgpt.verbs import (
     draw,
     evaluate,
     fit_image_tokenizer,
+    plan,
     serve,
     show_batch,
+    simulate,
     surprise,
 )
 
@@ -28,8 +30,10 @@ VERBS: Final[dict[str, ModuleType]] = {
     "draw": draw,
     "evaluate": evaluate,
     "fit-image-tokenizer": fit_image_tokenizer,
+    "plan": plan,
     "serve": serve,
     "show-batch": show_batch,
+    "simulate": simulate,
     "surprise": surprise,
 }
 

@@ -111,9 +111,12 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def changed_fields(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """Return dotted field -> (old, new) for every difference that changes what a run computes (`run.*` does not)."""
+    """Return dotted field -> (old, new) for every difference that changes what a run computes.
+
+    Where it lives (`run`) and what computes it (`mesh`, `distributed`) do not: on another mesh sums are rounded otherwise.
+    """
     a, b = flatten(to_dict(old)), flatten(to_dict(new))
-    names = [name for name in {**a, **b} if not name.startswith("run.")]
+    names = [name for name in {**a, **b} if name.split(".")[0] not in ("run", "mesh", "distributed")]
     return {name: (a.get(name), b.get(name)) for name in names if a.get(name) != b.get(name)}
 
 

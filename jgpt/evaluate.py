@@ -139,15 +139,18 @@ def final_scores(
     mesh: Mesh,
     batch_size: int,
     known: dict[str, float] | None = None,
+    params: gpt.Params | None = None,
 ) -> tuple[dict[str, float], dict[str, list[Answered]]]:
     """Return every score of the run, task by task, and the answers behind them.
 
-    Arguments as in `likelihoods`; `known` are the likelihoods where they have been computed for these parameters.
+    Arguments as in `likelihoods`; `known` are the likelihoods where they have been computed for these parameters. `params`
+    are the model's on the mesh, where the model's own lie on the devices of one of several processes; None = the model's own.
     """
-    scores = known or likelihoods(model.params, eval_step, data, mesh, batch_size)
+    params = model.params if params is None else params
+    scores = known or likelihoods(params, eval_step, data, mesh, batch_size)
     settings = model.config.eval
     if settings.stride is not None:
-        scores = scores | sliding_likelihoods(model.params, eval_step, data, mesh, batch_size, settings.stride)
+        scores = scores | sliding_likelihoods(params, eval_step, data, mesh, batch_size, settings.stride)
     answered = answer_held_out(model, data, settings.max_questions, batch_size=batch_size)
     tables = by_category(answered)
     ordered = {}

@@ -10,15 +10,19 @@ from typing import Any
 
 
 class Interrupt:
-    """A request to stop, as a context manager; `signum` is 0 until one arrives."""
+    """A request to stop, as a context manager; `signum` is 0 until one arrives.
 
-    def __init__(self) -> None:
-        self.signum = 0
+    Args:
+        together: this process is one of several. Then jax hears SIGTERM, and settles on one step for all; Ctrl-C becomes one.
+    """
+
+    def __init__(self, together: bool = False) -> None:
+        self.signum, self._together = 0, together
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupt":
         """Take over SIGINT and SIGTERM."""
-        for signum in (signal.SIGINT, signal.SIGTERM):
+        for signum in (signal.SIGINT,) if self._together else (signal.SIGINT, signal.SIGTERM):
             self._previous[signum] = signal.signal(signum, self._handle)
         return self
 
@@ -33,4 +37,6 @@ class Interrupt:
             os.write(2, b"\nstopped at once; the last complete checkpoint is kept\n")
             os._exit(128 + signum)
         self.signum = signum
+        if self._together:
+            os.kill(os.getpid(), signal.SIGTERM)
         os.write(2, b"\nstopping after this step: saving a checkpoint (again to leave at once)\n")

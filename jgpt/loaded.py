@@ -61,7 +61,7 @@ class GPT:
 
     @cached_property
     def prepared(self) -> gpt.Params:
-        """The parameters in the form that decoding reads fastest, made at the first use: they are then held twice."""
+        """The parameters in the form that decoding reads fastest, made at the first use: floats are then held twice."""
         return decoder_for(self.model, self.tokenizer.size, self.cache).prepare(self.params)
 
     def complete(
@@ -368,6 +368,6 @@ def load(
     if restored is None:
         raise FileNotFoundError(f"{run} holds no checkpoint yet: let it train until the first one.")
     (params,) = restored.state.values()
-    if weights == "int8":
-        params = jax.jit(quantise_params)(params)
+    if weights == "int8":  # layer by layer, as decoding reads them, so that they are not held twice
+        params = jax.jit(lambda params: quantise_params(gpt.unstack(params)))(params)
     return GPT(params, config, model, vocabulary, tasks, restored.step, cache)

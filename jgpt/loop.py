@@ -13,12 +13,13 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from jgpt import evaluate, metrics, optim, report, runfolder, sharding, state, step
+from jgpt import distributed, evaluate, metrics, optim, report, runfolder, sharding, state, step
 from jgpt.batch import require_weight
 from jgpt.checkpoint import Checkpoints
 from jgpt.config import Config, ModelConfig
 from jgpt.configio import to_dict
 from jgpt.data.loader import train_batches
+from jgpt.heartbeat import Heartbeat
 from jgpt.interrupt import Interrupt
 from jgpt.loaded import GPT
 from jgpt.model import gpt
@@ -36,6 +37,7 @@ class Parts:
         data: read, encoded and packed.
         model: resolved model config.
         mesh: devices.
+        heartbeat: of this process among several, None where it is alone.
         train_step: compiled optimizer step.
         eval_step: compiled loss sums.
     """
@@ -45,6 +47,7 @@ class Parts:
     data: mixture.Mixture
     model: ModelConfig
     mesh: Mesh
+    heartbeat: Heartbeat | None
     train_step: Any
     eval_step: evaluate.EvalStep
 
@@ -54,10 +57,11 @@ class Parts:
         return self.config.eval.batch_size or self.config.train.batch_size
 
     def sampled(self, train_state: state.TrainState) -> GPT:
-        """Return the model as it stands, ready to be sampled."""
+        """Return the model as it stands, ready to be sampled by this process alone; all must call it together."""
         tasks = {name: data.task for name, data in self.data.tasks.items()}
         at = int(train_state.step)
-        return GPT(train_state.eval_params(), self.config, self.model, self.data.vocabulary, tasks, at)
+        params = distributed.own_copy(train_state.eval_params(), self.mesh)
+        return GPT(params, self.config, self.model, self.data.vocabulary, tasks, at)
 
 
 def train(config: Config, config_path: str) -> None:
@@ -71,9 +75,14 @@ def train(config: Config, config_path: str) -> None:
         ValueError: the config, the data or the run folder break a rule; nothing earlier is lost.
         FileNotFoundError: data is missing.
         FloatingPointError: the loss is no longer finite.
-        OSError: a checkpoint could not be written.
+        OSError: a checkpoint could not be written, or processes are missing.
         SystemExit: a signal asked to stop; everything is saved.
     """
+    with distributed.joined(config.distributed) as heartbeat:
+        _train(config, config_path, heartbeat)
+
+
+def _train(config: Config, config_path: str, heartbeat: Heartbeat | None) -> None:
     mesh = sharding.make_mesh(config.mesh)
     micro_batch = config.train.batch_size // config.train.accumulation_steps
     sharding.check_rows(micro_batch, mesh, "train.batch_size / train.accumulation_steps")
@@ -84,27 +93,32 @@ def train(config: Config, config_path: str) -> None:
         return
     say(f"{config.run.dir}: reading data")
     data = mixture.build(config)
-    model = gpt.resolve(
+    resolved = gpt.resolve(
         config.model,
         vocab_size=data.vocabulary.size,
         backend=jax.default_backend(),
         text_end=data.vocabulary.text_ids.stop,
         pictures=data.picture_grids(),
     )
-    tx = optim.make_optimizer(config.optim, config.train.steps, gpt.param_axes(model))
-    abstract = state.abstract_state(model, tx, mesh, ema=config.optim.ema_decay is not None)
+    tx = optim.make_optimizer(config.optim, config.train.steps, gpt.param_axes(resolved))
+    abstract = state.abstract_state(resolved, tx, mesh, ema=config.optim.ema_decay is not None)
     if config.run.on_existing != "overwrite":
         mixture.check_saved(data, folder.tokenizer)
-    runfolder.prepare(config)
-    mixture.save(data, folder.tokenizer)
+    distributed.wait("all have looked at the run's folder")
+    if distributed.is_first():
+        runfolder.prepare(config)
+        mixture.save(data, folder.tokenizer)
+    distributed.wait("the run's folder is prepared")
+    runfolder.require_prepared(config)
     parts = Parts(
         config=config,
         folder=folder,
         data=data,
-        model=model,
+        model=resolved,
         mesh=mesh,
-        train_step=step.compile_train_step(config, model, tx, abstract, mesh),
-        eval_step=step.compile_eval_step(model, config.train, mesh),
+        heartbeat=heartbeat,
+        train_step=step.compile_train_step(config, resolved, tx, abstract, mesh),
+        eval_step=step.compile_eval_step(resolved, config.train, mesh),
     )
     batches = train_batches(
         {name: task.train for name, task in data.tasks.items()},
@@ -116,7 +130,7 @@ def train(config: Config, config_path: str) -> None:
         process_count=jax.process_count(),
         prefetch=config.data.prefetch_batches,
     )
-    for line in report.describe(config, data, model, mesh, abstract.params):
+    for line in report.describe(config, data, resolved, mesh, abstract.params):
         say(line)
     kept = config.checkpoint
     with Checkpoints(
@@ -124,20 +138,31 @@ def train(config: Config, config_path: str) -> None:
     ) as checkpoints:
         restored = checkpoints.restore(abstract)
         if restored is None:
-            train_state = state.create(model, tx, mesh, seed=config.train.seed, ema=config.optim.ema_decay is not None)
+            ema = config.optim.ema_decay is not None
+            train_state = state.create(resolved, tx, mesh, seed=config.train.seed, ema=ema)
         else:
             train_state = restored.state
             batches.set_state(restored.position)
             say(f"continuing from step {restored.step}")
-        runfolder.truncate_metrics(folder.metrics, int(train_state.step))
-        with metrics.MetricsWriter(folder.metrics, folder.tensorboard, int(train_state.step) + 1) as writer:
+        with _writer(folder, int(train_state.step)) as writer:
             train_state, likelihoods = _run_steps(parts, train_state, batches, checkpoints, writer, config_path)
             say("scoring the held-out data")
+            model = parts.sampled(train_state)
+            params = train_state.eval_params()
             scores, answered = evaluate.final_scores(
-                parts.sampled(train_state), data, parts.eval_step, mesh, parts.eval_rows, likelihoods
+                model, data, parts.eval_step, mesh, parts.eval_rows, likelihoods, params
             )
             writer.write(config.train.steps, scores)
-    report.finish(parts.sampled(train_state), data, scores, answered, folder, config_path)
+    if distributed.is_first():
+        report.finish(model, data, scores, answered, folder, config_path)
+
+
+def _writer(folder: runfolder.RunFolder, steps_done: int) -> metrics.NoWriter:
+    """Return what takes this process's records; what an interrupted run wrote behind the last checkpoint is dropped."""
+    if not distributed.is_first():
+        return metrics.NoWriter()
+    runfolder.truncate_metrics(folder.metrics, steps_done)
+    return metrics.MetricsWriter(folder.metrics, folder.tensorboard, steps_done + 1)
 
 
 def _run_steps(
@@ -145,7 +170,7 @@ def _run_steps(
     train_state: state.TrainState,
     batches: Any,
     checkpoints: Checkpoints,
-    writer: metrics.MetricsWriter,
+    writer: metrics.NoWriter,
     config_path: str,
 ) -> tuple[state.TrainState, dict[str, float] | None]:
     """Take the steps that remain, with logs, validation and checkpoints at their intervals.
@@ -158,12 +183,14 @@ def _run_steps(
     meter = _Meter(parts, time.monotonic())
     files = _tokenizer_files(parts.folder.tokenizer)
     scores = None
-    with Interrupt() as interrupt, TrainProgress(first, last) as progress:
+    with Interrupt(jax.process_count() > 1) as interrupt, TrainProgress(first, last) as progress:
         for at in range(first + 1, last + 1):
+            if parts.heartbeat is not None:
+                parts.heartbeat.reach(at)
             batch = require_weight(next(batches))
             train_state, measured = parts.train_step(train_state, sharding.shard_batch(batch, parts.mesh))
             meter.add(measured)
-            stop = interrupt.signum  # read once: it may change at any moment
+            stop = distributed.stop_asked(at, interrupt.signum)  # read once: it may change at any moment
             validates = at % config.eval.every_steps == 0 or at == last
             saves = at % config.checkpoint.every_steps == 0 or at == last or stop
             if at % config.train.log_every_steps == 0 or at in (first + 1, last):
@@ -249,13 +276,13 @@ class _Meter:
         return losses
 
 
-def _validate(parts: Parts, train_state: state.TrainState, writer: metrics.MetricsWriter, at: int) -> dict[str, float]:
+def _validate(parts: Parts, train_state: state.TrainState, writer: metrics.NoWriter, at: int) -> dict[str, float]:
     """Score the whole held-out splits, log a sample of each task, and return the scores."""
     model = parts.sampled(train_state)
-    scores = evaluate.likelihoods(model.params, parts.eval_step, parts.data, parts.mesh, parts.eval_rows)
+    scores = evaluate.likelihoods(train_state.eval_params(), parts.eval_step, parts.data, parts.mesh, parts.eval_rows)
     writer.write(at, scores)
     say(f"step {at} held out: " + "  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
-    for name, value in report.samples_while_training(model, parts.data).items():
+    for name, value in (report.samples_while_training(model, parts.data) if distributed.is_first() else {}).items():
         if isinstance(value, str):
             writer.write(at, {f"{name}/sample": value})
             say(f"  {name}: {value}")

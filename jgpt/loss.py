@@ -35,17 +35,23 @@ class LossSums(NamedTuple):
     weight: Float[Array, ""]
 
 
-def chunks_for(batch: int, seq: int, vocab: int, chunk_tokens: int | None) -> int:
+def logits_at_once(platform: str, devices: int = 1) -> int:
+    """Return how many logits may stand in the memory of `devices` of a platform, over which they are spread."""
+    return LOGITS_AT_ONCE.get(platform, LOGITS_ON_ACCELERATORS) * devices
+
+
+def chunks_for(batch: int, seq: int, vocab: int, chunk_tokens: int | None, at_once: int | None = None) -> int:
     """Return into how many equal pieces of the sequence axis the logits are cut: the fewest that fit.
 
     Args:
         batch: rows.
         seq: positions a row.
         vocab: padded vocabulary.
-        chunk_tokens: tokens whose logits may stand in memory at once; None = `LOGITS_AT_ONCE` over the vocabulary.
+        chunk_tokens: tokens whose logits may stand in memory at once; None = as `at_once` says.
+        at_once: logits that may; None = `logits_at_once` of one device of this process.
     """
-    default = LOGITS_AT_ONCE.get(jax.default_backend(), LOGITS_ON_ACCELERATORS)
-    budget = chunk_tokens if chunk_tokens is not None else max(default // vocab, 1)
+    at_once = logits_at_once(jax.default_backend()) if at_once is None else at_once
+    budget = chunk_tokens if chunk_tokens is not None else max(at_once // vocab, 1)
     return next((c for c in range(1, seq + 1) if seq % c == 0 and batch * seq // c <= budget), seq)
 
 
@@ -58,11 +64,13 @@ class LossPlan:
         z_loss: weight of the squared log-normaliser (PaLM, Chowdhery et al. 2022, section 5).
         split_vocab: compute gradients of large logits a stretch of ids at a time, where one device holds all ids: the
             gradient of the output matrix is then added up in place.
+        at_once: see `chunks_for`.
     """
 
     chunk_tokens: int | None = None
     z_loss: float = 0.0
     split_vocab: bool = False
+    at_once: int | None = None
 
 
 def cross_entropy(
@@ -110,7 +118,7 @@ class _Piece(NamedTuple):
 def _cut(plan: LossPlan, x_BSD: Array, output_DV: Array, targets_BS: Array, weights_BS: Array) -> _Piece:
     """Return the pieces along a new first axis."""
     B, S = targets_BS.shape
-    C = chunks_for(B, S, output_DV.shape[1], plan.chunk_tokens)
+    C = chunks_for(B, S, output_DV.shape[1], plan.chunk_tokens, plan.at_once)
     return _Piece(*(a.reshape(B, C, S // C, *a.shape[2:]).swapaxes(0, 1) for a in (x_BSD, targets_BS, weights_BS)))
 
 

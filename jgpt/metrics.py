@@ -60,7 +60,24 @@ def peak_flops(device_kind: str) -> float | None:
     return next((peak for name, peak in PEAK_FLOPS if name in device_kind), None)
 
 
-class MetricsWriter:
+class NoWriter:
+    """Takes records and drops them: of several processes one alone writes."""
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """Drop a record."""
+
+    def write_picture(self, step: int, name: str, picture: Any) -> None:
+        """Drop a picture."""
+
+    def __enter__(self) -> "NoWriter":
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Do nothing."""
+
+
+class MetricsWriter(NoWriter):
     """Appends records to metrics.jsonl and to TensorBoard; numbers alone go to the latter.
 
     Args:

@@ -5,12 +5,14 @@ Owns the names inside `runs/NAME/` and the rules of resuming, overwriting and ex
 
 import json
 import shutil
+import socket
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from jgpt import configio
-from jgpt.config import Config
+from jgpt.check import require
+from jgpt.config import Config, DistributedConfig
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def check(config: Config) -> RunFolder:
     if occupied:
         _check_ours(folder, config.run.dir)
     if occupied and config.run.on_existing != "overwrite":
-        _check_same(config, configio.load(folder.config))
+        _check_same(config, _differences(config, folder))
     return folder
 
 
@@ -116,9 +118,28 @@ def prepare(config: Config) -> RunFolder:
         folder.report.unlink(missing_ok=True)
     folder.root.mkdir(parents=True, exist_ok=True)
     temporary = folder.config.with_suffix(".tmp")
-    configio.save(replace(config, run=replace(config.run, on_existing="resume")), temporary)
+    kept = replace(config, run=replace(config.run, on_existing="resume"), distributed=DistributedConfig())
+    configio.save(kept, temporary)
     temporary.replace(folder.config)
     return folder
+
+
+def require_prepared(config: Config) -> None:
+    """Refuse to go on where the folder that `prepare` made, perhaps in another process, is not seen.
+
+    Raises:
+        ValueError: this host has another file system.
+    """
+    folder = RunFolder(Path(config.run.dir))
+    require(
+        folder.config.is_file() and not _differences(config, folder),
+        f"{folder.root.absolute()} on {socket.gethostname()} does not hold the run that process 0 has prepared: run.dir must "
+        "lie on a file system that all processes share.",
+    )
+
+
+def _differences(config: Config, folder: RunFolder) -> dict[str, Any]:
+    return configio.changed_fields(configio.load(folder.config), config)
 
 
 def _check_ours(folder: RunFolder, name: str) -> None:
@@ -134,8 +155,7 @@ def _check_ours(folder: RunFolder, name: str) -> None:
         )
 
 
-def _check_same(new: Config, old: Config) -> None:
-    changed = configio.changed_fields(old, new)
+def _check_same(new: Config, changed: dict[str, Any]) -> None:
     if new.run.on_existing == "extend":
         steps = changed.pop("train.steps", None)
         if steps is not None and steps[1] < steps[0]:

@@ -1,8 +1,8 @@
 """Proof that a run's sampler is right in every mode, on that checkpoint.
 
 Owns the comparisons and their bounds. The reference is one forward pass without a cache over each finished row; against it
-stand the cached loop, one row alone, a stream, a prefill in pieces, and the slots of the server. Refuses to change the sampler
-itself.
+stand the cached loop, one row alone, a stream, a prefill in pieces, speculation, and the slots of the server. Refuses to
+change the sampler itself.
 """
 
 import threading
@@ -29,6 +29,7 @@ from jgpt.sampling import Sampling
 from jgpt.serve.engine import Engine
 from jgpt.serve.job import Job, Update
 from jgpt.serve.slots import Row, Slots
+from jgpt.speculative import Speculation
 
 # Sums in another order, at logits of order 10: f32 keeps 7 digits, bfloat16 between 2 and 3, and products with int8 weights
 # round inputs to 15 bits. Keys and values in int8 are other numbers than those of the forward pass. Measured on a trio run
@@ -100,6 +101,9 @@ def check_sampler(
     pieces = draw(prompts, sampling=GREEDY, prefill_chunk=max(1, max(map(len, prompts)) // 3))
     # two rows of each prompt: then so few are different that they share a prefill
     shared = draw([prompt for prompt in prompts for _ in range(2)], sampling=GREEDY)
+    # a look-up's proposals are rejected most often, the model's own never
+    proposers = Speculation(lookup=1), Speculation(draft=decoder, draft_params=params)
+    looked_up, drafted = (draw(prompts, sampling=GREEDY, speculation=proposer) for proposer in proposers)
     through = served(decoder, params, prompts, new_tokens)
     return [
         against_forward("cached = uncached, greedy", of_greedy, of_greedy, greedy, bound),
@@ -108,6 +112,8 @@ def check_sampler(
         against("alone = in a batch, drawn", of_noise, drawn, drawn_alone, bound),
         against("streamed = whole", of_greedy, greedy, streamed, bound),
         against("prefill in pieces = in one", of_greedy, greedy, pieces, bound),
+        against("speculative by look-up = plain", of_greedy, greedy, looked_up, bound),
+        against("speculative with itself as draft = plain", of_greedy, greedy, drafted, bound),
         against("through the server = in a batch", of_greedy, greedy, through, bound),
         against("shared prefill = own", of_greedy, greedy, Samples(*(field[1::2] for field in shared)), bound),
     ]

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jgpt.batch import Batch
@@ -54,7 +55,10 @@ def make_mesh(cfg: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
             "leave mesh.data unset."
         )
     shape = (data, cfg.fsdp, cfg.tensor)
-    grid = np.asarray(devices[: data * inner]).reshape(shape)
+    if devices[0].platform == "tpu" and data * inner == len(devices):  # axes along the dimensions of the torus
+        grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    else:
+        grid = np.asarray(devices[: data * inner]).reshape(shape)
     return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 

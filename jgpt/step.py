@@ -16,7 +16,7 @@ from jaxtyping import Array, PRNGKeyArray
 from jgpt import sharding
 from jgpt.batch import Batch
 from jgpt.config import Config, ModelConfig, TrainConfig
-from jgpt.loss import LossPlan, LossSums, cross_entropy
+from jgpt.loss import LossPlan, LossSums, cross_entropy, logits_at_once
 from jgpt.model import gpt
 from jgpt.state import TrainState, shardings_of
 
@@ -72,8 +72,9 @@ def gradients(
 
 def loss_plan(train: TrainConfig, mesh: Mesh) -> LossPlan:
     """Return how the loss is computed on this mesh."""
-    alone_on_cpu = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
-    return LossPlan(train.loss_chunk_tokens, train.z_loss, split_vocab=alone_on_cpu)
+    platform = mesh.devices.flat[0].platform
+    split = mesh.size == 1 and platform == "cpu"
+    return LossPlan(train.loss_chunk_tokens, train.z_loss, split, at_once=logits_at_once(platform, mesh.size))
 
 
 def train_step(

@@ -14,14 +14,15 @@ PACKAGE = Path(jgpt.__file__).parent
 
 # Groups from left to right; a module imports from its left or from its own group. A folder stands for its modules.
 ORDER = (
-    "axes check batch entry runtime compiled interrupt manifest progress pictures sheet neighbours muon loss grading",
+    "axes check batch entry runtime compiled interrupt manifest progress pictures sheet neighbours muon loss grading rollcall "
+    "heartbeat simulated",
     "config tokenizers sampling filters checkpoint regular schema automaton",
     "presets configio data metrics interop render",
     "runfolder tasks model",
-    "sharding optim decoder decode_loop speculative sampler sampler_batch beam likelihood image_fit",
+    "sharding distributed optim decoder decode_loop speculative sampler sampler_batch beam likelihood image_fit",
     "state",
     "step choices growing completion",
-    "show",
+    "show plan",
     "loaded",
     "compression gallery picture_scores surprise questions sampler_check serve",
     "evaluate opening",

@@ -2,6 +2,7 @@
 
 import io
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ class Echo:
 
     def __init__(self, context: int, silent: bool = False) -> None:
         self.model = SimpleNamespace(context_length=context)
-        self.tasks = {"chat": self}
+        self.tasks = {"chat": self, "qa": self}
         self.max_new_tokens, self.silent = 1, silent
-        self.asked: list[list[dict[str, str]]] = []
+        self.asked: list[Any] = []
+        self.step = None
 
     def task_of_kind(self, kind: str) -> str:
         return kind
@@ -25,9 +27,10 @@ class Echo:
     def prompt(self, messages: list) -> SimpleNamespace:
         return SimpleNamespace(tokens=np.zeros(len(messages), np.int32))
 
-    def stream(self, messages: list, kind: str, **options):
-        self.asked.append(list(messages))
-        yield from [] if self.silent else ["n", str(len(messages))]
+    def stream(self, request: Any, kind: str, **options):
+        self.asked.append(list(request) if kind == "chat" else request)
+        count = len(request) if kind == "chat" else 1
+        yield from [] if self.silent else ["n", str(count)]
 
 
 def talk(monkeypatch, model: Echo, said: str, *flags: str) -> None:
@@ -55,3 +58,12 @@ def test_a_turn_without_an_answer_is_forgotten(monkeypatch) -> None:
     model = Echo(context=100, silent=True)
     talk(monkeypatch, model, "a\nb")
     assert [message["content"] for message in model.asked[1]] == ["b"]
+
+
+def test_single_replies_appear_as_they_are_made_and_later_turns_see_them(capsys: pytest.CaptureFixture) -> None:
+    model = Echo(context=100)
+    sample.chat(model, sample.parser().parse_args(["RUN", "--chat", "a", "--chat", "b"]), Sampling())
+    assert capsys.readouterr().out == "user: a\nassistant: n1\nuser: b\nassistant: n3\n"
+    assert [message["content"] for message in model.asked[1]] == ["a", "n1", "b"]
+    sample.answer(model, sample.parser().parse_args(["RUN", "--question", "37+45="]), Sampling())
+    assert model.asked[2].question == "37+45=" and capsys.readouterr().out == "n1\n"

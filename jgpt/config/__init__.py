@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from jgpt.check import require
 from jgpt.config.data import COLUMNS, AugmentConfig, DataConfig, TaskConfig, TokenizerConfig
 from jgpt.config.model import ModelConfig, PictureGrid
-from jgpt.config.training import CheckpointConfig, EvalConfig, MeshConfig, OptimConfig, RunConfig, TrainConfig
+from jgpt.config.training import (
+    CheckpointConfig,
+    DistributedConfig,
+    EvalConfig,
+    MeshConfig,
+    OptimConfig,
+    RunConfig,
+    TrainConfig,
+)
 
 __all__ = [
     "COLUMNS",
@@ -18,6 +26,7 @@ __all__ = [
     "CheckpointConfig",
     "Config",
     "DataConfig",
+    "DistributedConfig",
     "EvalConfig",
     "MeshConfig",
     "ModelConfig",
@@ -43,6 +52,7 @@ class Config:
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     mesh: MeshConfig = MeshConfig()
+    distributed: DistributedConfig = DistributedConfig()
 
     def __post_init__(self) -> None:
         require(

@@ -152,3 +152,40 @@ class MeshConfig:
         for name in ("data", "fsdp", "tensor"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"mesh.{name} is {value}: must be at least 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistributedConfig:
+    """How this process finds the others; one process alone needs none of it.
+
+    Slurm, Open MPI, Kubernetes (indexed jobs) and TPU pods are recognised. Elsewhere give the first three, or set
+    JGPT_COORDINATOR, JGPT_NUM_PROCESSES and JGPT_PROCESS_ID. They are not part of what a run computes, nor saved with it.
+    """
+
+    coordinator: str | None = None
+    """HOST:PORT on which process 0 listens and which all can reach."""
+    num_processes: int | None = None
+    process_id: int | None = None
+    """0 to num_processes - 1, each once."""
+    start_seconds: int = 300
+    """How long to wait at the start until all processes are there."""
+    heartbeat_seconds: int = 20
+    """How long a process may be silent until the others take it for dead and end."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.coordinator is None or self.coordinator.rpartition(":")[2].isdecimal() and ":" in self.coordinator,
+            f"distributed.coordinator is {self.coordinator!r}: must be HOST:PORT, such as 10.0.0.1:8476.",
+        )
+        for name, least in (("num_processes", 1), ("process_id", 0)):
+            value = getattr(self, name)
+            require(value is None or value >= least, f"distributed.{name} is {value}: must be at least {least}.")
+        require(
+            self.process_id is None or self.num_processes is None or self.process_id < self.num_processes,
+            f"distributed.process_id is {self.process_id} of {self.num_processes} processes: ids begin at 0.",
+        )
+        require(self.start_seconds >= 1, f"distributed.start_seconds is {self.start_seconds}: must be at least 1.")
+        require(
+            self.heartbeat_seconds >= 4,
+            f"distributed.heartbeat_seconds is {self.heartbeat_seconds}: must be at least 4.",
+        )

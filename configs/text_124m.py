@@ -1,0 +1,42 @@
+"""GPT-2's 124M shape on your own text, for one accelerator or eight: 12 layers of width 768 over 1,024 tokens.
+
+What: the modern preset (rotary, QK-norm, squared ReLU, untied head), a BPE of 50,304 entries trained on the data, and
+half a million tokens a step. Plan it first: jgpt plan configs/text_124m.py --device h100x8 --vocab-size 50304
+Command: python train.py configs/text_124m.py --data.path FILE_OR_FOLDER
+Time, score: not run yet; no accelerator was at hand.
+"""
+
+from jgpt import presets
+from jgpt.config import (
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    EvalConfig,
+    OptimConfig,
+    RunConfig,
+    TaskConfig,
+    TokenizerConfig,
+    TrainConfig,
+)
+
+
+def get_config() -> Config:
+    """Return the run card."""
+    return Config(
+        run=RunConfig(dir="runs/text_124m"),
+        model=presets.modern(
+            num_layers=12,
+            embed_dim=768,
+            num_heads=6,
+            context_length=1024,
+            init="half",
+            scan_layers=True,
+            vocab_multiple=128,
+        ),
+        tokenizer=TokenizerConfig(text="bpe", bpe_vocab_size=50_304 - 256),
+        data=DataConfig(tasks={"own": TaskConfig(kind="text", source="path", on_long="skip")}),
+        optim=OptimConfig(name="muon", peak_lr=0.02, adam_lr=0.003, schedule="wsd", warmup_steps=200),
+        train=TrainConfig(steps=20_000, batch_size=512),
+        eval=EvalConfig(every_steps=1000),
+        checkpoint=CheckpointConfig(every_steps=500),
+    )

@@ -1,0 +1,164 @@
+"""Who is still alive: each process says so every second, and all end when one has been silent for too long.
+
+A process that dies leaves the others waiting in a collective, some with an error of the network, some for ever. Here every
+process writes a beat and its last step into the key-value store of jax's coordinator, and watches the others': who is silent
+is named, with the last step of each. Owns the beats and the way out; refuses to start processes again.
+"""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Protocol, runtime_checkable
+
+from jgpt.rollcall import names
+
+FOLDER: Final = "jgpt/beat/"
+BEAT_SECONDS: Final = 1.0
+LOST: Final = 75  # exit status, EX_TEMPFAIL of sysexits.h: run the same command again
+GOING, DONE, FAILED = "going", "done", "failed"
+
+
+@runtime_checkable
+class Store(Protocol):
+    """What is used of jax's distributed client."""
+
+    def key_value_set(self, key: str, value: str, allow_overwrite: bool = False) -> None:
+        """Write a value."""
+
+    def key_value_dir_get(self, key: str) -> list[tuple[str, str]]:
+        """Return keys and values that begin so."""
+        ...
+
+
+@dataclass
+class _Other:
+    """What is known of a process: its beat, when it last changed, its step and state."""
+
+    beat: str = ""
+    since: float = 0.0
+    step: str = "-"
+    state: str = GOING
+    why: str = ""
+
+
+class Heartbeat:
+    """Beats in a thread of its own while it is entered, and ends this process when another one is lost.
+
+    Args:
+        store: where beats are written.
+        process: this one's number.
+        processes: of the run.
+        seconds: of silence after which a process counts as lost.
+        leave: called with the exit status; `os._exit`, since other threads may hang in a collective.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        process: int,
+        processes: int,
+        seconds: float,
+        *,
+        leave: Callable[[int], Any] = os._exit,
+        beat_seconds: float = BEAT_SECONDS,
+    ) -> None:
+        self._store, self._process, self._seconds, self._leave = store, process, seconds, leave
+        self._pause = beat_seconds
+        self._others = {i: _Other(since=time.monotonic()) for i in range(processes) if i != process}
+        self._step, self._count, self._state, self._why = 0, 0, GOING, ""
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="heartbeat", daemon=True)
+
+    def reach(self, step: int) -> None:
+        """Take note of a step that this process has begun."""
+        self._step = step
+
+    def __enter__(self) -> "Heartbeat":
+        """Begin to beat."""
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Say that this process is done, or what it failed of, and stop watching.
+
+        An error that another process has caused, such as a broken connection in a collective, is left to the watch: it
+        says who, and ends this process.
+        """
+        if _of_the_network(error):
+            self._ended.wait(2 * self._seconds + 5)
+            self._end(f"a collective failed, and no process was silent: {_first_line(error)}")
+        self._state, self._why = (DONE, "") if error is None else (FAILED, _first_line(error))
+        self._ended.set()
+        self._thread.join()
+        try:
+            self._beat()
+        except RuntimeError:
+            pass  # the coordinator is gone; what ends this process is said elsewhere
+
+    def _beat(self) -> None:
+        self._count += 1
+        value = f"{self._count}\t{self._step}\t{self._state}\t{self._why}"
+        self._store.key_value_set(f"{FOLDER}{self._process}", value, allow_overwrite=True)
+
+    def _watch(self) -> None:
+        """Beat and look at the others, until this process has ended or must."""
+        heard = time.monotonic()
+        while not self._ended.wait(self._pause):
+            try:
+                self._beat()
+                beats = dict(self._store.key_value_dir_get(FOLDER))
+                heard = time.monotonic()
+            except RuntimeError as error:  # jax's errors of the network
+                if time.monotonic() - heard > self._seconds / 2 or self._others.keys() == {0}:
+                    return self._end(f"process 0, which coordinates, cannot be reached: {_first_line(error)}")
+                continue
+            self._take(beats)
+            failed = {i: other for i, other in self._others.items() if other.state == FAILED}
+            silent = [i for i, other in self._others.items() if self._lost(other)]
+            if failed:
+                return self._end("; ".join(f"process {i} failed: {other.why}" for i, other in failed.items()))
+            if silent:
+                return self._end(f"{names(silent)} said nothing for {self._seconds:g} s, and must be taken for dead")
+        return None
+
+    def _take(self, beats: Mapping[str, str]) -> None:
+        for i, other in self._others.items():
+            beat = beats.get(f"{FOLDER}{i}", "")
+            if beat != other.beat:
+                other.beat, other.since = beat, time.monotonic()
+                _, other.step, other.state, other.why = beat.split("\t", 3)
+
+    def _lost(self, other: _Other) -> bool:
+        return other.state != DONE and time.monotonic() - other.since > self._seconds - 2 * self._pause
+
+    def _end(self, why: str) -> None:
+        """Say why, with the last step of each process, and leave."""
+        steps = {self._process: str(self._step)} | {i: other.step for i, other in self._others.items()}
+        table = ", ".join(f"{i}: {steps[i]}" for i in sorted(steps))
+        print(
+            f"error: {why}.\n  last steps by process: {table}.\n  Process {self._process} ends; the newest checkpoint is kept, "
+            "and the same command on all processes goes on from there.",
+            file=sys.stderr,
+            flush=True,
+        )
+        self._leave(LOST)
+        self._ended.set()  # reached in tests alone
+
+
+def _of_the_network(error: BaseException | None) -> bool:
+    """Return whether an error comes from a collective rather than from this process's own work."""
+    from jax.errors import JaxRuntimeError  # loaded long since; the tests of the watch need no jax
+
+    words = ("gloo", "nccl", "connection", "collective", "coordination", "unavailable", "deadline", "heartbeat")
+    return isinstance(error, JaxRuntimeError) and any(word in str(error).lower() for word in words)
+
+
+def _first_line(error: BaseException | None) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else repr(error)).replace("\t", " ")[:300]

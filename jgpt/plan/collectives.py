@@ -1,0 +1,184 @@
+"""What a compiled program sends between devices: read off its HLO text, by mesh axis, with loops counted.
+
+Owns the reading of HLO. A collective's groups of devices say which mesh axes it runs over; a loop's body counts as often as
+the loop turns. Imports no jax: HLO is text.
+"""
+
+import json
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+KINDS: Final = (
+    "all-reduce",
+    "all-gather",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+)
+BYTES: Final = {
+    "pred": 1,
+    "s4": 0.5,
+    "u4": 0.5,
+    "s8": 1,
+    "u8": 1,
+    "bf16": 2,
+    "f16": 2,
+    "s16": 2,
+    "u16": 2,
+    "s32": 4,
+    "u32": 4,
+}
+BYTES_OF_OTHERS: Final = {"f32": 4, "f64": 8, "s64": 8, "u64": 8, "c64": 8, "c128": 16, "token": 0}
+
+_HEAD = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$")
+_LINE = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+ = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
+_ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
+_CALLS = re.compile(r"(?:calls|to_apply|body|branch_computations|called_computations)=(\{[^}]*\}|%?[\w.\-]+)")
+_TURNS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+_LISTED = re.compile(r"replica_groups=\{(\{[\d,{}]*\})\}")
+_PAIRS = re.compile(r"source_target_pairs=\{(\{[\d,{}]*\})\}")
+
+
+@dataclass(frozen=True)
+class Collective:
+    """Collectives of one kind over the same mesh axes, in one execution of the program.
+
+    Attributes:
+        kind: of `KINDS`.
+        axes: mesh axes over which devices exchange.
+        devices: in a group.
+        count: executions.
+        sent: bytes that a device takes in over all of them, by the best known ring.
+        largest: bytes of the largest array that one of them makes.
+    """
+
+    kind: str
+    axes: tuple[str, ...]
+    devices: int
+    count: int
+    sent: float
+    largest: float
+
+
+def collectives(hlo: str, mesh: Mapping[str, int]) -> list[Collective]:
+    """Return what a program exchanges, the most bytes first.
+
+    Args:
+        hlo: text of the optimised module.
+        mesh: axis -> devices, in the order of the mesh's devices.
+    """
+    bodies, entry = _computations(hlo)
+    turns: dict[str, int] = defaultdict(int)
+
+    def visit(name: str, times: int) -> None:
+        turns[name] += times
+        for line in bodies.get(name, ()):
+            for called, factor in _called(line):
+                if called in bodies:
+                    visit(called, times * factor)
+
+    visit(entry, 1)
+    found: dict[tuple, list[float]] = defaultdict(lambda: [0, 0.0, 0.0])
+    for name, times in turns.items():
+        for line in bodies[name]:
+            match = _LINE.match(line)
+            kind = match.group(2).removesuffix("-start") if match else ""
+            if match is None or kind not in KINDS or match.group(2).endswith("-done"):
+                continue
+            groups = _groups(line)
+            size = len(groups[0]) if groups else math.prod(mesh.values())
+            if size < 2:
+                continue
+            made = _made(match.group(1), match.group(2).endswith("-start"), kind)
+            total = found[kind, _axes(groups, mesh), size]
+            total[0] += times
+            total[1] += times * _sent(kind, made, size)
+            total[2] = max(total[2], made)
+    out = [
+        Collective(kind, axes, size, int(count), sent, largest)
+        for (kind, axes, size), (count, sent, largest) in found.items()
+    ]
+    return sorted(out, key=lambda collective: -collective.sent)
+
+
+def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
+    """Return the lines of each computation, and the name of the entry."""
+    bodies: dict[str, list[str]] = {}
+    entry, current = "", None
+    for line in hlo.splitlines():
+        head = _HEAD.match(line)
+        if head and not line.startswith(" ") and not line.startswith("HloModule"):
+            current = head.group(1)
+            bodies[current] = []
+            entry = current if line.startswith("ENTRY") else entry
+        elif line.startswith("}"):
+            current = None
+        elif current is not None:
+            bodies[current].append(line)
+    return bodies, entry
+
+
+def _called(line: str) -> Iterator[tuple[str, int]]:
+    """Yield the computations that a line runs, and how often."""
+    turned = _TURNS.search(line)
+    for group in _CALLS.findall(line):
+        for name in re.findall(r"[\w.\-]+", group):
+            yield name, int(turned.group(1)) if turned and " while(" in line else 1
+
+
+def _made(shape: str, started: bool, kind: str) -> float:
+    """Return the bytes of what a collective makes; one that is only started lists what it takes as well."""
+    sizes = [math.prod(int(n) for n in dims.split(",") if n) * _bytes(kind) for kind, dims in _ARRAY.findall(shape)]
+    if started and len(sizes) > 1 and kind != "all-reduce":
+        return max(sizes) if kind == "all-gather" else sizes[1]
+    return sum(sizes)
+
+
+def _bytes(kind: str) -> float:
+    return BYTES.get(kind, BYTES_OF_OTHERS.get(kind, 1.0))  # 8-bit floats have many names
+
+
+def _sent(kind: str, made: float, size: int) -> float:
+    """Return the bytes that a device takes in, where `made` bytes stand on it afterwards."""
+    share = (size - 1) / size
+    match kind:
+        case "all-reduce":
+            return 2 * share * made
+        case "reduce-scatter":
+            return share * made * size
+        case "all-gather" | "all-to-all" | "collective-broadcast":
+            return share * made
+    return made
+
+
+def _groups(line: str) -> list[list[int]]:
+    """Return the groups of devices that exchange; empty where all do."""
+    if iota := _IOTA.search(line):
+        shape, dims = ([int(n) for n in text.split(",")] for text in iota.group(1, 2))
+        order = [int(n) for n in iota.group(3).split(",")] if iota.group(3) else list(range(len(dims)))
+        return np.arange(math.prod(dims)).reshape(dims).transpose(order).reshape(shape).tolist()
+    if listed := _LISTED.search(line) or _PAIRS.search(line):
+        return [[int(n) for n in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", listed.group(1))]
+    return []
+
+
+def _axes(groups: list[list[int]], mesh: Mapping[str, int]) -> tuple[str, ...]:
+    """Return the mesh axes along which the devices of a group differ."""
+    if not groups:
+        return tuple(name for name, size in mesh.items() if size > 1)
+    places = np.array(np.unravel_index(np.array(groups), tuple(mesh.values())))  # [axis, group, member]
+    differs = (places != places[:, :, :1]).any((1, 2))
+    return tuple(name for name, differ in zip(mesh, differs, strict=True) if differ)
+
+
+def to_json(found: list[Collective]) -> list[dict]:
+    """Return collectives as JSON values."""
+    return json.loads(json.dumps([vars(collective) for collective in found]))

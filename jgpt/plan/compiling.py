@@ -1,0 +1,186 @@
+"""The real train step, compiled for devices that may not be here: what it holds, computes and exchanges.
+
+Owns the way from a config and devices to figures. Nothing is allocated on them. Refuses to know how fast they are
+(`roofline`) and what to change where they are too small (`search`).
+"""
+
+import os
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import jax
+import numpy as np
+
+from jgpt import metrics, optim, sharding, state, step
+from jgpt.batch import Batch
+from jgpt.config import Config, ModelConfig
+from jgpt.model import gpt
+from jgpt.plan.collectives import Collective, collectives
+from jgpt.plan.devices import Machine
+
+_USED: Final = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
+_UNITS: Final = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on each device during a step.
+
+    Attributes:
+        parameters: f32.
+        optimizer: its moments, and the moving average where there is one.
+        gradients: as large as the parameters; the compiler may keep less of them at once.
+        activations: everything else that is temporary: what the backward pass needs, buffers of collectives, the loss.
+        batch: ids, targets and weights of the rows.
+        program: the code.
+    """
+
+    parameters: float
+    optimizer: float
+    gradients: float
+    activations: float
+    batch: float
+    program: float
+
+    @property
+    def total(self) -> float:
+        """All together."""
+        return sum(vars(self).values())
+
+
+@dataclass(frozen=True)
+class Step:
+    """A train step as it was compiled.
+
+    Attributes:
+        mesh: axis -> devices.
+        memory: by kind.
+        flops: of one step over all devices, recomputation included.
+        model_flops: without recomputation, as MFU counts.
+        tokens: of one step.
+        collectives: of one step.
+        spans: mesh axis -> dimensions of the network that it lies along.
+        fits: the compiler found room; True where it does not ask.
+        seconds: that compiling took.
+    """
+
+    mesh: dict[str, int]
+    memory: Memory
+    flops: float
+    model_flops: float
+    tokens: int
+    collectives: list[Collective]
+    spans: dict[str, int]
+    fits: bool
+    seconds: float
+
+
+def devices_of(machine: Machine) -> Sequence[Any]:
+    """Return descriptions of a machine's devices, for which programs can be compiled.
+
+    Raises:
+        ValueError: jax cannot compile for them here.
+    """
+    from jax.experimental import topologies
+
+    device = machine.device
+    if device.platform == "tpu":
+        # without these libtpu asks the network what machine it is on, which takes a while where it is none
+        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+        os.environ.setdefault("TPU_WORKER_ID", "0")
+        os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+        options: dict[str, Any] = {}
+    else:
+        options = {"topology": f"1x{-(-machine.size // 8)}x{min(machine.size, 8)}"}
+    platform = "tpu" if device.platform == "tpu" else "cuda"
+    name = f"{device.name}:{machine.topology}" if platform == "tpu" else ""
+    try:
+        return topologies.get_topology_desc(platform=platform, topology_name=name, **options).devices
+    except Exception as error:  # whatever a plugin raises: it is missing, or knows no such layout
+        need = "pip install 'jgpt[plan]'" if platform == "tpu" else "the cuda plugin of jax (pip install 'jax[cuda12]')"
+        first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise ValueError(
+            f"jax cannot compile for {device.name} {machine.topology} here: {first}. It needs {need}, and a layout that "
+            "exists."
+        ) from None
+
+
+def compile_step(config: Config, model: ModelConfig, devices: Sequence[Any]) -> Step:
+    """Return the train step of a config on devices, compiled and measured by its text.
+
+    Args:
+        config: of the run.
+        model: resolved for the devices' platform.
+        devices: real ones, or of `devices_of`.
+
+    Raises:
+        ValueError: the config cannot be laid over the devices.
+    """
+    begun = time.monotonic()
+    mesh = sharding.make_mesh(config.mesh, devices)
+    rows, length = config.train.batch_size, model.context_length
+    sharding.check_rows(rows // config.train.accumulation_steps, mesh, "train.batch_size / train.accumulation_steps")
+    tx = optim.make_optimizer(config.optim, config.train.steps, gpt.param_axes(model))
+    abstract = state.abstract_state(model, tx, mesh, ema=config.optim.ema_decay is not None)
+    where = sharding.batch_sharding(mesh)
+    types = (np.int32, np.int32, np.float32, np.int32, np.int32)
+    batch = Batch(*(jax.ShapeDtypeStruct((rows, length), kind, sharding=where) for kind in types))  # pyright: ignore
+    lowered = step.compile_train_step(config, model, tx, abstract, mesh).lower(abstract, batch)
+    held = [_bytes(part) for part in (abstract.params, (abstract.opt_state, abstract.ema), batch)]
+    fits, found = True, []
+    try:
+        compiled: Any = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        used = _USED.search(str(error))
+        if used is None:
+            raise
+        fits, temporary, program = False, float(used.group(1)) * _UNITS[used.group(2)] - sum(held), 0.0
+    else:
+        analysis = compiled.memory_analysis()
+        temporary = analysis.temp_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+        program = analysis.generated_code_size_in_bytes
+        found = collectives(compiled.as_text(), dict(mesh.shape))
+    gradients = min(held[0], temporary)
+    memory = Memory(held[0], held[1], gradients, temporary - gradients, held[2], program)
+    flops = metrics.flops_per_token(model) * rows * length
+    return Step(
+        mesh=dict(mesh.shape),
+        memory=memory,
+        flops=flops * _recomputed(model),
+        model_flops=flops,
+        tokens=rows * length,
+        collectives=found,
+        spans={axis: _span(mesh.devices, i) for i, axis in enumerate(mesh.shape)},
+        fits=fits,
+        seconds=time.monotonic() - begun,
+    )
+
+
+def parameter_bytes(model: ModelConfig) -> float:
+    """Return the bytes of the whole model's parameters, f32."""
+    shapes = jax.eval_shape(lambda: gpt.init(model, jax.random.key(0)))
+    return float(sum(np.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes)))
+
+
+def _recomputed(model: ModelConfig) -> float:
+    """Return by how much remat multiplies the work: the whole forward pass of the blocks is a third of a step."""
+    return 4 / 3 if model.remat == "full" else 1.0
+
+
+def _bytes(tree: Any) -> float:
+    """Return the bytes of a tree's leaves on one device."""
+    sizes = (np.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    return float(sum(sizes))
+
+
+def _span(devices: np.ndarray, axis: int) -> int:
+    """Return along how many dimensions of the network the devices of a mesh axis lie; 1 where devices have no place."""
+    line = np.moveaxis(devices, axis, 0).reshape(devices.shape[axis], -1)[:, 0]
+    if len(line) < 2 or not hasattr(line[0], "coords"):
+        return 1
+    places = np.array([device.coords for device in line])
+    return max(1, int((places != places[:1]).any(0).sum()))

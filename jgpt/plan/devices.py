@@ -1,0 +1,107 @@
+"""What is known of devices: memory, arithmetic, and how fast bytes move. The constants that a plan rests on.
+
+Owns the table and the names by which users ask for machines. Imports no jax.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from jgpt.check import require, unknown_name
+
+GIB: Final = 2**30
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device as jax counts them.
+
+    Attributes:
+        name: as in `--device`.
+        memory: bytes.
+        flops: dense bf16 products [FLOP/s].
+        bandwidth: of its memory [bytes/s].
+        link: what a device takes in along one dimension of the network, both directions of a ring together [bytes/s].
+        network: to other hosts [bytes/s]; None = the torus goes on there.
+        platform: of jax.
+        source: of the numbers.
+        per_chip: devices of a chip; layouts count chips.
+    """
+
+    name: str
+    memory: float
+    flops: float
+    bandwidth: float
+    link: float
+    network: float | None
+    platform: str
+    source: str
+    per_chip: int = 1
+
+
+# Vendors' pages, read in November 2026. ICI per chip is given there in both directions over all links (4 in a 2-D torus, 6 in a
+# 3-D one): a dimension of the torus is two links, and a device takes in half of what they carry.
+DEVICES: Final = {
+    d.name: d
+    for d in (
+        Device("v5e", 16 * GIB, 197e12, 819e9, 100e9, None, "tpu", "cloud.google.com/tpu/docs/v5e: 400 GB/s ICI"),
+        Device("v5p", 95 * GIB, 459e12, 2765e9, 200e9, None, "tpu", "cloud.google.com/tpu/docs/v5p: 1200 GB/s ICI"),
+        Device("v6e", 32 * GIB, 918e12, 1638e9, 200e9, None, "tpu", "cloud.google.com/tpu/docs/v6e: 800 GB/s ICI"),
+        Device(
+            "tpu7x", 96 * GIB, 1153.5e12, 3690e9, 100e9, None, "tpu",
+            "docs.cloud.google.com/tpu/docs/tpu7x: 192 GiB, 2307 TFLOP/s, 7380 GB/s and 1200 GB/s ICI a chip of two devices", 2,
+        ),
+        Device("h100", 80e9, 989e12, 3350e9, 450e9, 50e9, "gpu", "H100 SXM data sheet: NVLink 900 GB/s; 400 Gb/s beyond"),
+        Device("h200", 141e9, 989e12, 4800e9, 450e9, 50e9, "gpu", "H200 SXM data sheet: NVLink 900 GB/s; 400 Gb/s beyond"),
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Devices of one kind, and how they are laid out.
+
+    Attributes:
+        device: each of them.
+        shape: of the torus, or (devices,) where each reaches each alike.
+    """
+
+    device: Device
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Devices in all."""
+        return math.prod(self.shape) * self.device.per_chip
+
+    @property
+    def topology(self) -> str:
+        """The layout as it is written, "16x16"."""
+        return "x".join(map(str, self.shape))
+
+
+def parse(text: str) -> Machine:
+    """Return what `--device` names: v5e:16x16, v5p:8x8x8, h100x8. `this` is the caller's business.
+
+    Raises:
+        ValueError: the kind is not known, or the layout is no list of numbers.
+    """
+    name, separator, layout = text.partition(":")
+    if not separator:
+        name, _, layout = text.rpartition("x")
+    if name not in DEVICES:
+        known = [f"{d.name}:4x4" if d.platform == "tpu" else f"{d.name}x8" for d in DEVICES.values()]
+        raise ValueError(unknown_name("device", text, [*known, "this"]))
+    sizes = layout.split("x")
+    require(
+        all(size.isdecimal() and int(size) > 0 for size in sizes),
+        f"--device {text!r}: the layout must be numbers, such as v5e:16x16, v5p:4x4x4 or h100x8.",
+    )
+    shape = tuple(map(int, sizes))
+    device = DEVICES[name]
+    dimensions = {"v5e": 2, "v6e": 2, "h100": 1, "h200": 1}.get(name, 3)
+    require(
+        len(shape) == dimensions,
+        f"--device {text!r}: {name} has {dimensions} dimension{'s' if dimensions > 1 else ''}, {len(shape)} are given.",
+    )
+    return Machine(device, shape)

@@ -1,0 +1,90 @@
+"""How long a compiled step must take at least: by its arithmetic, its memory's traffic or its network.
+
+Owns the model of time. The largest of the three is a bound that no device beats; a real step takes longer, and where nothing
+overlaps, as long as all of them together.
+"""
+
+from dataclasses import dataclass
+
+from jgpt.plan.collectives import Collective
+from jgpt.plan.compiling import Step
+from jgpt.plan.devices import Machine
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of a step, by what they are spent on.
+
+    Attributes:
+        compute: products at the device's peak.
+        memory: state, gradients, activations and weights through its memory.
+        network: mesh axes -> their collectives.
+    """
+
+    compute: float
+    memory: float
+    network: dict[tuple[str, ...], float]
+
+    @property
+    def bound(self) -> float:
+        """At least this."""
+        return max(self.compute, self.memory, sum(self.network.values()))
+
+    @property
+    def without_overlap(self) -> float:
+        """If products and exchanges wait for each other."""
+        return max(self.compute, self.memory) + sum(self.network.values())
+
+    @property
+    def limit(self) -> str:
+        """What the bound comes from."""
+        parts = {"compute": self.compute, "memory": self.memory, "network": sum(self.network.values())}
+        return max(parts, key=lambda name: parts[name])
+
+
+def times(step: Step, machine: Machine, *, accumulation_steps: int) -> Times:
+    """Return the bounds of a step.
+
+    Memory: the optimizer reads and writes parameters and moments once and reads gradients, which were written once; what is
+    temporary is written and read once; every micro-batch reads the weights three times: forward, and for the two products of
+    the backward pass.
+
+    Args:
+        step: compiled.
+        machine: that it runs on.
+        accumulation_steps: micro-batches.
+    """
+    device, memory = machine.device, step.memory
+    state = memory.parameters + memory.optimizer
+    traffic = 2 * state + 2 * memory.gradients + 2 * memory.activations + 3 * accumulation_steps * memory.parameters
+    network: dict[tuple[str, ...], float] = {}
+    for collective in step.collectives:
+        network.setdefault(collective.axes, 0.0)
+        network[collective.axes] += collective.sent / rate(collective, step, machine)
+    return Times(step.flops / machine.size / device.flops, traffic / device.bandwidth, network)
+
+
+def rate(collective: Collective, step: Step, machine: Machine) -> float:
+    """Return the bytes per second that a device takes in during a collective.
+
+    On a torus: a ring along each dimension that its mesh axes span; half where the ring is not closed, since then bytes
+    come from one side only. On GPUs: within a host of 8 over its switch, beyond over the hosts' network.
+    """
+    device = machine.device
+    if device.platform != "tpu":
+        inside = 8 if machine.size > 8 else machine.size
+        near = device.network is None or (collective.devices <= inside and _inner(collective, step, inside))
+        return device.link if near else device.network or device.link
+    dimensions = max(1, min(len(machine.shape), sum(step.spans.get(axis, 1) for axis in collective.axes)))
+    closed = max(machine.shape) >= 16 if len(machine.shape) == 2 else max(machine.shape) >= 4
+    return device.link * dimensions * (1.0 if closed else 0.5)
+
+
+def _inner(collective: Collective, step: Step, inside: int) -> bool:
+    """Return whether the axes of a collective are the last ones of the mesh, which lie within a host."""
+    stride = 1
+    for axis in reversed(step.mesh):
+        if stride * step.mesh[axis] > inside and axis in collective.axes:
+            return False
+        stride *= step.mesh[axis]
+    return True

@@ -1,0 +1,154 @@
+"""What to change: where a step does not fit, the cheapest changes that would; and the best mesh for a machine.
+
+Owns the candidates and their order by a rough estimate; every one that is reported was compiled.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple
+
+from jgpt.config import Config, MeshConfig, ModelConfig
+from jgpt.plan.compiling import Step
+from jgpt.plan.devices import Machine
+from jgpt.plan.roofline import Times
+
+REMATS: Final = ("none", "dots", "full")
+# Bytes an activation of width D keeps for the backward pass of one layer and token, in multiples of D, bf16: all of them; the
+# results of matrix products; the input of the block alone. Rough: they only order the candidates.
+KEPT: Final = {"none": 40.0, "dots": 24.0, "full": 2.0}
+ROOM: Final = 1.5  # candidates whose estimate exceeds the memory by more are not compiled
+
+Compile = Callable[[Config, ModelConfig], tuple[Step, Times]]
+
+
+class Candidate(NamedTuple):
+    """A config to try, and in words what was changed."""
+
+    words: str
+    config: Config
+    model: ModelConfig
+
+
+class Tried(NamedTuple):
+    """A candidate that was compiled."""
+
+    candidate: Candidate
+    step: Step
+    times: Times
+
+
+def remedies(config: Config, model: ModelConfig, machine: Machine) -> Iterator[Candidate]:
+    """Yield changes that need less memory, those that cost least first; none changes what is computed.
+
+    Args:
+        config: that does not fit.
+        model: resolved.
+        machine: on which it does not.
+    """
+    mesh = config.mesh
+    devices = machine.size // mesh.tensor
+    for fsdp in _divisors(devices):
+        if fsdp > mesh.fsdp and fsdp >= devices // 4:
+            changed = dataclasses.replace(config, mesh=MeshConfig(fsdp=fsdp, tensor=mesh.tensor))
+            yield Candidate(f"--mesh.fsdp {fsdp}", changed, model)
+    widest = dataclasses.replace(config, mesh=MeshConfig(fsdp=devices, tensor=mesh.tensor))
+    for remat in REMATS[REMATS.index(model.remat) + 1 :]:
+        for base in (config, widest) if mesh.fsdp < devices else (config,):
+            more = "" if base is config else f"--mesh.fsdp {devices} "
+            yield _with_remat(base, model, remat, f"{more}--model.remat {remat}")
+    rows = config.train.batch_size // devices
+    for steps in _divisors(rows):
+        if steps > config.train.accumulation_steps and rows % steps == 0:
+            train = dataclasses.replace(config.train, accumulation_steps=steps)
+            words = f"--mesh.fsdp {devices} --model.remat full --train.accumulation-steps {steps}"
+            yield _with_remat(dataclasses.replace(widest, train=train), model, "full", words)
+
+
+def meshes(config: Config, model: ModelConfig, machine: Machine, parameters: float) -> list[Candidate]:
+    """Return meshes, remat policies and micro-batches that a machine allows, those that should be fastest first.
+
+    Args:
+        config: of the run; its batch stays.
+        model: resolved.
+        machine: to lay it over.
+        parameters: bytes of the whole model.
+    """
+    found: list[tuple[float, int, Candidate]] = []
+    for tensor in _divisors(machine.size):
+        if model.num_heads % tensor or model.kv_heads % tensor or tensor > 16:
+            continue
+        for fsdp in _divisors(machine.size // tensor):
+            data = machine.size // tensor // fsdp
+            if config.train.batch_size % (data * fsdp) or model.embed_dim % fsdp:
+                continue
+            for steps in _divisors(config.train.batch_size // (data * fsdp)):
+                for remat in REMATS:
+                    train = dataclasses.replace(config.train, accumulation_steps=steps)
+                    mesh = MeshConfig(data=data, fsdp=fsdp, tensor=tensor)
+                    words = f"--mesh.data {data} --mesh.fsdp {fsdp} --mesh.tensor {tensor} --model.remat {remat}"
+                    words += f" --train.accumulation-steps {steps}" if steps > 1 else ""
+                    candidate = _with_remat(dataclasses.replace(config, mesh=mesh, train=train), model, remat, words)
+                    seconds, memory = _estimate(candidate, machine, parameters)
+                    if memory <= ROOM * machine.device.memory:
+                        found.append((seconds, len(found), candidate))
+    return [candidate for _, _, candidate in sorted(found)]
+
+
+def best(
+    candidates: list[Candidate], compile_step: Compile, *, compiles: int, say: Callable[[str], Any]
+) -> tuple[Tried | None, list[Tried]]:
+    """Return the fastest of those that fit, and all that were tried.
+
+    Args:
+        candidates: in the order to try them.
+        compile_step: returns a candidate's step and times.
+        compiles: to try at most.
+        say: called with a line about each.
+    """
+    tried: list[Tried] = []
+    for candidate in candidates[:compiles]:
+        step, times = compile_step(candidate.config, candidate.model)
+        tried.append(Tried(candidate, step, times))
+        room = "fits" if step.fits else "does not fit"
+        say(f"  {candidate.words}: {room}, {step.memory.total / 2**30:.1f} GiB, at least {times.bound * 1e3:.0f} ms")
+    fitting = [each for each in tried if each.step.fits]
+    return min(fitting, key=lambda each: each.times.without_overlap, default=None), tried
+
+
+def first_that_fits(
+    candidates: Iterator[Candidate], compile_step: Compile, *, compiles: int, say: Callable[[str], Any]
+) -> Tried | None:
+    """Return the first candidate that fits, None where none of `compiles` does."""
+    for _, candidate in zip(range(compiles), candidates, strict=False):
+        tried, _ = best([candidate], compile_step, compiles=1, say=say)
+        if tried is not None:
+            return tried
+    return None
+
+
+def _with_remat(config: Config, model: ModelConfig, remat: Any, words: str) -> Candidate:
+    changed = dataclasses.replace(config, model=dataclasses.replace(config.model, remat=remat))
+    return Candidate(words, changed, dataclasses.replace(model, remat=remat))
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def _estimate(candidate: Candidate, machine: Machine, parameters: float) -> tuple[float, float]:
+    """Return seconds and bytes, roughly: what a device computes, keeps and exchanges."""
+    config, model, device = candidate.config, candidate.model, machine.device
+    mesh, micro = config.mesh, config.train.accumulation_steps
+    shards = (mesh.data or 1) * mesh.fsdp
+    tokens = config.train.batch_size * model.context_length / shards  # of a device, tensor parallel or not
+    flops = 6 * parameters / 4 * tokens / mesh.tensor * (4 / 3 if model.remat == "full" else 1)
+    own = parameters / mesh.tensor
+    gathered = (2 if mesh.fsdp == 1 else 0) * own / mesh.fsdp if (mesh.data or 1) > 1 else 0.0
+    if mesh.fsdp > 1:
+        gathered += 3 * micro * own
+    if mesh.tensor > 1:
+        gathered += 8 * model.depth * tokens * model.embed_dim * 2
+    kept = KEPT[model.remat] * model.embed_dim * 2 * model.depth * tokens / micro / mesh.tensor
+    held = 4 * own / mesh.fsdp + kept  # parameters, two moments, gradients
+    return max(flops / device.flops, gathered / device.link) + 0.1 * math.log2(1 + micro) * flops / device.flops, held

@@ -1,0 +1,133 @@
+"""`jgpt plan CONFIG --device v5e:16x16`: what a run takes, before the machine is rented. No jax before parsing."""
+
+import argparse
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from jgpt.runtime import configure
+
+if TYPE_CHECKING:
+    from jgpt.config import Config, ModelConfig
+    from jgpt.plan.devices import Machine
+
+HELP: Final = "compile the train step for a machine that is not here: does it fit, how fast, what does it exchange"
+DESCRIPTION: Final = """\
+Compiles the real train step ahead of time and prints memory by kind, FLOPs, collectives by mesh axis with their bytes, and
+the time that a step takes at least. Machines: v5e:16x16, v5p:8x8x8, v6e:8x8, tpu7x:4x4x4 (need the extra [plan]), h100x8,
+h200x8 (need jax's cuda plugin), this. Where a step does not fit, changes that would make it fit are compiled and named.
+Without --vocab-size the config's data are read. Any field of the config can be overridden: --section.field value.
+"""
+TAKES_CONFIG: Final = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
+    parser.description, parser.formatter_class = DESCRIPTION, argparse.RawDescriptionHelpFormatter
+    parser.add_argument(
+        "config", help="file with get_config(), e.g. configs/text_1b.py, before any --section.field value"
+    )
+    parser.add_argument("--device", default="this", help="machine to plan for (default: %(default)s)")
+    parser.add_argument("--vocab-size", type=int, help="ids of the tokenizer, where the data are not at hand")
+    parser.add_argument("--search", action="store_true", help="find the best mesh, remat and micro-batch")
+    parser.add_argument("--compiles", type=int, default=6, help="candidates to compile at most (default %(default)s)")
+    parser.add_argument("--tokens", type=float, help="to train on: how long does it take")
+    parser.add_argument("--price", type=float, help="of a device and hour, in any currency: what do --tokens cost")
+    parser.add_argument("--json", metavar="FILE", help="also write the plan to this file")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the plan, and leave with 1 where the step does not fit."""
+    from jgpt.check import require
+    from jgpt.configio import from_arguments
+    from jgpt.plan.devices import parse
+
+    for name in ("compiles", "tokens", "price", "vocab_size"):
+        value = getattr(arguments, name)
+        require(value is None or value > 0, f"--{name.replace('_', '-')} is {value}: must be above 0.")
+    require(arguments.price is None or arguments.tokens is not None, "--price needs --tokens: say how many.")
+    config = from_arguments(arguments.config, arguments.overrides, f"jgpt plan {arguments.config}", DESCRIPTION)
+    machine = None if arguments.device == "this" else parse(arguments.device)
+    if machine is not None and machine.device.platform == "tpu":
+        os.environ["JAX_PLATFORMS"] = "cpu"  # libtpu compiles; it must not look for chips
+    configure()
+    from rich.console import Console
+
+    from jgpt.plan import compiling, here, roofline, search, words
+
+    console = Console(highlight=False, width=None)
+    devices = here.devices() if machine is None else compiling.devices_of(machine)
+    machine = here.machine(config) if machine is None else machine
+    model = _resolve(config, machine, arguments.vocab_size)
+
+    def compile_step(config: "Config", model: "ModelConfig") -> Any:
+        step = compiling.compile_step(config, model, devices)
+        step = replace(step, fits=step.fits and step.memory.total <= machine.device.memory)
+        return step, roofline.times(step, machine, accumulation_steps=config.train.accumulation_steps)
+
+    chosen, tried = None, []
+    if arguments.search:
+        parameters = compiling.parameter_bytes(model)
+        candidates = search.meshes(config, model, machine, parameters)
+        console.print(f"{len(candidates)} candidates; compiling the first {min(arguments.compiles, len(candidates))}")
+        chosen, tried = search.best(candidates, compile_step, compiles=arguments.compiles, say=console.print)
+        if chosen is None:
+            raise ValueError("none of them fits: try more with --compiles, a smaller batch, or a larger machine.")
+        step, times, words_of = chosen.step, chosen.times, chosen.candidate.words
+        console.print(f"best: {words_of}\n")
+    else:
+        step, times = compile_step(config, model)
+    name = f"{machine.device.name} {machine.topology}"
+    shape = ", ".join(f"{axis} {size}" for axis, size in step.mesh.items())
+    console.print(
+        f"{arguments.config} on {name}: {machine.size} devices (mesh {shape}), compiled in {step.seconds:.0f} s"
+    )
+    for table in words.tables(step, times, machine, arguments.price, arguments.tokens):
+        console.print(table)
+        console.print()
+    console.print(_constants(machine))
+    plan = words.to_dict(step, times, machine)
+    if step.fits:
+        console.print("It fits.")
+    else:
+        console.print("It does NOT fit. What would, the cheapest change first:")
+        found = search.first_that_fits(
+            search.remedies(config, model, machine), compile_step, compiles=arguments.compiles, say=console.print
+        )
+        console.print(f"add {found.candidate.words}" if found else "none of these; try --search, or a larger machine.")
+        plan["remedy"] = None if found is None else found.candidate.words
+    plan["tried"] = [{"options": t.candidate.words, "fits": t.step.fits, "bound": t.times.bound} for t in tried]
+    if arguments.json is not None:
+        Path(arguments.json).write_text(json.dumps(plan, indent=1) + "\n")
+    if not step.fits:
+        raise SystemExit(1)
+
+
+def _resolve(config: "Config", machine: "Machine", vocab_size: int | None) -> "ModelConfig":
+    """Return the model for the machine's platform; the data are read where nothing else says how many ids there are."""
+    from jgpt.model import gpt
+
+    platform = machine.device.platform
+    if vocab_size is not None:
+        return gpt.resolve(config.model, vocab_size=vocab_size, backend=platform)
+    from jgpt.tasks import mixture
+
+    data = mixture.build(config)
+    return gpt.resolve(
+        config.model,
+        vocab_size=data.vocabulary.size,
+        backend=platform,
+        text_end=data.vocabulary.text_ids.stop,
+        pictures=data.picture_grids(),
+    )
+
+
+def _constants(machine: "Machine") -> str:
+    device = machine.device
+    beyond = "" if device.network is None else f" and {device.network / 1e9:,.4g} GB/s beyond"
+    return (
+        f"constants: {device.flops / 1e12:,.4g} TFLOP/s, memory {device.bandwidth / 1e9:,.4g} GB/s, network "
+        f"{device.link / 1e9:,.4g} GB/s in along a dimension{beyond} ({device.source})"
+    )

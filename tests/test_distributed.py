@@ -1,0 +1,168 @@
+"""Several processes are one run: their place is found, and they compute, save, stop, die and resume as one process would."""
+
+import os
+import random
+import re
+import signal
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from test_end_to_end import STEPS, card, last_step
+
+import jgpt
+from jgpt import distributed, runfolder
+from jgpt.config import DistributedConfig
+from jgpt.distributed import Place, find
+from jgpt.simulated import Simulation
+
+NONE = DistributedConfig()
+MESH = ("--mesh.data", "2", "--mesh.fsdp", "2")
+SAME = 1e-5  # relative; f32, sums over devices in another order, over 12 steps
+
+
+@pytest.mark.parametrize(
+    ("config", "environment", "place"),
+    [
+        ({}, {}, None),
+        (dict(coordinator="a:1", num_processes=2, process_id=1), {}, Place(None, "a:1", 2, 1)),
+        ({}, dict(JGPT_COORDINATOR="a:1", JGPT_NUM_PROCESSES="2", JGPT_PROCESS_ID="0"), Place(None, "a:1", 2, 0)),
+        (dict(process_id=1), dict(JGPT_COORDINATOR="a:1", JGPT_NUM_PROCESSES="2"), Place(None, "a:1", 2, 1)),
+        (
+            {},
+            dict(SLURM_JOB_ID="7", SLURM_STEP_NODELIST="n[1-2]", SLURM_NTASKS="2", SLURM_PROCID="1"),
+            Place("Slurm", None, 2, 1),
+        ),
+        ({}, dict(SLURM_JOB_ID="7", SLURM_STEP_NODELIST="n1", SLURM_NTASKS="1", SLURM_PROCID="0"), None),
+        ({}, dict(SLURM_JOB_ID="7"), None),  # a shell on a login node
+        ({}, dict(OMPI_COMM_WORLD_SIZE="4", OMPI_COMM_WORLD_RANK="3"), Place("Open MPI", None, 4, 3)),
+        ({}, dict(TPU_WORKER_HOSTNAMES="a,b,c,d", TPU_WORKER_ID="2"), Place("TPU pod", None, 4, 2)),
+        ({}, dict(TPU_WORKER_HOSTNAMES="localhost", TPU_WORKER_ID="0"), None),
+        ({}, dict(KUBERNETES_SERVICE_HOST="x", JOB_COMPLETION_INDEX="5"), Place("Kubernetes", None, None, 5)),
+        ({}, dict(KUBERNETES_SERVICE_HOST="x"), None),  # a notebook in a cluster
+    ],
+)
+def test_a_place_is_found(config: dict, environment: dict, place: Place | None) -> None:
+    assert find(DistributedConfig(**config), environment) == place
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        (dict(JGPT_COORDINATOR="a:1"), "num_processes, process_id is not known"),
+        (dict(JGPT_COORDINATOR="a:1", JGPT_NUM_PROCESSES="two", JGPT_PROCESS_ID="0"), "JGPT_NUM_PROCESSES is 'two'"),
+        (dict(JGPT_COORDINATOR="a", JGPT_NUM_PROCESSES="2", JGPT_PROCESS_ID="0"), "must be HOST:PORT"),
+        (dict(JGPT_COORDINATOR="a:1", JGPT_NUM_PROCESSES="2", JGPT_PROCESS_ID="2"), "process_id is 2 of 2"),
+    ],
+)
+def test_half_a_place_is_refused(environment: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        find(NONE, environment)
+
+
+def test_alone_nothing_changes(monkeypatch) -> None:
+    monkeypatch.setattr(os, "environ", {})
+    params = {"a": np.zeros(3)}
+    with distributed.joined(NONE) as heartbeat:
+        assert (
+            heartbeat is None and distributed.is_first() and distributed.stop_asked(3, signal.SIGTERM) == signal.SIGTERM
+        )
+        assert distributed.own_copy(params, jax.sharding.Mesh(jax.devices(), "x")) is params
+
+
+def losses(run: Path) -> list[float]:
+    return [record["loss"] for record in runfolder.read_metrics(run / "metrics.jsonl") if "loss" in record]
+
+
+def run_to_end(path: Path, processes: int, devices: int, *options: str) -> list[str]:
+    said: list[str] = []
+    with Simulation([str(path), *options], processes, devices, said.append) as simulation:
+        assert simulation.wait(60) == 0, "\n".join(said)
+    return said
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "text.txt"
+    path.write_text("\n".join(p.read_text() for p in sorted(Path(__file__).parent.glob("test_*.py"))))
+    return path
+
+
+def make_card(folder: Path, text: Path) -> Path:
+    folder.mkdir()
+    return card(folder, text)
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
+    """Train in two processes of two devices, without a break; return the run card."""
+    path = make_card(tmp_path_factory.mktemp("together") / "x", text)
+    said = run_to_end(path, 2, 2, *MESH)
+    assert any("[1] process 1 of 2: all are there; 4 devices (cpu), 2 of them here" in line for line in said)
+    assert not [line for line in said if line.startswith("[1]") and "held out" in line], "process 0 speaks for all"
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_processes_compute_what_one_does(together: Path, tmp_path: Path, text: Path) -> None:
+    """The same mesh over two processes and over one: losses and every held-out score; the run's folder is whole."""
+    alone = make_card(tmp_path / "alone", text)
+    run_to_end(alone, 1, 4, *MESH)
+    runs = [path.parent / "run" for path in (together, alone)]
+    assert len(losses(runs[0])) == len(losses(runs[1])) == 7
+    np.testing.assert_allclose(losses(runs[0]), losses(runs[1]), rtol=SAME)
+    scores = [jgpt.configio.json.loads((run / "report.json").read_text())["scores"] for run in runs]
+    assert scores[0].keys() == scores[1].keys()
+    for name in scores[0]:
+        if "nats" in name or "bits" in name:
+            assert scores[0][name] == pytest.approx(scores[1][name], rel=SAME), name
+    assert jgpt.load(runs[0]).step == STEPS and (runs[0] / "plots" / "digits.png").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_killed_process_ends_all_and_they_resume_to_the_bit(together: Path, tmp_path: Path, text: Path) -> None:
+    """Kill one of two, by progress; the other names it within the heartbeat, and the end is that of an unbroken run."""
+    path = make_card(tmp_path / "killed", text)
+    options = (*MESH, "--distributed.heartbeat-seconds", "6")
+    rng = random.Random(1)
+    for victim, reached in ((1, 4), (0, 8)):
+        said: list[str] = []
+        with Simulation([str(path), *options], 2, 2, said.append) as simulation:
+            child = simulation.children[victim].process
+            while child.poll() is None and last_step(path.parent / "run" / "metrics.jsonl") < reached:
+                time.sleep(0.02)
+            time.sleep(rng.uniform(0, 0.3))
+            assert child.poll() is None
+            child.send_signal(signal.SIGKILL)
+            begun = time.monotonic()
+            simulation.wait(30)
+            assert time.monotonic() - begun < 6 + 4, said
+        other = [line for line in said if line.startswith(f"[{1 - victim}]")]
+        assert any(f"error: process {victim}" in line for line in other), "\n".join(said)
+        assert any("last steps by process: 0: " in line for line in other)
+    run_to_end(path, 2, 2, *MESH)
+    a, b = (jgpt.load(p.parent / "run").params for p in (together, path))
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_sigterm_to_one_saves_on_all_and_another_number_of_processes_goes_on(
+    together: Path, tmp_path: Path, text: Path
+) -> None:
+    path = make_card(tmp_path / "stopped", text)
+    said: list[str] = []
+    with Simulation([str(path), *MESH], 2, 2, said.append) as simulation:
+        while last_step(path.parent / "run" / "metrics.jsonl") < 2:
+            assert simulation.children[0].process.poll() is None, "\n".join(said)
+            time.sleep(0.02)
+        simulation.children[1].process.send_signal(signal.SIGTERM)
+        assert simulation.wait(60) == 128 + signal.SIGTERM, "\n".join(said)
+    assert any(re.search(r"saved step \d+ of 12", line) for line in said), "\n".join(said)
+    said = run_to_end(path, 1, 1)
+    assert any("continuing from step" in line for line in said)
+    np.testing.assert_allclose(losses(path.parent / "run")[-1], losses(together.parent / "run")[-1], rtol=SAME)

@@ -1,0 +1,89 @@
+"""The heartbeat: as long as all beat nobody leaves; who is silent, failed or unreachable is named, and the others leave."""
+
+import time
+
+import pytest
+from jax.errors import JaxRuntimeError
+
+from jgpt.heartbeat import LOST, Heartbeat
+
+BEAT, SILENCE = 0.02, 0.4  # seconds
+
+
+class Store:
+    """The coordinator's key-value store; a process in `dead` no longer reaches it."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+        self.dead: set[int] = set()
+        self.gone = False
+
+    def key_value_set(self, key: str, value: str, allow_overwrite: bool = False) -> None:
+        if self.gone:
+            raise RuntimeError("UNAVAILABLE: failed to connect")
+        if int(key.rpartition("/")[2]) not in self.dead:
+            self.values[key] = value
+
+    def key_value_dir_get(self, key: str) -> list[tuple[str, str]]:
+        if self.gone:
+            raise RuntimeError("UNAVAILABLE: failed to connect")
+        return [(name, value) for name, value in self.values.items() if name.startswith(key)]
+
+
+def beating(store: Store, number: int, left: list[int], processes: int = 3) -> Heartbeat:
+    return Heartbeat(store, number, processes, SILENCE, leave=left.append, beat_seconds=BEAT)
+
+
+def until(condition, seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_while_all_beat_nobody_leaves_and_who_is_done_may_be_silent() -> None:
+    store, left = Store(), []
+    with beating(store, 0, left), beating(store, 2, left):
+        with beating(store, 1, left):
+            time.sleep(2 * SILENCE)
+        time.sleep(2 * SILENCE)  # 1 is done
+    assert left == []
+
+
+def test_who_is_silent_is_named_with_the_last_steps(capsys: pytest.CaptureFixture) -> None:
+    store, left = Store(), []
+    with beating(store, 0, left) as zero, beating(store, 1, []) as one, beating(store, 2, []) as two:
+        zero.reach(8), one.reach(7), two.reach(8)
+        until(lambda: all("\t8\t" in store.values.get(f"jgpt/beat/{i}", "") for i in (0, 2)))
+        until(lambda: "\t7\t" in store.values.get("jgpt/beat/1", ""))
+        begun = time.monotonic()
+        store.dead.add(1)
+        until(lambda: left == [LOST])
+        assert time.monotonic() - begun < SILENCE + 0.3
+    said = capsys.readouterr().err
+    assert "error: process 1 said nothing for" in said and "0: 8, 1: 7, 2: 8" in said and "goes on from there" in said
+
+
+def test_who_fails_is_named_with_its_reason(capsys: pytest.CaptureFixture) -> None:
+    store, left = Store(), []
+    with beating(store, 0, left, 2):
+        with pytest.raises(OSError, match="No space"), beating(store, 1, [], 2):
+            raise OSError("No space left\ton device\nand more")
+        until(lambda: left == [LOST])
+    assert "process 1 failed: No space left on device.\n" in capsys.readouterr().err
+
+
+def test_a_broken_collective_waits_for_the_name(capsys: pytest.CaptureFixture) -> None:
+    store, left = Store(), []
+    store.dead.add(1)
+    with pytest.raises(JaxRuntimeError), beating(store, 0, left, 2):
+        raise JaxRuntimeError("INTERNAL: Gloo all-reduce failed: Connection closed by peer")
+    assert left[0] == LOST and "process 1 said nothing" in capsys.readouterr().err
+
+
+def test_a_coordinator_that_is_gone_is_named(capsys: pytest.CaptureFixture) -> None:
+    store, left = Store(), []
+    with beating(store, 1, left):
+        store.gone = True
+        until(lambda: left == [LOST])
+    assert "process 0, which coordinates, cannot be reached: UNAVAILABLE" in capsys.readouterr().err
