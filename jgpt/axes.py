@@ -1,7 +1,7 @@
 """The dimension key: the only place where axes are defined.
 
 Owns the letter, the logical name and the meaning of every axis. Arrays in the core carry the letters as a suffix
-(`q_BSHK`), parameters carry the logical names, and `sharding.RULES` maps the logical names to mesh axes.
+(`q_BSHK`), parameters carry the logical names, and `layout.RULES` maps the logical names to mesh axes.
 """
 
 from typing import Final, NamedTuple

@@ -1,10 +1,7 @@
-"""Where arrays live: the mesh, the rules from logical axes to mesh axes, and the shardings of state and batch.
-
-Owns `RULES`. A logical axis that no rule names is an error: silent replication is how memory is lost unnoticed.
-"""
+"""Where arrays live: the mesh, and the shardings of state and batch by the rules of `layout`."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,26 +9,8 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jgpt.batch import Batch
-from jgpt.check import unknown_name
 from jgpt.config import MeshConfig
-
-MESH_AXES: Final = ("data", "fsdp", "tensor")
-
-RULES: Final[dict[str, str | tuple[str, ...] | None]] = {
-    "batch": ("data", "fsdp"),
-    "seq": None,
-    "embed": "fsdp",
-    "heads": "tensor",
-    "kv_heads": "tensor",
-    "head_dim": None,
-    "mlp": "tensor",
-    "vocab": "tensor",
-    "layers": None,
-    "norm": None,
-    "position": None,
-    "gate": None,
-    "ngram": "tensor",
-}
+from jgpt.layout import MESH_AXES, spec_of
 
 
 def make_mesh(cfg: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
@@ -60,18 +39,6 @@ def make_mesh(cfg: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     else:
         grid = np.asarray(devices[: data * inner]).reshape(shape)
     return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
-
-
-def spec_of(axes: Sequence[str]) -> PartitionSpec:
-    """Return the mesh axes of an array from the logical names of its axes.
-
-    Raises:
-        ValueError: no rule names an axis.
-    """
-    for axis in axes:
-        if axis not in RULES:
-            raise ValueError(unknown_name("logical axis", axis, RULES) + " Add a rule to jgpt.sharding.RULES.")
-    return PartitionSpec(*(RULES[axis] for axis in axes))
 
 
 def param_shardings(mesh: Mesh, axes: Any, shapes: Any) -> Any:

@@ -16,6 +16,7 @@ from jaxtyping import Array, PRNGKeyArray
 from jgpt import sharding
 from jgpt.batch import Batch
 from jgpt.config import Config, ModelConfig, TrainConfig
+from jgpt.layout import on_mesh, place
 from jgpt.loss import LossPlan, LossSums, cross_entropy, logits_at_once
 from jgpt.model import gpt
 from jgpt.state import TrainState, shardings_of
@@ -34,9 +35,13 @@ def loss_sums(
     x_BSD, _ = gpt.features(
         cfg, params, batch.tokens_BS, batch.positions_BS, batch.segments_BS, dropout_key=dropout_key
     )
-    output_DV = gpt.output_matrix(cfg, params)
-    to_logits = partial(gpt.logits, cfg)
+    output_DV = place(gpt.output_matrix(cfg, params), None, "vocab")  # gathered once, for all pieces of the loss
+    to_logits = partial(_placed_logits, cfg)
     return cross_entropy(to_logits, x_BSD, output_DV, batch.targets_BS, batch.weights_BS, plan)
+
+
+def _placed_logits(cfg: ModelConfig, x_ND: Array, output_DV: Array) -> Array:
+    return place(gpt.logits(cfg, x_ND, output_DV), "batch", "vocab")
 
 
 def gradients(
@@ -109,7 +114,7 @@ def compile_train_step(
     """Return `train_step` jitted for the shardings of `state`, which may be abstract; the state given is consumed."""
     where = shardings_of(state)
     return jax.jit(
-        partial(train_step, cfg, model, tx, loss_plan(cfg.train, mesh)),
+        on_mesh(mesh, partial(train_step, cfg, model, tx, loss_plan(cfg.train, mesh))),
         in_shardings=(where, sharding.batch_sharding(mesh)),
         out_shardings=(where, sharding.replicated(mesh)),
         donate_argnums=0,
@@ -120,5 +125,6 @@ def compile_eval_step(model: ModelConfig, train: TrainConfig, mesh: Mesh) -> Cal
     """Return the jitted loss sums of a batch without dropout, replicated on every device."""
     plan = loss_plan(train, mesh)
     return jax.jit(
-        lambda params, batch: loss_sums(model, params, batch, plan)[1], out_shardings=sharding.replicated(mesh)
+        on_mesh(mesh, lambda params, batch: loss_sums(model, params, batch, plan)[1]),
+        out_shardings=sharding.replicated(mesh),
     )

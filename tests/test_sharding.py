@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from jgpt import axes, presets, sharding
+from jgpt import axes, layout, presets, sharding
 from jgpt.batch import Batch
 from jgpt.config import MeshConfig
 from jgpt.model import gpt
@@ -15,17 +15,17 @@ needs_eight = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices
 
 def test_unknown_logical_axis_is_an_error():
     with pytest.raises(ValueError, match="unknown logical axis 'embedd'. Did you mean 'embed'.*RULES"):
-        sharding.spec_of(("layers", "embedd"))
+        layout.spec_of(("layers", "embedd"))
 
 
 def test_rules_name_known_axes_alone():
-    assert set(sharding.RULES) <= set(axes.AXES)
-    for rule in sharding.RULES.values():
-        assert rule is None or set(np.atleast_1d(rule)) <= set(sharding.MESH_AXES)
+    assert set(layout.RULES) <= set(axes.AXES)
+    for rule in layout.RULES.values():
+        assert rule is None or set(np.atleast_1d(rule)) <= set(layout.MESH_AXES)
 
 
 def test_batch_rows_lie_over_data_and_fsdp():
-    assert sharding.spec_of(("batch", "seq")) == PartitionSpec(("data", "fsdp"), None)
+    assert layout.spec_of(("batch", "seq")) == PartitionSpec(("data", "fsdp"), None)
 
 
 @needs_eight

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jgpt.config import ModelConfig
+from jgpt.layout import place
 from jgpt.model.layers import GPT2_INIT_STD
-from jgpt.model.matrices import parameter, take
+from jgpt.model.matrices import Stored, parameter, take
 
 _MULTIPLIER: Final = 0x9E3779B1  # 2^32 over the golden ratio: Knuth, The Art of Computer Programming 3, section 6.4
 
@@ -48,6 +49,11 @@ def hash_ngrams(ids: list[Int[Array, "B S"]], rows: int) -> Int[Array, "B S"]:
     return (hashed_BS % jnp.uint32(rows)).astype(jnp.int32)
 
 
+def _gathered(table: Array | Stored, rows: str) -> Array | Stored:
+    """Return a table with whole rows on every device; which rows, the rule of their axis says."""
+    return table if isinstance(table, Stored) else place(table, rows, None)
+
+
 class Embedding(nn.Module):
     """Token embedding, plus learned positions and n-grams where the config has them."""
 
@@ -63,18 +69,19 @@ class Embedding(nn.Module):
         normal = nn.initializers.normal(std)
         table = nn.with_partitioning(normal, ("vocab", "embed"))
         tokens_VD = parameter(self, "tokens", table, (cfg.vocab_size, cfg.embed_dim))
-        x_BSD = take(tokens_VD, tokens_BS)
+        x_BSD = place(take(_gathered(tokens_VD, "vocab"), tokens_BS), "batch", "seq", None)
         if cfg.positions == "learned":
             table = nn.with_partitioning(normal, ("position", "embed"))
             positions_PD = self.param("positions", table, (cfg.context_length, cfg.embed_dim))
-            x_BSD = x_BSD + positions_PD[positions_BS]
+            x_BSD = x_BSD + place(positions_PD, "position", None)[positions_BS]
         ids = [tokens_BS]
         for n in range(2, max(cfg.ngrams, default=1) + 1):
             ids.append(last_tokens(tokens_BS, positions_BS, n - 1, cached_BT))
             if n in cfg.ngrams:
                 table = nn.with_partitioning(nn.initializers.normal(0.5 * std), ("ngram", "embed"))
                 ngrams_RD = parameter(self, f"ngrams_{n}", table, (cfg.ngram_rows, cfg.embed_dim))
-                rows_BSD = take(ngrams_RD, hash_ngrams(ids, cfg.ngram_rows))
+                rows_BSD = take(_gathered(ngrams_RD, "ngram"), hash_ngrams(ids, cfg.ngram_rows))
+                rows_BSD = place(rows_BSD, "batch", "seq", None)
                 if cfg.ngram_ids is not None:
                     rows_BSD = jnp.where((tokens_BS < cfg.ngram_ids)[:, :, None], rows_BSD, 0.0)
                 x_BSD = x_BSD + rows_BSD

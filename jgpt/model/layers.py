@@ -1,7 +1,7 @@
 """The parts of a block: dense layers, norms, MLP, attention, and the block itself.
 
 Linen modules hold no arrays; every parameter carries the logical names of its axes (`jgpt.axes`), from which
-`jgpt.sharding` derives where it lives.
+`jgpt.layout` says where it lives.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jgpt.config import ModelConfig
+from jgpt.layout import place
 from jgpt.model.attention import ATTENTION, cached_attention
 from jgpt.model.cache import Int8LayerCache, LayerCache, recall
 from jgpt.model.fused import gelu, normalise, squared_relu, swiglu
@@ -65,7 +66,10 @@ class Dense(nn.Module):
         if isinstance(kernel, Stored):
             y = multiply(flat, kernel).astype(self.dtype)
         else:
-            y = flat @ kernel.reshape(rows, columns).astype(self.dtype)
+            # rounded where it lies, then gathered over what splits its inputs
+            kernel = place(kernel.astype(self.dtype), *self.axes)
+            used = (None if axis == "embed" else axis for axis in self.axes)
+            y = flat @ place(kernel, *used).reshape(rows, columns)
         if self.use_bias:
             # a bias lies along the output axes; one that adds to the residual stream is never sharded
             axes = tuple("norm" if axis == "embed" else axis for axis in self.axes[self.contract :])
@@ -120,7 +124,8 @@ class Attention(nn.Module):
 
         def project(name: str, heads: int, axis: str) -> Float[Array, "B S h K"]:
             axes = ("embed", axis, "head_dim")
-            return Dense((D, heads, K), axes, 1, hidden_init(cfg, D), cfg.use_bias, cfg.compute_dtype, name=name)(x_BSD)
+            dense = Dense((D, heads, K), axes, 1, hidden_init(cfg, D), cfg.use_bias, cfg.compute_dtype, name=name)
+            return place(dense(x_BSD), "batch", "seq", axis, "head_dim")
 
         q_BSHK, k_BSGK = project("query", H, "heads"), project("key", G, "kv_heads")
         v_BSGK = project("value", G, "kv_heads")
@@ -139,7 +144,7 @@ class Attention(nn.Module):
             out_BSHK = cached_attention(q_BSHK, k_BGTK, v_BGTK, visible, cfg.attention_softcap)
         axes = ("heads", "head_dim", "embed")
         out = Dense((H, K, D), axes, 2, residual_init(cfg), cfg.use_bias, cfg.compute_dtype, name="out")
-        return out(out_BSHK), cache
+        return place(out(out_BSHK), "batch", "seq", None), cache
 
 
 class MLP(nn.Module):
@@ -155,16 +160,16 @@ class MLP(nn.Module):
         if cfg.mlp == "swiglu":
             axes = ("embed", "gate", "mlp")
             up = Dense((D, 2, F), axes, 1, hidden_init(cfg, D), cfg.use_bias, cfg.compute_dtype, name="up")
-            h_BSCF = up(x_BSD)
+            h_BSCF = place(up(x_BSD), "batch", "seq", "gate", "mlp")
             h_BSF = swiglu(h_BSCF[:, :, 0], h_BSCF[:, :, 1])
         else:
             axes = ("embed", "mlp")
             up = Dense((D, F), axes, 1, hidden_init(cfg, D), cfg.use_bias, cfg.compute_dtype, name="up")
-            h_BSF = up(x_BSD)
+            h_BSF = place(up(x_BSD), "batch", "seq", "mlp")
             h_BSF = gelu(h_BSF) if cfg.mlp == "gelu" else squared_relu(h_BSF)
         axes = ("mlp", "embed")
         down = Dense((F, D), axes, 1, residual_init(cfg), cfg.use_bias, cfg.compute_dtype, name="down")
-        return down(h_BSF)
+        return place(down(h_BSF), "batch", "seq", None)
 
 
 class Block(nn.Module):

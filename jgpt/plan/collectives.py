@@ -98,6 +98,8 @@ def collectives(hlo: str, mesh: Mapping[str, int]) -> list[Collective]:
             if size < 2:
                 continue
             made = _made(match.group(1), match.group(2).endswith("-start"), kind)
+            if name.startswith("all-reduce-scatter"):  # how XLA:TPU writes a reduce-scatter: a fusion that keeps a part
+                kind, made = "reduce-scatter", made / size
             total = found[kind, _axes(groups, mesh), size]
             total[0] += times
             total[1] += times * _sent(kind, made, size)

@@ -21,7 +21,9 @@ from jgpt.model import gpt
 from jgpt.plan.collectives import Collective, collectives
 from jgpt.plan.devices import Machine
 
-_USED: Final = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
+# how libtpu says that a program does not fit: all that it needs, or its temporaries alone
+_USED: Final = re.compile(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm")
+_TEMPORARY: Final = re.compile(r"HLO temporaries \(([\d.]+)([KMGT]?)\)")
 _UNITS: Final = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -92,6 +94,7 @@ def devices_of(machine: Machine) -> Sequence[Any]:
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
         os.environ.setdefault("TPU_WORKER_ID", "0")
+        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
         os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
         options: dict[str, Any] = {}
     else:
@@ -135,10 +138,7 @@ def compile_step(config: Config, model: ModelConfig, devices: Sequence[Any]) -> 
     try:
         compiled: Any = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        used = _USED.search(str(error))
-        if used is None:
-            raise
-        fits, temporary, program = False, float(used.group(1)) * _UNITS[used.group(2)] - sum(held), 0.0
+        fits, temporary, program = False, _needed(error, sum(held)), 0.0
     else:
         analysis = compiled.memory_analysis()
         temporary = analysis.temp_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
@@ -158,6 +158,16 @@ def compile_step(config: Config, model: ModelConfig, devices: Sequence[Any]) -> 
         fits=fits,
         seconds=time.monotonic() - begun,
     )
+
+
+def _needed(error: Exception, held: float) -> float:
+    """Return the bytes of the temporaries of a program that does not fit; what is held beside them is known."""
+    temporary, used = _TEMPORARY.search(str(error)), _USED.search(str(error))
+    if temporary is not None:
+        return float(temporary.group(1)) * _UNITS[temporary.group(2)]
+    if used is None:
+        raise error
+    return float(used.group(1)) * _UNITS[used.group(2)] - held
 
 
 def parameter_bytes(model: ModelConfig) -> float:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jgpt import presets, sharding
+from jgpt import presets
 from jgpt.config import ModelConfig
 from jgpt.model import gpt
 from jgpt.model.cache import init_cache
@@ -197,7 +197,7 @@ def test_every_parameter_has_axes_with_a_rule(model):
     axes = gpt.param_axes(cfg)
     flat = jax.tree.leaves(axes, is_leaf=lambda leaf: isinstance(leaf, tuple))
     assert len(flat) == len(jax.tree.leaves(params))
-    jax.tree.map(lambda leaf, names: len(sharding.spec_of(names)) == leaf.ndim or pytest.fail(str(names)), params, axes)
+    jax.tree.map(lambda leaf, names: len(layout.spec_of(names)) == leaf.ndim or pytest.fail(str(names)), params, axes)
 
 
 def test_bfloat16_stays_near_float32(model):
