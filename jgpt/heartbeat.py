@@ -5,7 +5,9 @@ process writes a beat and its last step into the key-value store of jax's coordi
 is named, with the last step of each. Owns the beats and the way out; refuses to start processes again.
 """
 
+import ctypes
 import os
+import signal
 import sys
 import threading
 import time
@@ -71,6 +73,8 @@ class Heartbeat:
         self._others = {i: _Other(since=time.monotonic()) for i in range(processes) if i != process}
         self._step, self._count, self._state, self._why = 0, 0, GOING, ""
         self._ended = threading.Event()
+        self._on_abort: Any = None
+        self._before: Any = None
         self._thread = threading.Thread(target=self._watch, name="heartbeat", daemon=True)
 
     def reach(self, step: int) -> None:
@@ -78,9 +82,32 @@ class Heartbeat:
         self._step = step
 
     def __enter__(self) -> "Heartbeat":
-        """Begin to beat."""
+        """Begin to beat, and have the last word where jax ends the process."""
         self._thread.start()
+        self._take_abort()
         return self
+
+    def _take_abort(self) -> None:
+        """Say who is lost where jax calls abort() from a thread of its own, as it does once the coordinator is gone.
+
+        jax's callback for this cannot be Python's (jaxlib 0.10: bad_cast). abort() raises SIGABRT in the thread that calls it,
+        so that a handler in Python may run there; Python's own signal handlers would wait for the main thread, for ever.
+        """
+        if threading.current_thread() is not threading.main_thread() or os.name != "posix":
+            return
+        libc = ctypes.CDLL(None)
+        libc.signal.restype, libc.signal.argtypes = ctypes.c_void_p, [ctypes.c_int, ctypes.c_void_p]
+        self._on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(
+            lambda signum: self._end(
+                "process 0, which coordinates, is lost, or jax has found another one dead (see above)"
+            )
+        )
+        self._before = libc.signal(signal.SIGABRT, ctypes.cast(self._on_abort, ctypes.c_void_p))
+
+    def _give_abort(self) -> None:
+        if self._on_abort is not None:
+            ctypes.CDLL(None).signal(ctypes.c_int(signal.SIGABRT), ctypes.c_void_p(self._before))
+            self._on_abort = None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -96,6 +123,7 @@ class Heartbeat:
         self._state, self._why = (DONE, "") if error is None else (FAILED, _first_line(error))
         self._ended.set()
         self._thread.join()
+        self._give_abort()
         try:
             self._beat()
         except RuntimeError:

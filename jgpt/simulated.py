@@ -71,9 +71,9 @@ class Simulation:
             stdin=subprocess.DEVNULL,
             text=True,
             env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONUNBUFFERED": "1"},
-            preexec_fn=_share_of_cores(number, self._count),
             start_new_session=True,  # Ctrl-C reaches the children once, through this process
         )
+        _bind(process.pid, number, self._count)
         reader = threading.Thread(target=self._pass_on, args=(number, process.stdout), daemon=True)
         reader.start()
         return Child(process, reader)
@@ -168,10 +168,10 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _share_of_cores(number: int, processes: int) -> Callable[[], None] | None:
-    """Return what binds a child to its share of the cores, so that the children's threads do not fight; None = too few."""
+def _bind(pid: int, number: int, processes: int) -> None:
+    """Bind a child that has just started to its share of the cores, where there are enough: threads must not fight."""
     if not hasattr(os, "sched_setaffinity"):
-        return None
+        return
     cores = sorted(os.sched_getaffinity(0))
-    own = cores[number::processes] if len(cores) >= processes else cores
-    return lambda: os.sched_setaffinity(0, own)
+    if len(cores) >= processes:
+        os.sched_setaffinity(pid, cores[number::processes])

@@ -1,6 +1,10 @@
 """The heartbeat: as long as all beat nobody leaves; who is silent, failed or unreachable is named, and the others leave."""
 
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from jax.errors import JaxRuntimeError
@@ -79,6 +83,27 @@ def test_a_broken_collective_waits_for_the_name(capsys: pytest.CaptureFixture) -
     with pytest.raises(JaxRuntimeError), beating(store, 0, left, 2):
         raise JaxRuntimeError("INTERNAL: Gloo all-reduce failed: Connection closed by peer")
     assert left[0] == LOST and "process 1 said nothing" in capsys.readouterr().err
+
+
+def test_the_last_word_is_ours_where_a_thread_aborts() -> None:
+    """As jax does when the coordinator is gone, from a thread that Python knows nothing of."""
+    script = """
+import ctypes, threading, time
+from test_heartbeat import Store
+from jgpt.heartbeat import Heartbeat
+with Heartbeat(Store(), 1, 2, 20) as beat:
+    beat.reach(7)
+    pthread = ctypes.CDLL(None)
+    thread = ctypes.c_ulong()
+    abort = ctypes.cast(pthread.abort, ctypes.c_void_p)
+    pthread.pthread_create(ctypes.byref(thread), None, abort, None)
+    time.sleep(30)
+"""
+    here = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": f"{here}:{here.parent}"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, env=environment)
+    assert done.returncode == LOST, done
+    assert "process 0, which coordinates, is lost" in done.stderr and "0: -, 1: 7" in done.stderr
 
 
 def test_a_coordinator_that_is_gone_is_named(capsys: pytest.CaptureFixture) -> None:
