@@ -8,11 +8,12 @@ from collections.abc import Callable
 from typing import Final
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jgpt.config import ModelConfig
-from jgpt.layout import place
+from jgpt.layout import RULES, place
 from jgpt.model.attention import ATTENTION, cached_attention
 from jgpt.model.cache import Int8LayerCache, LayerCache, recall
 from jgpt.model.fused import gelu, normalise, squared_relu, swiglu
@@ -69,12 +70,17 @@ class Dense(nn.Module):
             # rounded where it lies, then gathered over what splits its inputs
             kernel = place(kernel.astype(self.dtype), *self.axes)
             used = (None if axis == "embed" else axis for axis in self.axes)
-            y = flat @ place(kernel, *used).reshape(rows, columns)
+            kernel = place(kernel, *used)
+            if len(outputs) > 1 and RULES[self.axes[self.contract]] is None:
+                # a split axis behind a whole one cannot be merged with it: XLA would gather the result
+                y = jax.lax.dot_general(flat, kernel.reshape(rows, *outputs), (((1,), (0,)), ((), ())))
+            else:
+                y = flat @ kernel.reshape(rows, columns)
         if self.use_bias:
             # a bias lies along the output axes; one that adds to the residual stream is never sharded
             axes = tuple("norm" if axis == "embed" else axis for axis in self.axes[self.contract :])
             bias = self.param("bias", nn.with_partitioning(nn.initializers.zeros_init(), axes), outputs)
-            y = y + bias.reshape(1, columns).astype(self.dtype)
+            y = y + bias.reshape(1, *y.shape[1:]).astype(self.dtype)
         return y.reshape(*x.shape[:2], *outputs)
 
 

@@ -1,0 +1,148 @@
+"""Collectives read off HLO: kind, axes, bytes and loops; and what the train step exchanges on each mesh, no more."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from jgpt import presets, sharding
+from jgpt.config import Config, MeshConfig, OptimConfig, TrainConfig
+from jgpt.model import gpt
+from jgpt.plan.collectives import Collective, collectives
+from jgpt.plan.compiling import Step, compile_step
+
+needs_eight = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
+TURNS = 5
+
+
+def mesh_of(data: int, fsdp: int, tensor: int) -> jax.sharding.Mesh:
+    return sharding.make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor))
+
+
+def compiled(mesh: jax.sharding.Mesh, function: Callable, specs: list, out: tuple, *shapes: tuple) -> list[Collective]:
+    """Return the collectives of a function of the devices' own parts."""
+    mapped = jax.shard_map(
+        function, mesh=mesh, in_specs=tuple(PartitionSpec(*s) for s in specs), out_specs=PartitionSpec(*out)
+    )
+    given = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    return collectives(jax.jit(mapped).lower(*given).compile().as_text(), dict(mesh.shape))
+
+
+@needs_eight
+def test_sums_and_gathers_have_their_axes_and_bytes() -> None:
+    mesh, specs = mesh_of(2, 4, 1), [(("data", "fsdp"), None)]
+
+    def gather(x: jax.Array) -> jax.Array:
+        return jax.lax.all_gather(x, "fsdp", tiled=True) * 2
+
+    (found,) = compiled(mesh, gather, specs, (("data", "fsdp"), None), (64, 32))
+    assert found == Collective("all-gather", ("fsdp",), 4, 1, 32 * 32 * 4 * 3 / 4, 32 * 32 * 4)
+    (found,) = compiled(mesh, lambda x: jax.lax.psum(x, ("data", "fsdp")), specs, (None, None), (64, 32))
+    assert found == Collective("all-reduce", ("data", "fsdp"), 8, 1, 2 * 8 * 32 * 4 * 7 / 8, 8 * 32 * 4)
+    (found,) = compiled(
+        mesh, lambda x: jax.lax.psum_scatter(x, "fsdp", tiled=True), specs, (("data", "fsdp"), None), (64, 32)
+    )
+    assert found == Collective("reduce-scatter", ("fsdp",), 4, 1, 8 * 32 * 4 * 3 / 4, 2 * 32 * 4)
+
+
+@needs_eight
+def test_what_stands_in_a_loop_counts_as_often_as_it_turns() -> None:
+    mesh = mesh_of(1, 1, 8)
+
+    def layers(x_BD: jax.Array, w_LdD: jax.Array) -> jax.Array:
+        """Multiply by matrices whose inputs are split: each product is summed over the devices."""
+
+        def layer(x_BD: jax.Array, w_dD: jax.Array) -> tuple[jax.Array, None]:
+            own = jax.lax.dynamic_slice_in_dim(x_BD, jax.lax.axis_index("tensor") * 8, 8, 1)
+            return jnp.tanh(jax.lax.psum(own @ w_dD, "tensor")), None
+
+        return jax.lax.scan(layer, x_BD, w_LdD)[0]
+
+    found = compiled(mesh, layers, [(None, None), (None, "tensor", None)], (None, None), (4, 64), (TURNS, 64, 64))
+    (summed,) = [each for each in found if each.kind == "all-reduce"]
+    assert summed.count == TURNS and summed.axes == ("tensor",)
+    assert summed.sent == TURNS * 2 * 4 * 64 * 4 * 7 / 8
+
+
+def test_groups_in_both_forms_and_starts_without_dones() -> None:
+    hlo = """HloModule m
+ENTRY %main (p: f32[8]) -> f32[64] {
+  %p = f32[8]{0} parameter(0)
+  %s = (f32[8]{0}, bf16[32,2]{1,0}) all-gather-start(%p), replica_groups=[2,4]<=[4,2]T(1,0), dimensions={0}
+  %d = bf16[32,2]{1,0} all-gather-done(%s)
+  %r = f32[16]{0} all-reduce(%d), replica_groups={{0,1},{2,3},{4,5},{6,7}}, to_apply=%add
+  ROOT %c = f32[16]{0} collective-permute(%r), source_target_pairs={{0,2},{2,4},{4,6},{6,0}}
+}
+"""
+    found = {each.kind: each for each in collectives(hlo, {"data": 4, "tensor": 2})}
+    assert found["all-gather"] == Collective("all-gather", ("data",), 4, 1, 128 * 3 / 4, 128)
+    assert found["all-reduce"].axes == ("tensor",) and found["all-reduce"].sent == 2 * 64 / 2
+    assert found["collective-permute"].axes == ("data",) and found["collective-permute"].sent == 64
+
+
+# Widths apart, so that an array is known by its size: a weight, the logits, the residual stream.
+MODEL = presets.llama(num_layers=3, embed_dim=64, num_heads=8, mlp_dim=192, context_length=32, scan_layers=True)
+VOCAB, ROWS = 1024, 16
+CONFIG = Config(
+    model=MODEL, train=TrainConfig(batch_size=ROWS, steps=10), optim=OptimConfig(name="adamw", warmup_steps=1)
+)
+
+
+def planned(data: int, fsdp: int, tensor: int) -> Step:
+    config = Config(
+        model=MODEL, train=CONFIG.train, optim=CONFIG.optim, mesh=MeshConfig(data=data, fsdp=fsdp, tensor=tensor)
+    )
+    model = gpt.resolve(MODEL, vocab_size=VOCAB, backend="cpu")
+    return compile_step(config, model, jax.devices()[: data * fsdp * tensor])
+
+
+def weights() -> list[int]:
+    """Return the bytes of every parameter, one layer's where they are stacked."""
+    model = gpt.resolve(MODEL, vocab_size=VOCAB, backend="cpu")
+    shapes = jax.eval_shape(lambda: gpt.init(model, jax.random.key(0)))
+    stacked = jax.tree.leaves(shapes["blocks"])
+    return [math.prod(leaf.shape[1:]) * 4 for leaf in stacked] + [
+        math.prod(leaf.shape) * 4 for name in ("embedding", "head") for leaf in jax.tree.leaves(shapes[name])
+    ]
+
+
+@needs_eight
+@pytest.mark.parametrize(
+    ("shape", "kinds"),
+    [
+        ((8, 1, 1), {"all-reduce"}),  # gradients, loss
+        ((1, 8, 1), {"all-gather", "all-reduce", "reduce-scatter"}),  # weights where they are used; gradients
+        ((1, 1, 8), {"all-reduce", "all-gather", "collective-permute", "all-to-all"}),
+        ((2, 2, 2), {"all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all"}),
+    ],
+    ids=str,
+)
+def test_a_step_exchanges_weights_and_gradients_but_no_rows_and_no_logits(shape: tuple, kinds: set) -> None:
+    """No array that is made by a collective is larger than a weight; a whole batch's activations or logits would be."""
+    step = planned(*shape)
+    assert {each.kind for each in step.collectives} <= kinds
+    logits = ROWS * MODEL.context_length * VOCAB * 4
+    assert max(weights()) * MODEL.num_layers < logits
+    gathered = [each for each in step.collectives if each.kind == "all-gather"]
+    assert all(each.largest <= max(weights()) for each in gathered), gathered
+    if shape == (8, 1, 1):
+        sent = sum(each.sent for each in step.collectives)
+        everything = step.memory.parameters
+        assert 2 * everything * 7 / 8 <= sent <= 1.05 * 2 * everything * 7 / 8 + 1000
+
+
+@needs_eight
+def test_bytes_on_each_device_fall_as_they_should() -> None:
+    one, fsdp, tensor = planned(1, 1, 1), planned(1, 8, 1), planned(1, 1, 8)
+    for split in (fsdp, tensor):
+        assert split.memory.parameters < one.memory.parameters / 7  # norms are whole on each
+        assert split.memory.optimizer < one.memory.optimizer / 7
+    assert fsdp.memory.batch == one.memory.batch / 8 and tensor.memory.batch == one.memory.batch
+    assert fsdp.memory.activations < one.memory.activations / 4  # rows are split, gathered weights are not
+    data = planned(8, 1, 1)
+    assert data.memory.parameters == one.memory.parameters and data.memory.activations < one.memory.activations / 4
+    assert one.collectives == [] and np.isclose(one.flops, fsdp.flops)

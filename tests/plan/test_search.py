@@ -1,0 +1,66 @@
+"""What to change: candidates are valid and change nothing that is computed; the first that fits is taken."""
+
+import dataclasses
+
+from jgpt import presets
+from jgpt.config import Config, MeshConfig, OptimConfig, TrainConfig
+from jgpt.model import gpt
+from jgpt.plan import search
+from jgpt.plan.compiling import Memory, Step
+from jgpt.plan.devices import DEVICES, Machine
+from jgpt.plan.roofline import Times
+
+MACHINE = Machine(DEVICES["v5e"], (4, 4))
+CONFIG = Config(
+    model=presets.llama(num_layers=4, embed_dim=512, num_heads=8, num_kv_heads=4, context_length=256),
+    train=TrainConfig(batch_size=64, steps=10),
+    optim=OptimConfig(warmup_steps=1),
+)
+MODEL = gpt.resolve(CONFIG.model, vocab_size=1024, backend="tpu")
+
+
+def fake(size: float, fits: bool, seconds: float) -> tuple[Step, Times]:
+    memory = Memory(size, 0, 0, 0, 0, 0)
+    return Step({}, memory, 1, 1, 1, [], {}, fits, 0.0), Times(seconds, 0.0, {})
+
+
+def test_remedies_need_less_and_compute_the_same() -> None:
+    found = list(search.remedies(CONFIG, MODEL, MACHINE))
+    assert [candidate.words for candidate in found[:3]] == ["--mesh.fsdp 4", "--mesh.fsdp 8", "--mesh.fsdp 16"]
+    assert found[-1].words == "--mesh.fsdp 16 --model.remat full --train.accumulation-steps 4"
+    for candidate in found:
+        assert candidate.config.train.batch_size == 64 and candidate.model.num_layers == 4
+        assert candidate.config != CONFIG
+
+
+def test_every_mesh_that_is_tried_can_be_laid_over_the_model() -> None:
+    found = search.meshes(CONFIG, MODEL, MACHINE, 1e8)
+    assert len({candidate.words for candidate in found}) == len(found) > 20
+    for candidate in found:
+        mesh, train = candidate.config.mesh, candidate.config.train
+        assert (mesh.data or 0) * mesh.fsdp * mesh.tensor == 16 and MODEL.kv_heads % mesh.tensor == 0
+        assert train.batch_size // train.accumulation_steps % ((mesh.data or 1) * mesh.fsdp) == 0
+
+
+def test_what_cannot_fit_is_not_compiled() -> None:
+    giant = 16e9 * 100.0  # bytes of parameters: even split over all devices they are too large
+    assert search.meshes(CONFIG, MODEL, MACHINE, giant) == []
+
+
+def test_the_first_that_fits_and_the_fastest_are_found() -> None:
+    calls: list[str] = []
+
+    def compile_step(config: Config, model: object) -> tuple[Step, Times]:
+        calls.append(str(config.mesh.fsdp))
+        return fake(1e9, config.mesh.fsdp >= 8, 1 / config.mesh.fsdp)
+
+    candidates = [
+        search.Candidate(f"{n}", dataclasses.replace(CONFIG, mesh=MeshConfig(fsdp=n)), MODEL) for n in (4, 8, 16, 32)
+    ]
+    said: list[str] = []
+    first = search.first_that_fits(iter(candidates), compile_step, compiles=4, say=said.append)
+    assert first is not None and first.candidate.words == "8" and calls == ["4", "8"]
+    assert search.first_that_fits(iter(candidates), compile_step, compiles=1, say=said.append) is None
+    fastest, tried = search.best(candidates, compile_step, compiles=3, say=said.append)
+    assert fastest is not None and fastest.candidate.words == "16" and len(tried) == 3
+    assert "does not fit" in said[0]
