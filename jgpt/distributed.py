@@ -136,8 +136,6 @@ def _start(place: Place, cfg: DistributedConfig) -> None:
     if place.coordinator is not None and place.processes is not None and place.process is not None:
         about = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
         rollcall.attend(place.coordinator, place.process, place.processes, cfg.start_seconds, about)
-    # A lost process must not abort the others from within: the heartbeat names it and ends them.
-    jax.config.update("jax_enable_recoverability", True)
     jax.distributed.initialize(
         coordinator_address=place.coordinator,
         num_processes=place.processes if place.coordinator else None,

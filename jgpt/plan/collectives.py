@@ -42,6 +42,8 @@ _LINE = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+ = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
 _CALLS = re.compile(r"(?:calls|to_apply|body|branch_computations|called_computations)=(\{[^}]*\}|%?[\w.\-]+)")
 _TURNS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
+_CONSTANT = re.compile(r"= s32\[\]\S* constant\((\d+)\)")
 _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _LISTED = re.compile(r"replica_groups=\{(\{[\d,{}]*\})\}")
 _PAIRS = re.compile(r"source_target_pairs=\{(\{[\d,{}]*\})\}")
@@ -81,9 +83,10 @@ def collectives(hlo: str, mesh: Mapping[str, int]) -> list[Collective]:
     def visit(name: str, times: int) -> None:
         turns[name] += times
         for line in bodies.get(name, ()):
-            for called, factor in _called(line):
+            turning = _turns(line, bodies)
+            for called in _called(line):
                 if called in bodies:
-                    visit(called, times * factor)
+                    visit(called, times * turning)
 
     visit(entry, 1)
     found: dict[tuple, list[float]] = defaultdict(lambda: [0, 0.0, 0.0])
@@ -128,12 +131,26 @@ def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
     return bodies, entry
 
 
-def _called(line: str) -> Iterator[tuple[str, int]]:
-    """Yield the computations that a line runs, and how often."""
-    turned = _TURNS.search(line)
+def _called(line: str) -> Iterator[str]:
+    """Yield the computations that a line runs."""
     for group in _CALLS.findall(line):
-        for name in re.findall(r"[\w.\-]+", group):
-            yield name, int(turned.group(1)) if turned and " while(" in line else 1
+        yield from re.findall(r"[\w.\-]+", group)
+
+
+def _turns(line: str, bodies: Mapping[str, list[str]]) -> int:
+    """Return how often a loop's body runs; 1 for what is no loop, or ends by what it computes.
+
+    XLA:CPU and XLA:GPU write it beside the loop. XLA:TPU does not; there the condition compares the counter of a scan, which
+    starts at 0, with its only constant.
+    """
+    if " while(" not in line:
+        return 1
+    if written := _TURNS.search(line):
+        return int(written.group(1))
+    condition = _CONDITION.search(line)
+    body = bodies.get(condition.group(1), []) if condition else []
+    constants = [int(n) for each in body for n in _CONSTANT.findall(each)]
+    return constants[0] if len(constants) == 1 and any("direction=LT" in each for each in body) else 1
 
 
 def _made(shape: str, started: bool, kind: str) -> float:

@@ -14,20 +14,23 @@ from jgpt.plan.devices import Machine
 from jgpt.plan.roofline import Times
 
 REMATS: Final = ("none", "dots", "full")
-# Bytes an activation of width D keeps for the backward pass of one layer and token, in multiples of D, bf16: all of them; the
-# results of matrix products; the input of the block alone. Rough: they only order the candidates.
-KEPT: Final = {"none": 40.0, "dots": 24.0, "full": 2.0}
+# Bytes kept for the backward pass of one layer and token, in multiples of the width, bf16: all activations; the results of
+# matrix products; the input of the block alone. Rough: they only order the candidates.
+KEPT: Final = {"none": 80.0, "dots": 48.0, "full": 4.0}
+SCORES: Final = {"none": 8.0, "dots": 4.0, "full": 0.0}  # bytes of each score that attention without a kernel keeps
+ENOUGH: Final = 3  # candidates that fit
 ROOM: Final = 1.5  # candidates whose estimate exceeds the memory by more are not compiled
 
 Compile = Callable[[Config, ModelConfig], tuple[Step, Times]]
 
 
 class Candidate(NamedTuple):
-    """A config to try, and in words what was changed."""
+    """A config to try, in words what was changed, and the bytes that it might need; 0 = not estimated."""
 
     words: str
     config: Config
     model: ModelConfig
+    bytes: float = 0.0
 
 
 class Tried(NamedTuple):
@@ -91,7 +94,7 @@ def meshes(config: Config, model: ModelConfig, machine: Machine, parameters: flo
                     candidate = _with_remat(dataclasses.replace(config, mesh=mesh, train=train), model, remat, words)
                     seconds, memory = _estimate(candidate, machine, parameters)
                     if memory <= ROOM * machine.device.memory:
-                        found.append((seconds, len(found), candidate))
+                        found.append((seconds, len(found), candidate._replace(bytes=memory)))
     return [candidate for _, _, candidate in sorted(found)]
 
 
@@ -103,13 +106,20 @@ def best(
     Args:
         candidates: in the order to try them.
         compile_step: returns a candidate's step and times.
-        compiles: to try at most.
+        compiles: to try at most; fewer where `ENOUGH` fit.
         say: called with a line about each.
     """
     tried: list[Tried] = []
-    for candidate in candidates[:compiles]:
+    off: dict[str, float] = {}  # remat policy -> smallest estimate of one that did not fit
+    for candidate in candidates:
+        if len(tried) == compiles or sum(each.step.fits for each in tried) == ENOUGH:
+            break
+        if candidate.bytes > off.get(candidate.model.remat, math.inf):
+            continue  # one that should need less did not fit
         step, times = compile_step(candidate.config, candidate.model)
         tried.append(Tried(candidate, step, times))
+        if not step.fits and candidate.bytes:
+            off[candidate.model.remat] = min(off.get(candidate.model.remat, math.inf), candidate.bytes)
         room = "fits" if step.fits else "does not fit"
         say(f"  {candidate.words}: {room}, {step.memory.total / 2**30:.1f} GiB, at least {times.bound * 1e3:.0f} ms")
     fitting = [each for each in tried if each.step.fits]
@@ -144,11 +154,12 @@ def _estimate(candidate: Candidate, machine: Machine, parameters: float) -> tupl
     tokens = config.train.batch_size * model.context_length / shards  # of a device, tensor parallel or not
     flops = 6 * parameters / 4 * tokens / mesh.tensor * (4 / 3 if model.remat == "full" else 1)
     own = parameters / mesh.tensor
-    gathered = (2 if mesh.fsdp == 1 else 0) * own / mesh.fsdp if (mesh.data or 1) > 1 else 0.0
-    if mesh.fsdp > 1:
-        gathered += 3 * micro * own
+    gathered = 2 * micro * own / 2 / mesh.fsdp if (mesh.data or 1) > 1 else 0.0  # gradients, in bf16
+    if mesh.fsdp > 1:  # weights forward and backward, and once more where blocks are computed again; gradients
+        gathered += (4 if model.remat == "full" else 3) * micro * own / 2
     if mesh.tensor > 1:
         gathered += 8 * model.depth * tokens * model.embed_dim * 2
-    kept = KEPT[model.remat] * model.embed_dim * 2 * model.depth * tokens / micro / mesh.tensor
+    scores = 0.0 if model.attention == "cudnn" else SCORES[model.remat] * model.num_heads * model.context_length
+    kept = (KEPT[model.remat] * model.embed_dim + scores) * model.depth * tokens / micro / mesh.tensor
     held = 4 * own / mesh.fsdp + kept  # parameters, two moments, gradients
-    return max(flops / device.flops, gathered / device.link) + 0.1 * math.log2(1 + micro) * flops / device.flops, held
+    return flops / device.flops + gathered / device.link, held

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="this", help="machine to plan for (default: %(default)s)")
     parser.add_argument("--vocab-size", type=int, help="ids of the tokenizer, where the data are not at hand")
     parser.add_argument("--search", action="store_true", help="find the best mesh, remat and micro-batch")
-    parser.add_argument("--compiles", type=int, default=6, help="candidates to compile at most (default %(default)s)")
+    parser.add_argument("--compiles", type=int, default=12, help="candidates to compile at most (default %(default)s)")
     parser.add_argument("--tokens", type=float, help="to train on: how long does it take")
     parser.add_argument("--price", type=float, help="of a device and hour, in any currency: what do --tokens cost")
     parser.add_argument("--json", metavar="FILE", help="also write the plan to this file")
@@ -53,11 +53,15 @@ def run(arguments: argparse.Namespace) -> None:
     if machine is not None and machine.device.platform == "tpu":
         os.environ["JAX_PLATFORMS"] = "cpu"  # libtpu compiles; it must not look for chips
     configure()
+    if machine is not None:
+        import jax
+
+        jax.config.update("jax_enable_compilation_cache", False)  # it would be read for devices that are not here
     from rich.console import Console
 
     from jgpt.plan import compiling, here, roofline, search, words
 
-    console = Console(highlight=False, width=None)
+    console = Console(highlight=False, soft_wrap=True)
     devices = here.devices() if machine is None else compiling.devices_of(machine)
     machine = here.machine(config) if machine is None else machine
     model = _resolve(config, machine, arguments.vocab_size)
@@ -71,7 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.search:
         parameters = compiling.parameter_bytes(model)
         candidates = search.meshes(config, model, machine, parameters)
-        console.print(f"{len(candidates)} candidates; compiling the first {min(arguments.compiles, len(candidates))}")
+        console.print(f"{len(candidates)} candidates; compiling those that should be fastest")
         chosen, tried = search.best(candidates, compile_step, compiles=arguments.compiles, say=console.print)
         if chosen is None:
             raise ValueError("none of them fits: try more with --compiles, a smaller batch, or a larger machine.")

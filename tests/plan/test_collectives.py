@@ -68,6 +68,27 @@ def test_what_stands_in_a_loop_counts_as_often_as_it_turns() -> None:
     assert summed.sent == TURNS * 2 * 4 * 64 * 4 * 7 / 8
 
 
+def test_a_loop_whose_turns_stand_in_its_condition_alone_counts_too() -> None:
+    hlo = """HloModule m
+%body (p: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %p = (s32[]{:T(128)}, f32[8]{0:T(8)S(1)}) parameter(0)
+  %x = f32[8]{0:T(8)S(1)} get-tuple-element(%p), index=1
+  %r = f32[8]{0:T(8)S(1)} all-reduce(%x), replica_groups={{0,1}}, to_apply=%add
+}
+
+%condition (p: (s32[], f32[8])) -> pred[] {
+  %n = s32[]{:T(128)} constant(6)
+  ROOT %lt = pred[]{:T(512)} compare(%i, %n), direction=LT
+}
+
+ENTRY %main (p: f32[8]) -> f32[8] {
+  %w = (s32[]{:T(128)}, f32[8]{0:T(8)S(1)}) while(%t), condition=%condition, body=%body
+}
+"""
+    (found,) = collectives(hlo, {"data": 2})
+    assert found == Collective("all-reduce", ("data",), 2, 6, 6 * 32, 32)
+
+
 def test_groups_in_both_forms_and_starts_without_dones() -> None:
     hlo = """HloModule m
 ENTRY %main (p: f32[8]) -> f32[64] {
