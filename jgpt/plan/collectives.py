@@ -45,6 +45,8 @@ _TURNS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _CONDITION = re.compile(r"condition=%?([\w.\-]+)")
 _CONSTANT = re.compile(r"= s32\[\]\S* constant\((\d+)\)")
 _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{([^}]*)\}")
+_AXIS = re.compile(r"'(\w+)'(?::\((\d+)\)(\d+))?(?:=(\d+))?")
 _LISTED = re.compile(r"replica_groups=\{(\{[\d,{}]*\})\}")
 _PAIRS = re.compile(r"source_target_pairs=\{(\{[\d,{}]*\})\}")
 
@@ -181,12 +183,38 @@ def _sent(kind: str, made: float, size: int) -> float:
 def _groups(line: str) -> list[list[int]]:
     """Return the groups of devices that exchange; empty where all do."""
     if iota := _IOTA.search(line):
-        shape, dims = ([int(n) for n in text.split(",")] for text in iota.group(1, 2))
-        order = [int(n) for n in iota.group(3).split(",")] if iota.group(3) else list(range(len(dims)))
-        return np.arange(math.prod(dims)).reshape(dims).transpose(order).reshape(shape).tolist()
+        return _ordered(*iota.group(2, 3)).reshape(_numbers(iota.group(1))).tolist()
+    if named := _MESH.search(line):
+        return _named_groups(*named.groups())
     if listed := _LISTED.search(line) or _PAIRS.search(line):
         return [[int(n) for n in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", listed.group(1))]
+    if "replica_groups=" in line and "replica_groups={}" not in line:
+        raise ValueError(f"a collective's groups are written in a form that is not known here: {line.strip()[:300]}")
     return []
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(n) for n in text.split(",")]
+
+
+def _ordered(dims: str, order: str | None) -> np.ndarray:
+    """Return the devices as `[8,2]T(1,0)` orders them: counted along the dimensions, which are then swapped."""
+    devices = np.arange(math.prod(_numbers(dims))).reshape(_numbers(dims))
+    return devices if order is None else devices.transpose(_numbers(order))
+
+
+def _named_groups(mesh: str, dims: str | None, order: str | None, used: str) -> list[list[int]]:
+    """Return the groups of `mesh['a'=8,'b'=2] {'b'}`; `'a':(2)4` is the part of size 4 of axis a behind one of size 2."""
+    sizes = {name: int(size) for name, _, _, size in _AXIS.findall(mesh)}
+    parts = {name: (int(before or 1), int(size or sizes[name])) for name, before, size, _ in _AXIS.findall(used)}
+    shape, exchanging = [], []
+    for name, size in sizes.items():
+        before, own = parts.get(name, (size, 1))
+        exchanging += [len(shape) + 1] if name in parts else []
+        shape += [before, own, size // before // own]
+    places = _ordered(dims or str(math.prod(shape)), order).reshape(shape)
+    members = math.prod(size for _, size in parts.values())
+    return np.moveaxis(places, exchanging, range(-len(exchanging), 0)).reshape(-1, members).tolist()
 
 
 def _axes(groups: list[list[int]], mesh: Mapping[str, int]) -> tuple[str, ...]:

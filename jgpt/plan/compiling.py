@@ -6,9 +6,11 @@ Owns the way from a config and devices to figures. Nothing is allocated on them.
 
 import os
 import re
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import jax
@@ -136,14 +138,14 @@ def compile_step(config: Config, model: ModelConfig, devices: Sequence[Any]) -> 
     held = [_bytes(part) for part in (abstract.params, (abstract.opt_state, abstract.ema), batch)]
     fits, found = True, []
     try:
-        compiled: Any = lowered.compile()
+        compiled, text = _compile(lowered, mesh.devices.flat[0].platform)
     except jax.errors.JaxRuntimeError as error:
         fits, temporary, program = False, _needed(error, sum(held)), 0.0
     else:
         analysis = compiled.memory_analysis()
         temporary = analysis.temp_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
         program = analysis.generated_code_size_in_bytes
-        found = collectives(compiled.as_text(), dict(mesh.shape))
+        found = collectives(text, dict(mesh.shape))
     gradients = min(held[0], temporary)
     memory = Memory(held[0], held[1], gradients, temporary - gradients, held[2], program)
     flops = metrics.flops_per_token(model) * rows * length
@@ -158,6 +160,20 @@ def compile_step(config: Config, model: ModelConfig, devices: Sequence[Any]) -> 
         fits=fits,
         seconds=time.monotonic() - begun,
     )
+
+
+def _compile(lowered: Any, platform: str) -> tuple[Any, str]:
+    """Return a compiled program and its HLO as text.
+
+    libtpu may be newer than jaxlib, which then cannot read the program back; so libtpu writes the text itself.
+    """
+    if platform != "tpu":
+        compiled = lowered.compile()
+        return compiled, compiled.as_text()
+    with tempfile.TemporaryDirectory() as folder:
+        compiled = lowered.compile(compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
+        (path,) = Path(folder).glob("*.after_optimizations.txt")
+        return compiled, path.read_text()
 
 
 def _needed(error: Exception, held: float) -> float:

@@ -89,6 +89,32 @@ ENTRY %main (p: f32[8]) -> f32[8] {
     assert found == Collective("all-reduce", ("data",), 2, 6, 6 * 32, 32)
 
 
+@pytest.mark.parametrize(
+    ("groups", "axes", "devices"),
+    [
+        ("mesh['axis_0'=8,'axis_1'=2] {'axis_1'}", ("tensor",), 2),
+        ("mesh['axis_0'=8,'axis_1'=2] {'axis_0'}", ("data", "fsdp"), 8),
+        ("mesh['axis_0'=2,'axis_1'=4,'axis_2'=2] {'axis_0','axis_2'}", ("data", "tensor"), 4),
+        ("mesh['axis_0'=16] {'axis_0':(2)4}", ("fsdp",), 4),
+        ("mesh['axis_0'=2,'axis_1'=1,'axis_2'=8], device_ids=([8,2]T(1,0)) {'axis_0'}", ("tensor",), 2),
+        ("[2,8]<=[8,2]T(1,0)", ("data", "fsdp"), 8),
+        ("{{0,2,4,6},{8,10,12,14},{1,3,5,7},{9,11,13,15}}", ("fsdp",), 4),
+        ("{}", ("data", "fsdp", "tensor"), 16),
+    ],
+)
+def test_groups_are_read_in_every_form(groups: str, axes: tuple, devices: int) -> None:
+    line = f"  %r = f32[16]{{0}} all-reduce(%d), channel_id=1, replica_groups={groups}, to_apply=%add"
+    hlo = f"HloModule m\nENTRY %main (p: f32[8]) -> f32[64] {{\n{line}\n}}\n"
+    (found,) = collectives(hlo, {"data": 2, "fsdp": 4, "tensor": 2})
+    assert (found.axes, found.devices) == (axes, devices)
+
+
+def test_groups_in_a_form_that_is_not_known_are_refused() -> None:
+    hlo = "HloModule m\nENTRY %main (p: f32[8]) -> f32[8] {\n  %r = f32[8] all-reduce(%d), replica_groups=new[3]\n}\n"
+    with pytest.raises(ValueError, match="not known here"):
+        collectives(hlo, {"data": 2})
+
+
 def test_groups_in_both_forms_and_starts_without_dones() -> None:
     hlo = """HloModule m
 ENTRY %main (p: f32[8]) -> f32[64] {
