@@ -8,6 +8,7 @@ import importlib.metadata
 import os
 import socket
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jgpt import rollcall
+from jgpt import entry, rollcall
 from jgpt.check import require
 from jgpt.config import DistributedConfig
 from jgpt.heartbeat import Heartbeat
@@ -117,10 +118,23 @@ def joined(cfg: DistributedConfig) -> Iterator[Heartbeat | None]:
                 stopped = error
             wait("the end")
         jax.distributed.shutdown()
+    except Exception as error:
+        _leave(error)
     finally:
         console.quiet = before
     if stopped is not None:
         raise stopped
+
+
+def _leave(error: Exception) -> None:
+    """Say what went wrong and end at once: at an ordinary exit jax and Orbax would wait for the others, who do not come."""
+    mendable = isinstance(error, entry.MENDABLE) and os.environ.get("JGPT_TRACEBACK") != "1"
+    if mendable:
+        entry.say_error(error)
+    else:
+        traceback.print_exception(error)
+    sys.stdout.flush()
+    os._exit(2 if mendable else 1)
 
 
 def _start(place: Place, cfg: DistributedConfig) -> None:

@@ -8,6 +8,15 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
+
+MENDABLE: Final = (ValueError, OSError, FloatingPointError, ModuleNotFoundError)
+
+
+def say_error(error: BaseException) -> None:
+    """Print what went wrong, and what to do where that is known."""
+    hint = ": free some space; what was saved before stays" if getattr(error, "errno", 0) == errno.ENOSPC else ""
+    print(f"error: {error}{hint}", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -15,11 +24,10 @@ def user_errors() -> Iterator[None]:
     """Print errors that a user can mend as `error: ...` and leave with 2; JGPT_TRACEBACK=1 shows where they arose."""
     try:
         yield
-    except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
+    except MENDABLE as error:
         if os.environ.get("JGPT_TRACEBACK") == "1":
             raise
-        hint = ": free some space; what was saved before stays" if getattr(error, "errno", 0) == errno.ENOSPC else ""
-        print(f"error: {error}{hint}", file=sys.stderr)
+        say_error(error)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         if os.environ.get("JGPT_TRACEBACK") == "1":

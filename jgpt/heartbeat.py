@@ -114,12 +114,13 @@ class Heartbeat:
     ) -> None:
         """Say that this process is done, or what it failed of, and stop watching.
 
-        An error that another process has caused, such as a broken connection in a collective, is left to the watch: it
-        says who, and ends this process.
+        An error may be another process's death: a collective or a barrier that broke. So until all others have been heard once
+        more, the watch is given the time to find the dead one; it names it, and ends this process.
         """
-        if _of_the_network(error):
-            self._ended.wait(2 * self._seconds + 5)
-            self._end(f"a collective failed, and no process was silent: {_first_line(error)}")
+        failed_at = time.monotonic()
+        while error is not None and not self._ended.wait(self._pause):
+            if all(other.state != GOING or other.since > failed_at for other in self._others.values()):
+                break
         self._state, self._why = (DONE, "") if error is None else (FAILED, _first_line(error))
         self._ended.set()
         self._thread.join()
@@ -177,14 +178,6 @@ class Heartbeat:
         )
         self._leave(LOST)
         self._ended.set()  # reached in tests alone
-
-
-def _of_the_network(error: BaseException | None) -> bool:
-    """Return whether an error comes from a collective rather than from this process's own work."""
-    from jax.errors import JaxRuntimeError  # loaded long since; the tests of the watch need no jax
-
-    words = ("gloo", "nccl", "connection", "collective", "coordination", "unavailable", "deadline", "heartbeat")
-    return isinstance(error, JaxRuntimeError) and any(word in str(error).lower() for word in words)
 
 
 def _first_line(error: BaseException | None) -> str:

@@ -77,12 +77,26 @@ def test_who_fails_is_named_with_its_reason(capsys: pytest.CaptureFixture) -> No
     assert "process 1 failed: No space left on device.\n" in capsys.readouterr().err
 
 
-def test_a_broken_collective_waits_for_the_name(capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "error", [JaxRuntimeError("INTERNAL: Gloo: closed by peer"), OSError("a barrier of Orbax broke")]
+)
+def test_an_error_that_a_dead_process_has_caused_waits_for_its_name(
+    error: Exception, capsys: pytest.CaptureFixture
+) -> None:
     store, left = Store(), []
     store.dead.add(1)
-    with pytest.raises(JaxRuntimeError), beating(store, 0, left, 2):
-        raise JaxRuntimeError("INTERNAL: Gloo all-reduce failed: Connection closed by peer")
-    assert left[0] == LOST and "process 1 said nothing" in capsys.readouterr().err
+    with pytest.raises(type(error)), beating(store, 0, left, 2):
+        raise error
+    assert left == [LOST] and "process 1 said nothing" in capsys.readouterr().err
+
+
+def test_an_error_of_ones_own_waits_for_nobody() -> None:
+    store, left = Store(), []
+    with beating(store, 1, [], 2), pytest.raises(ValueError):
+        begun = time.monotonic()
+        with beating(store, 0, left, 2):
+            raise ValueError("a mistake")
+    assert left == [] and time.monotonic() - begun < SILENCE
 
 
 def test_the_last_word_is_ours_where_a_thread_aborts() -> None:
