@@ -38,9 +38,10 @@ class Store(Protocol):
 
 @dataclass
 class _Other:
-    """What is known of a process: its beat, when it last changed, its step and state."""
+    """What is known of a process: its beat, when and how often it changed, its step and state."""
 
     beat: str = ""
+    changes: int = 0
     since: float = 0.0
     step: str = "-"
     state: str = GOING
@@ -114,12 +115,13 @@ class Heartbeat:
     ) -> None:
         """Say that this process is done, or what it failed of, and stop watching.
 
-        An error may be another process's death: a collective or a barrier that broke. So until all others have been heard once
-        more, the watch is given the time to find the dead one; it names it, and ends this process.
+        An error may be another process's death: a collective or a barrier that broke. So until all others have been heard twice
+        more (one beat may have been on its way), the watch is given the time to find the dead one; it names it, and ends
+        this process.
         """
-        failed_at = time.monotonic()
+        heard = {i: other.changes for i, other in self._others.items()}
         while error is not None and not self._ended.wait(self._pause):
-            if all(other.state != GOING or other.since > failed_at for other in self._others.values()):
+            if all(other.state != GOING or other.changes > heard[i] + 1 for i, other in self._others.items()):
                 break
         self._state, self._why = (DONE, "") if error is None else (FAILED, _first_line(error))
         self._ended.set()
@@ -160,7 +162,7 @@ class Heartbeat:
         for i, other in self._others.items():
             beat = beats.get(f"{FOLDER}{i}", "")
             if beat != other.beat:
-                other.beat, other.since = beat, time.monotonic()
+                other.beat, other.since, other.changes = beat, time.monotonic(), other.changes + 1
                 _, other.step, other.state, other.why = beat.split("\t", 3)
 
     def _lost(self, other: _Other) -> bool:

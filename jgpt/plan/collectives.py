@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -45,6 +45,7 @@ _TURNS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _CONDITION = re.compile(r"condition=%?([\w.\-]+)")
 _CONSTANT = re.compile(r"= s32\[\]\S* constant\((\d+)\)")
 _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+_CHANNEL = re.compile(r"channel_id=(\d+)")
 _MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{([^}]*)\}")
 _AXIS = re.compile(r"'(\w+)'(?::\((\d+)\)(\d+))?(?:=(\d+))?")
 _LISTED = re.compile(r"replica_groups=\{(\{[\d,{}]*\})\}")
@@ -91,29 +92,42 @@ def collectives(hlo: str, mesh: Mapping[str, int]) -> list[Collective]:
                     visit(called, times * turning)
 
     visit(entry, 1)
-    found: dict[tuple, list[float]] = defaultdict(lambda: [0, 0.0, 0.0])
+    once: dict[Any, tuple[int, str, str]] = {}  # of each channel: executions, computation, line
     for name, times in turns.items():
-        for line in bodies[name]:
-            match = _LINE.match(line)
-            kind = match.group(2).removesuffix("-start") if match else ""
-            if match is None or kind not in KINDS or match.group(2).endswith("-done"):
+        for at, line in enumerate(bodies[name]):
+            if _kind(line) is None:
                 continue
-            groups = _groups(line)
-            size = len(groups[0]) if groups else math.prod(mesh.values())
-            if size < 2:
-                continue
-            made = _made(match.group(1), match.group(2).endswith("-start"), kind)
-            if name.startswith("all-reduce-scatter"):  # how XLA:TPU writes a reduce-scatter: a fusion that keeps a part
-                kind, made = "reduce-scatter", made / size
-            total = found[kind, _axes(groups, mesh), size]
-            total[0] += times
-            total[1] += times * _sent(kind, made, size)
-            total[2] = max(total[2], made)
+            channel = _CHANNEL.search(line)
+            # XLA:TPU writes a gather that runs beside products into every fusion that it runs beside
+            key = channel.group(1) if channel else (name, at)
+            if times > once.get(key, (0,))[0]:
+                once[key] = times, name, line
+    found: dict[tuple, list[float]] = defaultdict(lambda: [0, 0.0, 0.0])
+    for times, name, line in once.values():
+        kind, groups = _kind(line) or "", _groups(line)
+        size = len(groups[0]) if groups else math.prod(mesh.values())
+        if size < 2:
+            continue
+        match: Any = _LINE.match(line)
+        made = _made(match.group(1), match.group(2).endswith("-start"), kind)
+        if name.startswith("all-reduce-scatter"):  # how XLA:TPU writes a reduce-scatter: a fusion that keeps a part
+            kind, made = "reduce-scatter", made / size
+        total = found[kind, _axes(groups, mesh), size]
+        total[0] += times
+        total[1] += times * _sent(kind, made, size)
+        total[2] = max(total[2], made)
     out = [
         Collective(kind, axes, size, int(count), sent, largest)
         for (kind, axes, size), (count, sent, largest) in found.items()
     ]
     return sorted(out, key=lambda collective: -collective.sent)
+
+
+def _kind(line: str) -> str | None:
+    """Return the kind of collective that a line begins, None where it is none."""
+    match = _LINE.match(line)
+    kind = match.group(2).removesuffix("-start") if match else ""
+    return kind if kind in KINDS else None
 
 
 def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:

@@ -115,6 +115,27 @@ def test_groups_in_a_form_that_is_not_known_are_refused() -> None:
         collectives(hlo, {"data": 2})
 
 
+def test_what_is_written_into_several_fusions_is_sent_once() -> None:
+    gather = "all-gather(%p), channel_id=7, replica_groups={{0,1}}, dimensions={0}"
+    hlo = f"""HloModule m
+%one (p: f32[8]) -> f32[16] {{
+  ROOT %a = f32[16]{{0}} {gather}
+}}
+
+%two (p: f32[8]) -> f32[16] {{
+  ROOT %b = f32[16]{{0}} {gather}
+}}
+
+ENTRY %main (p: f32[8]) -> f32[16] {{
+  %x = f32[16]{{0}} fusion(%p), kind=kCustom, calls=%one
+  %y = f32[16]{{0}} fusion(%p), kind=kCustom, calls=%two
+  ROOT %c = f32[16]{{0}} all-reduce(%y), channel_id=8, replica_groups={{{{0,1}}}}, to_apply=%add
+}}
+"""
+    found = {each.kind: each.count for each in collectives(hlo, {"data": 2})}
+    assert found == {"all-gather": 1, "all-reduce": 1}
+
+
 def test_groups_in_both_forms_and_starts_without_dones() -> None:
     hlo = """HloModule m
 ENTRY %main (p: f32[8]) -> f32[64] {
