@@ -1,0 +1,93 @@
+"""`jgpt plan` from end to end on this machine's devices: a table, JSON, and what would fit where a step does not."""
+
+import json
+import re
+from pathlib import Path
+
+import jax
+import pytest
+
+from jgpt import cli
+from jgpt.plan import here
+from jgpt.plan.devices import Device, Machine
+
+CARD = """
+from jgpt import presets
+from jgpt.config import *
+
+def get_config():
+    return Config(
+        model=presets.llama(num_layers=2, embed_dim=64, num_heads=8, context_length=64),
+        train=TrainConfig(steps=10, batch_size=16),
+        optim=OptimConfig(name="adamw", warmup_steps=1),
+    )
+"""
+pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
+
+
+def machine_of(memory: float) -> Machine:
+    return Machine(Device("fake", memory, 1e12, 1e11, 1e10, None, "cpu", "a test"), (8,))
+
+
+def plan(monkeypatch: pytest.MonkeyPatch, folder: Path, memory: float, *words: str) -> int:
+    """Return the exit status of a plan on eight fake devices of that memory each."""
+    (folder / "card.py").write_text(CARD)
+    monkeypatch.setattr(here, "machine", lambda config: machine_of(memory))
+    base = ["jgpt", "plan", str(folder / "card.py"), "--vocab-size", "500", "--json", str(folder / "plan.json")]
+    monkeypatch.setattr("sys.argv", [*base, *words])
+    try:
+        cli.main()
+    except SystemExit as left:
+        return int(left.code or 0)
+    return 0
+
+
+def test_what_fits_is_said_with_its_figures(monkeypatch, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert plan(monkeypatch, tmp_path, 1e9, "--tokens", "1e6", "--price", "3") == 0
+    out = capsys.readouterr().out
+    assert "It fits." in out and "8 devices (mesh data 8, fsdp 1, tensor 1)" in out and "at 3 a device and hour" in out
+    found = json.loads((tmp_path / "plan.json").read_text())
+    assert (
+        found["memory"]["parameters"] > 4 * 2 * 504 * 64 and found["fits"] is True
+    )  # embedding and head, and the blocks
+    assert found["memory"]["optimizer"] == pytest.approx(2 * found["memory"]["parameters"], rel=1e-3)
+    assert found["memory"]["total"] == pytest.approx(sum(found["memory"][k] for k in ("parameters", "optimizer", "gradients",
+                                                     "activations", "batch", "program")))  # fmt: skip
+    assert {each["kind"] for each in found["collectives"]} == {"all-reduce"} and found["tokens"] == 16 * 64
+    assert found["seconds"]["compute"] == pytest.approx(found["flops"] / 8 / 1e12)
+
+
+def test_what_does_not_fit_gets_a_remedy_that_was_compiled(
+    monkeypatch, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert plan(monkeypatch, tmp_path, 1e9) == 0
+    needed = json.loads((tmp_path / "plan.json").read_text())["memory"]["total"]
+    capsys.readouterr()
+    assert plan(monkeypatch, tmp_path, 0.7 * needed) == 1
+    out = capsys.readouterr().out
+    found = json.loads((tmp_path / "plan.json").read_text())
+    assert found["fits"] is False and found["remedy"].startswith("--mesh.fsdp") and f"add {found['remedy']}" in out
+    assert plan(monkeypatch, tmp_path, 0.7 * needed, *found["remedy"].split()) == 0
+
+
+@pytest.mark.slow
+def test_search_lays_it_over_the_devices(monkeypatch, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert plan(monkeypatch, tmp_path, 1e9, "--search", "--compiles", "3") == 0
+    found = json.loads((tmp_path / "plan.json").read_text())
+    assert len(found["tried"]) == 3 and all(each["fits"] for each in found["tried"])
+    assert re.search("best: --mesh.data", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--price", "3"], "--price needs --tokens"),
+        (["--tokens", "-1"], "--tokens is -1.0: must be above 0"),
+        (["--device", "v9:2x2"], "unknown device 'v9:2x2'"),
+    ],
+)
+def test_mistakes_are_said(
+    monkeypatch, tmp_path: Path, capsys: pytest.CaptureFixture, words: list, message: str
+) -> None:
+    assert plan(monkeypatch, tmp_path, 1e9, *words) == 2
+    assert message in capsys.readouterr().err
