@@ -1,9 +1,11 @@
-"""GPT-2's 124M shape on your own text, for one accelerator or eight: 12 layers of width 768 over 1,024 tokens.
+"""162 million parameters on your own text, for one accelerator or eight: 12 layers of width 768 over 1,024 tokens.
 
-What: the modern preset (rotary, QK-norm, squared ReLU, untied head), a BPE of 50,304 entries trained on the data, and
-half a million tokens a step. Plan it first: jgpt plan configs/text_124m.py --device h100x8 --vocab-size 50304
+What: GPT-2's smallest depth and width in the modern preset (rotary, QK-norm, squared ReLU, untied head: 124M become 162M), a
+BPE of 50,048 entries trained on the data, and half a million tokens a step. Plan it first:
+jgpt plan configs/text_124m.py --device h100x8 --vocab-size 50304
 Command: python train.py configs/text_124m.py --data.path FILE_OR_FOLDER
-Time, score: not run yet; no accelerator was at hand.
+Time: not run yet; no accelerator was at hand.
+Score: not known.
 """
 
 from jgpt import presets
@@ -33,7 +35,7 @@ def get_config() -> Config:
             scan_layers=True,
             vocab_multiple=128,
         ),
-        tokenizer=TokenizerConfig(text="bpe", bpe_vocab_size=50_304 - 256),
+        tokenizer=TokenizerConfig(text="bpe", bpe_vocab_size=50_048),
         data=DataConfig(tasks={"own": TaskConfig(kind="text", source="path", on_long="skip")}),
         optim=OptimConfig(name="muon", peak_lr=0.02, adam_lr=0.003, schedule="wsd", warmup_steps=200),
         train=TrainConfig(steps=20_000, batch_size=512),

@@ -1,10 +1,11 @@
-"""1.3 billion parameters on your own text, for a slice of 256 small devices: 24 layers of width 2,048 over 2,048 tokens.
+"""1.4 billion parameters on your own text, for a slice of 256 small devices: 24 layers of width 2,048 over 2,048 tokens.
 
 What: the modern preset (rotary, QK-norm, squared ReLU, untied head) with AdamW, since Muon gathers whole matrices; a BPE of
-50,304 entries trained on the data, and two million tokens a step. Plan it first:
+50,048 entries trained on the data, and two million tokens a step. Plan it first:
 jgpt plan configs/text_1b.py --device v5e:16x16 --vocab-size 50304 --search
 Command: python train.py configs/text_1b.py --data.path FILE_OR_FOLDER
-Time, score: not run yet; no accelerator was at hand.
+Time: not run yet; no accelerator was at hand.
+Score: not known.
 """
 
 from jgpt import presets
@@ -34,7 +35,7 @@ def get_config() -> Config:
             scan_layers=True,
             vocab_multiple=128,
         ),
-        tokenizer=TokenizerConfig(text="bpe", bpe_vocab_size=50_304 - 256),
+        tokenizer=TokenizerConfig(text="bpe", bpe_vocab_size=50_048),
         data=DataConfig(tasks={"own": TaskConfig(kind="text", source="path", on_long="skip")}),
         optim=OptimConfig(name="adamw", peak_lr=3e-4, weight_decay=0.1, schedule="cosine", warmup_steps=1000),
         train=TrainConfig(steps=20_000, batch_size=1024),

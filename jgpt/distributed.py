@@ -118,7 +118,7 @@ def joined(cfg: DistributedConfig) -> Iterator[Heartbeat | None]:
                 stopped = error
             wait("the end")
         jax.distributed.shutdown()
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         _leave(error)
     finally:
         console.quiet = before
@@ -126,7 +126,7 @@ def joined(cfg: DistributedConfig) -> Iterator[Heartbeat | None]:
         raise stopped
 
 
-def _leave(error: Exception) -> None:
+def _leave(error: BaseException) -> None:
     """Say what went wrong and end at once: at an ordinary exit jax and Orbax would wait for the others, who do not come."""
     mendable = isinstance(error, entry.MENDABLE) and os.environ.get("JGPT_TRACEBACK") != "1"
     if mendable:
@@ -152,8 +152,8 @@ def _start(place: Place, cfg: DistributedConfig) -> None:
         rollcall.attend(place.coordinator, place.process, place.processes, cfg.start_seconds, about)
     jax.distributed.initialize(
         coordinator_address=place.coordinator,
-        num_processes=place.processes if place.coordinator else None,
-        process_id=place.process if place.coordinator else None,
+        num_processes=place.processes,
+        process_id=place.process,
         initialization_timeout=cfg.start_seconds,
         heartbeat_timeout_seconds=2 * cfg.heartbeat_seconds,  # jax's own watch stands behind ours
     )

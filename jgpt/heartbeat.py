@@ -21,6 +21,11 @@ from jgpt.rollcall import names
 FOLDER: Final = "jgpt/beat/"
 BEAT_SECONDS: Final = 1.0
 LOST: Final = 75  # exit status, EX_TEMPFAIL of sysexits.h: run the same command again
+OTHER_FAILED: Final = 2  # the same command would fail again
+ABORTED: Final = (  # of process 0, of the others
+    "jax has aborted this process, perhaps since it found another one dead (see above)",
+    "process 0, which coordinates, is lost, or jax has aborted this process for another reason (see above)",
+)
 GOING, DONE, FAILED = "going", "done", "failed"
 
 
@@ -98,11 +103,7 @@ class Heartbeat:
             return
         libc = ctypes.CDLL(None)
         libc.signal.restype, libc.signal.argtypes = ctypes.c_void_p, [ctypes.c_int, ctypes.c_void_p]
-        self._on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(
-            lambda signum: self._end(
-                "process 0, which coordinates, is lost, or jax has found another one dead (see above)"
-            )
-        )
+        self._on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda signum: self._end(ABORTED[self._process > 0]))
         self._before = libc.signal(signal.SIGABRT, ctypes.cast(self._on_abort, ctypes.c_void_p))
 
     def _give_abort(self) -> None:
@@ -153,7 +154,7 @@ class Heartbeat:
             failed = {i: other for i, other in self._others.items() if other.state == FAILED}
             silent = [i for i, other in self._others.items() if self._lost(other)]
             if failed:
-                return self._end("; ".join(f"process {i} failed: {other.why}" for i, other in failed.items()))
+                return self._end("; ".join(f"process {i} failed: {o.why}" for i, o in failed.items()), OTHER_FAILED)
             if silent:
                 return self._end(f"{names(silent)} said nothing for {self._seconds:g} s, and must be taken for dead")
         return None
@@ -168,17 +169,18 @@ class Heartbeat:
     def _lost(self, other: _Other) -> bool:
         return other.state != DONE and time.monotonic() - other.since > self._seconds - 2 * self._pause
 
-    def _end(self, why: str) -> None:
+    def _end(self, why: str, status: int = LOST) -> None:
         """Say why, with the last step of each process, and leave."""
         steps = {self._process: str(self._step)} | {i: other.step for i, other in self._others.items()}
         table = ", ".join(f"{i}: {steps[i]}" for i in sorted(steps))
+        once = "once that is mended, " if status == OTHER_FAILED else ""
         print(
-            f"error: {why}.\n  last steps by process: {table}.\n  Process {self._process} ends; the newest checkpoint is kept, "
-            "and the same command on all processes goes on from there.",
+            f"error: {why}.\n  last steps by process: {table}.\n  Process {self._process} ends; what was saved is kept: "
+            f"{once}the same command on all processes goes on from the newest checkpoint, or begins anew where there is none yet.",
             file=sys.stderr,
             flush=True,
         )
-        self._leave(LOST)
+        self._leave(status)
         self._ended.set()  # reached in tests alone
 
 

@@ -1,5 +1,7 @@
 """Leaving in good order: the first SIGTERM or Ctrl-C asks, the second one ends the process at once.
 
+Of several processes only a second Ctrl-C does: jax has their SIGTERM.
+
 Owns the two signal handlers for as long as training runs; what is saved before leaving belongs to the loop.
 """
 

@@ -144,7 +144,7 @@ class GPT:
         """
         task = self.task_of_kind(kind)
         if kind != "text" and max_new_tokens is None:
-            max_new_tokens = self._room(task, [request])
+            max_new_tokens = self._room(task, [request], pattern is not None or schema is not None)
         options: dict[str, Any] = dict(seed=seed, max_new_tokens=max_new_tokens, stop=stop, top=0, every=every)
         options |= dict(pattern=pattern, schema=schema, draft=draft, lookup=lookup, ahead=ahead)
         sampling = sampling or Sampling(temperature=1.0 if kind == "text" else 0.0)
@@ -257,7 +257,8 @@ class GPT:
         Args:
             task: name of a task of questions or dialogue.
             requests: questions, or conversations.
-            max_new_tokens: longest answer; None = as long as the longest of training, and as the context allows.
+            max_new_tokens: longest answer; None = as long as the longest of training (DEFAULT_NEW_TOKENS where it has to follow
+                a pattern or schema), and as the context allows.
             options: as in `complete`; without `sampling`, the most probable token is taken each time.
         """
         return self._reply(task, requests, max_new_tokens, **options).values
@@ -286,15 +287,16 @@ class GPT:
         self, task: str, requests: Sequence[Any], max_new_tokens: int | None = None, **options: Any
     ) -> Completion:
         if max_new_tokens is None:
-            max_new_tokens = self._room(task, requests)
+            max_new_tokens = self._room(task, requests, any(options.get(name) for name in ("pattern", "schema")))
         options = {"sampling": Sampling(temperature=0.0)} | options
         return self.complete(task, requests, max_new_tokens=max_new_tokens, **options)
 
-    def _room(self, task: str, requests: Sequence[Any]) -> int:
-        """Return the longest answer that training and context allow [tokens]."""
+    def _room(self, task: str, requests: Sequence[Any], formed: bool) -> int:
+        """Return the longest answer that training and context allow [tokens]; one of a given form must not end within it."""
         prompts = [self.tasks[task].prompt(request) for request in requests]
         room = self.model.context_length - max((len(prompt.tokens) for prompt in prompts), default=0)
         longest = max((prompt.max_new_tokens or DEFAULT_NEW_TOKENS for prompt in prompts), default=1)
+        longest = max(longest, DEFAULT_NEW_TOKENS) if formed else longest
         return max(1, min(longest, room))  # without room `complete` says by how much it is too long
 
     def score(self, text: str, *, stride: int | None = None) -> Score:

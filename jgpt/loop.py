@@ -6,7 +6,7 @@ Owns the order of things: data, state, steps, validation, checkpoints, report. E
 import base64
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jgpt import distributed, evaluate, metrics, optim, report, runfolder, sharding, state, step
 from jgpt.batch import require_weight
 from jgpt.checkpoint import Checkpoints
-from jgpt.config import Config, ModelConfig
+from jgpt.config import Config, DistributedConfig, ModelConfig
 from jgpt.configio import to_dict
 from jgpt.data.loader import train_batches
 from jgpt.heartbeat import Heartbeat
@@ -208,7 +208,7 @@ def _run_steps(
                     at,
                     train_state,
                     position=batches.get_state(),
-                    config=to_dict(config),
+                    config=to_dict(replace(config, distributed=DistributedConfig())),
                     tokenizer=files,
                     validation_loss=validation_loss,
                 )

@@ -33,6 +33,8 @@ TEXT_START = "The "  # what the text samples of reports go on from
 FINAL_TEXT_TOKENS = 300
 COUNTS = ("left_out", "questions", "questions_held_out")
 SHARES = ("exact_match", "f1", "accuracy", "classifier_accuracy", "class_consistency")  # printed in per cent
+# of a command that goes on: overwriting again would lose the run, and each process has its own place
+NOT_REPEATED = ("run.on-existing", *(f"distributed.{name}" for name in ("coordinator", "num-processes", "process-id")))
 DRAWN_AT_MOST = 80  # pictures of the final report
 SHOWN_CONTEXT = 160  # characters of a question's context
 REPORT_SAMPLING = Sampling(temperature=0.8, top_p=0.95)
@@ -42,19 +44,19 @@ PICTURE_SAMPLING = Sampling(temperature=1.0)  # the model's own distribution: no
 def command(config: Config, config_path: str, *extra: str) -> str:
     """Return the command that trains `config` on, with the overrides the user gave."""
     given = [argument for argument in sys.argv[1:] if argument != config_path]
-    words = ["python", "train.py", config_path, *_without_on_existing(given), *extra]
-    return shlex.join(words)
+    return shlex.join(["python", "train.py", config_path, *_without(given, *NOT_REPEATED), *extra])
 
 
-def _without_on_existing(arguments: list[str]) -> list[str]:
-    """Drop --run.on-existing: to go on is the default, and overwriting again would lose the run."""
-    kept, skip = [], False
+def _without(arguments: list[str], *fields: str) -> list[str]:
+    """Return arguments without those that set one of `fields`, such as "run.on-existing"."""
+    flags, kept, skip = tuple(f"--{field}" for field in fields), [], False
     for argument in arguments:
+        name = argument.split("=", 1)[0].replace("_", "-")
         if skip:
             skip = False
-        elif argument in ("--run.on-existing", "--run.on_existing"):
-            skip = True
-        elif not argument.startswith(("--run.on-existing=", "--run.on_existing=")):
+        elif name in flags:
+            skip = "=" not in argument
+        else:
             kept.append(argument)
     return kept
 
@@ -62,16 +64,8 @@ def _without_on_existing(arguments: list[str]) -> list[str]:
 def continue_command(config: Config, config_path: str) -> str:
     """Return the command that goes on with a complete run for as many steps again."""
     given = [a for a in sys.argv[1:] if a != config_path]
-    kept, skip = [], False
-    for argument in _without_on_existing(given):
-        if skip:
-            skip = False
-        elif argument == "--train.steps":
-            skip = True
-        elif not argument.startswith("--train.steps="):
-            kept.append(argument)
     extra = ["--train.steps", str(2 * config.train.steps), "--run.on-existing", "extend"]
-    return shlex.join(["python", "train.py", config_path, *kept, *extra])
+    return shlex.join(["python", "train.py", config_path, *_without(given, *NOT_REPEATED, "train.steps"), *extra])
 
 
 def complete_message(config: Config, config_path: str) -> str:

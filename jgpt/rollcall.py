@@ -70,13 +70,17 @@ def _call(host: str, port: int, card: dict[str, Any], deadline: float, seconds: 
         if not local and socket.has_dualstack_ipv6():
             server = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
         else:
-            server = socket.create_server((host if local else "", port))
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            server = socket.create_server((host if local else "", port), family=family)
     except OSError as error:
         return "wrong", f"process 0 cannot listen on {host}:{port}: {error.strerror or error}; choose another port."
     there: dict[int, tuple[socket.socket, dict[str, Any]]] = {}
     problem: Problem = None
     with server:
-        while len(there) < card["processes"] - 1 and problem is None:
+        while problem is None:
+            there = {number: other for number, other in there.items() if _waits(other[0])}
+            if len(there) == card["processes"] - 1:
+                break
             left = deadline - time.monotonic()
             if left <= 0:
                 missing = names(set(range(1, card["processes"])) - there.keys())
@@ -91,6 +95,7 @@ def _call(host: str, port: int, card: dict[str, Any], deadline: float, seconds: 
             if not isinstance(other, dict) or not isinstance(other.get("process"), int):
                 connection.close()  # a port scanner, or a check of the network's health
                 continue
+            there = {number: known for number, known in there.items() if _waits(known[0])}
             problem = _disagreement(card, other, there)
             there[other["process"] if problem is None else -1] = connection, other
         for connection, _ in there.values():
@@ -132,7 +137,9 @@ def _answer(host: str, port: int, card: dict[str, Any], deadline: float, seconds
             continue
         with connection:
             _write(connection, card)
-            verdict = _read(connection, max(0.1, deadline + ANSWER_SECONDS - time.monotonic()))
+            verdict = _read(
+                connection, seconds + ANSWER_SECONDS
+            )  # process 0 may have begun to wait later than this one
         if isinstance(verdict, dict) and "problem" in verdict:
             problem = verdict["problem"]
             return None if problem is None else (str(problem[0]), str(problem[1]))
@@ -145,6 +152,17 @@ def _missing(who: str, processes: int, host: str, port: int, seconds: float) -> 
         f"{who} of {processes} did not come to {host}:{port} within {seconds:g} s: see whether it was started and can reach "
         "that address, or wait longer with --distributed.start-seconds."
     )
+
+
+def _waits(connection: socket.socket) -> bool:
+    """Return whether a process that gave its card still waits for the verdict."""
+    try:
+        connection.setblocking(False)
+        return connection.recv(1, socket.MSG_PEEK) != b""
+    except BlockingIOError:
+        return True  # connected, and silent as it should be
+    except OSError:
+        return False
 
 
 def _read(connection: socket.socket, seconds: float) -> Any:

@@ -96,7 +96,7 @@ def check(config: Config) -> RunFolder:
     if occupied:
         _check_ours(folder, config.run.dir)
     if occupied and config.run.on_existing != "overwrite":
-        _check_same(config, _differences(config, folder))
+        _check_same(config, configio.load(folder.config))
     return folder
 
 
@@ -132,14 +132,17 @@ def require_prepared(config: Config) -> None:
     """
     folder = RunFolder(Path(config.run.dir))
     require(
-        folder.config.is_file() and not _differences(config, folder),
+        folder.config.is_file(),
         f"{folder.root.absolute()} on {socket.gethostname()} does not hold the run that process 0 has prepared: run.dir must "
         "lie on a file system that all processes share.",
     )
-
-
-def _differences(config: Config, folder: RunFolder) -> dict[str, Any]:
-    return configio.changed_fields(configio.load(folder.config), config)
+    found = configio.load(folder.config)
+    changed = [*configio.changed_fields(found, config), *(["mesh"] if found.mesh != config.mesh else [])]
+    require(
+        not changed,
+        f"process 0 has prepared {config.run.dir!r} with other values of {', '.join(changed)} than this process on "
+        f"{socket.gethostname()} was given: start all with the same command.",
+    )
 
 
 def _check_ours(folder: RunFolder, name: str) -> None:
@@ -155,7 +158,8 @@ def _check_ours(folder: RunFolder, name: str) -> None:
         )
 
 
-def _check_same(new: Config, changed: dict[str, Any]) -> None:
+def _check_same(new: Config, old: Config) -> None:
+    changed = configio.changed_fields(old, new)
     if new.run.on_existing == "extend":
         steps = changed.pop("train.steps", None)
         if steps is not None and steps[1] < steps[0]:

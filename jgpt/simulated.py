@@ -95,9 +95,7 @@ class Simulation:
                     statuses[number] = child.process.returncode
                     if child.process.returncode and first is None:
                         first = time.monotonic()
-                        self._say(
-                            f"process {number} {ending(child.process.returncode)}; the others run on until they notice"
-                        )
+                        self._say(f"process {number} {ending(child.process.returncode)}")
             if first is not None and time.monotonic() - first > grace:
                 left = [number for number, status in enumerate(statuses) if status is None]
                 self._say(f"{names(left)} did not end within {grace:g} s and must be killed")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from jax.errors import JaxRuntimeError
 
-from jgpt.heartbeat import LOST, Heartbeat
+from jgpt.heartbeat import LOST, OTHER_FAILED, Heartbeat
 
 BEAT, SILENCE = 0.02, 0.4  # seconds
 
@@ -65,7 +65,11 @@ def test_who_is_silent_is_named_with_the_last_steps(capsys: pytest.CaptureFixtur
         until(lambda: left == [LOST])
         assert time.monotonic() - begun < SILENCE + 0.3
     said = capsys.readouterr().err
-    assert "error: process 1 said nothing for" in said and "0: 8, 1: 7, 2: 8" in said and "goes on from there" in said
+    assert (
+        "error: process 1 said nothing for" in said
+        and "0: 8, 1: 7, 2: 8" in said
+        and "goes on from the newest checkpoint" in said
+    )
 
 
 def test_who_fails_is_named_with_its_reason(capsys: pytest.CaptureFixture) -> None:
@@ -73,7 +77,7 @@ def test_who_fails_is_named_with_its_reason(capsys: pytest.CaptureFixture) -> No
     with beating(store, 0, left, 2):
         with pytest.raises(OSError, match="No space"), beating(store, 1, [], 2):
             raise OSError("No space left\ton device\nand more")
-        until(lambda: left == [LOST])
+        until(lambda: left == [OTHER_FAILED])
     assert "process 1 failed: No space left on device.\n" in capsys.readouterr().err
 
 

@@ -89,6 +89,38 @@ def test_strangers_at_the_door_are_ignored() -> None:
     assert met == [None] * 3
 
 
+def test_a_process_that_died_while_waiting_may_come_again() -> None:
+    port, met = free_port(), []
+    zero = threading.Thread(target=lambda: met.append(rollcall.attend(f"127.0.0.1:{port}", 0, 3, 10.0, ABOUT)))
+    zero.start()
+    while True:
+        try:
+            first = socket.create_connection(("127.0.0.1", port), timeout=1)
+            break
+        except OSError:
+            time.sleep(0.01)
+    first.sendall(b'{"process": 1, "processes": 3, "about": {"jax": "1.2.3"}, "host": "x"}\n')
+    time.sleep(0.1)
+    first.close()  # killed; process 2 comes, and they may not go on yet
+    two = threading.Thread(target=rollcall.attend, args=(f"127.0.0.1:{port}", 2, 3, 10.0, ABOUT))
+    two.start()
+    two.join(0.5)
+    assert two.is_alive() and not met
+    rollcall.attend(f"127.0.0.1:{port}", 1, 3, 10.0, ABOUT)
+    zero.join(10), two.join(10)
+    assert met == [None] and not two.is_alive()
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="needs IPv6")
+def test_an_address_may_be_ipv6() -> None:
+    port = free_port()
+    other = threading.Thread(target=rollcall.attend, args=(f"[::1]:{port}", 1, 2, 5.0, ABOUT))
+    other.start()
+    rollcall.attend(f"[::1]:{port}", 0, 2, 5.0, ABOUT)
+    other.join(5)
+    assert not other.is_alive()
+
+
 def test_a_taken_port_is_said() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -40,7 +40,7 @@ BYTES_OF_OTHERS: Final = {"f32": 4, "f64": 8, "s64": 8, "u64": 8, "c64": 8, "c12
 _HEAD = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$")
 _LINE = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+ = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
-_CALLS = re.compile(r"(?:calls|to_apply|body|branch_computations|called_computations)=(\{[^}]*\}|%?[\w.\-]+)")
+_CALLS = re.compile(r"(?:calls|to_apply|body|(?:branch|called|true|false)_computations?)=(\{[^}]*\}|%?[\w.\-]+)")
 _TURNS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _CONDITION = re.compile(r"condition=%?([\w.\-]+)")
 _CONSTANT = re.compile(r"= s32\[\]\S* constant\((\d+)\)")
@@ -173,7 +173,7 @@ def _made(shape: str, started: bool, kind: str) -> float:
     """Return the bytes of what a collective makes; one that is only started lists what it takes as well."""
     sizes = [math.prod(int(n) for n in dims.split(",") if n) * _bytes(kind) for kind, dims in _ARRAY.findall(shape)]
     if started and len(sizes) > 1 and kind != "all-reduce":
-        return max(sizes) if kind == "all-gather" else sizes[1]
+        return sum(sizes[len(sizes) // 2 :]) if kind == "all-gather" else sizes[1]
     return sum(sizes)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from jgpt import metrics, optim, sharding, state, step
 from jgpt.batch import Batch
+from jgpt.check import require
 from jgpt.config import Config, ModelConfig
 from jgpt.model import gpt
 from jgpt.plan.collectives import Collective, collectives
@@ -127,6 +128,10 @@ def compile_step(config: Config, model: ModelConfig, devices: Sequence[Any]) -> 
     """
     begun = time.monotonic()
     mesh = sharding.make_mesh(config.mesh, devices)
+    require(
+        mesh.size == len(devices),
+        f"the mesh {dict(mesh.shape)} uses {mesh.size} of {len(devices)} devices: a plan is for all; leave mesh.data unset.",
+    )
     rows, length = config.train.batch_size, model.context_length
     sharding.check_rows(rows // config.train.accumulation_steps, mesh, "train.batch_size / train.accumulation_steps")
     tx = optim.make_optimizer(config.optim, config.train.steps, gpt.param_axes(model))

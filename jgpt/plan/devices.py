@@ -4,6 +4,7 @@ Owns the table and the names by which users ask for machines. Imports no jax.
 """
 
 import math
+import os
 from dataclasses import dataclass
 from typing import Final
 
@@ -73,6 +74,14 @@ class Machine:
     def size(self) -> int:
         """Devices in all."""
         return math.prod(self.shape) * self.device.per_chip
+
+    @property
+    def usable(self) -> float:
+        """Bytes of a device that a program may take: jax takes a share of a GPU's at the start, and lends from it."""
+        share = (
+            float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.75")) if self.device.platform == "gpu" else 1.0
+        )
+        return share * self.device.memory
 
     @property
     def topology(self) -> str:

@@ -4,6 +4,7 @@ Owns the measuring, a second or so.
 """
 
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -15,6 +16,10 @@ import numpy as np
 from jgpt.config import Config
 from jgpt.plan.devices import DEVICES, Device, Machine
 
+# jax's device_kind, as a pattern, and the name in the table; the first match counts
+KINDS: Final = (
+    (r"v5 ?lite|v5e", "v5e"), (r"v5", "v5p"), (r"v6", "v6e"), (r"TPU ?7x", "tpu7x"), (r"\bH100", "h100"), (r"\bH200", "h200"),
+)  # fmt: skip
 ROUNDS: Final = 5
 READ_BYTES: Final = 2**29
 
@@ -33,9 +38,14 @@ def machine(config: Config) -> Machine:
         config: of the run; products are measured at its widths.
     """
     device, count = jax.devices()[0], jax.device_count()
-    known = next((d for name, d in DEVICES.items() if name in device.device_kind.lower().replace(" ", "")), None)
-    if known is not None:
-        return Machine(known, (count,))
+    if device.platform != "cpu":
+        known = next((DEVICES[name] for kind, name in KINDS if re.search(kind, device.device_kind)), None)
+        if known is None:
+            raise ValueError(
+                f"the device {device.device_kind!r} is not in the table of jgpt/plan/devices.py: name one that is like it "
+                f"with --device ({', '.join(DEVICES)})."
+            )
+        return Machine(known, (count // known.per_chip,))
     D, F = config.model.embed_dim, config.model.mlp_dim or 4 * config.model.embed_dim
     tokens = config.train.batch_size // config.train.accumulation_steps * config.model.context_length
     flops, bandwidth = _products(tokens, D, F), _reading()

@@ -46,8 +46,8 @@ def times(step: Step, machine: Machine, *, accumulation_steps: int) -> Times:
     """Return the bounds of a step.
 
     Memory: the optimizer reads and writes parameters and moments once and reads gradients, which were written once; what is
-    temporary is written and read once; every micro-batch reads the weights three times: forward, and for the two products of
-    the backward pass.
+    temporary is written and read once; every micro-batch reads the weights that a device multiplies by three times, in bf16
+    on accelerators: forward, and for the two products of the backward pass.
 
     Args:
         step: compiled.
@@ -56,7 +56,8 @@ def times(step: Step, machine: Machine, *, accumulation_steps: int) -> Times:
     """
     device, memory = machine.device, step.memory
     state = memory.parameters + memory.optimizer
-    traffic = 2 * state + 2 * memory.gradients + 2 * memory.activations + 3 * accumulation_steps * memory.parameters
+    weights = memory.parameters * step.mesh.get("fsdp", 1) * (1.0 if device.platform == "cpu" else 0.5)
+    traffic = 2 * state + 2 * memory.gradients + 2 * memory.activations + 3 * accumulation_steps * weights
     network: dict[tuple[str, ...], float] = {}
     for collective in step.collectives:
         network.setdefault(collective.axes, 0.0)
@@ -76,7 +77,7 @@ def rate(collective: Collective, step: Step, machine: Machine) -> float:
         near = device.network is None or (collective.devices <= inside and _inner(collective, step, inside))
         return device.link if near else device.network or device.link
     dimensions = max(1, min(len(machine.shape), sum(step.spans.get(axis, 1) for axis in collective.axes)))
-    closed = max(machine.shape) >= 16 if len(machine.shape) == 2 else max(machine.shape) >= 4
+    closed = min(machine.shape) >= (16 if len(machine.shape) == 2 else 4)
     return device.link * dimensions * (1.0 if closed else 0.5)
 
 

@@ -51,20 +51,22 @@ def remedies(config: Config, model: ModelConfig, machine: Machine) -> Iterator[C
     """
     mesh = config.mesh
     devices = machine.size // mesh.tensor
-    for fsdp in _divisors(devices):
-        if fsdp > mesh.fsdp and fsdp >= devices // 4:
-            changed = dataclasses.replace(config, mesh=MeshConfig(fsdp=fsdp, tensor=mesh.tensor))
-            yield Candidate(f"--mesh.fsdp {fsdp}", changed, model)
-    widest = dataclasses.replace(config, mesh=MeshConfig(fsdp=devices, tensor=mesh.tensor))
+    possible = [fsdp for fsdp in _divisors(devices) if model.embed_dim % fsdp == 0]
+    most = possible[-1]
+    for fsdp in possible:
+        if fsdp > mesh.fsdp and fsdp >= most // 4:
+            changed = dataclasses.replace(config, mesh=_mesh(devices, fsdp, mesh.tensor))
+            yield Candidate(_words(changed.mesh), changed, model)
+    widest = dataclasses.replace(config, mesh=_mesh(devices, most, mesh.tensor))
+    spread = _words(widest.mesh)
     for remat in REMATS[REMATS.index(model.remat) + 1 :]:
-        for base in (config, widest) if mesh.fsdp < devices else (config,):
-            more = "" if base is config else f"--mesh.fsdp {devices} "
+        for base in (config, widest) if mesh.fsdp < most else (config,):
+            more = "" if base is config else f"{spread} "
             yield _with_remat(base, model, remat, f"{more}--model.remat {remat}")
-    rows = config.train.batch_size // devices
-    for steps in _divisors(rows):
-        if steps > config.train.accumulation_steps and rows % steps == 0:
+    for steps in _divisors(config.train.batch_size // devices):
+        if steps > config.train.accumulation_steps:
             train = dataclasses.replace(config.train, accumulation_steps=steps)
-            words = f"--mesh.fsdp {devices} --model.remat full --train.accumulation-steps {steps}"
+            words = f"{spread} --model.remat full --train.accumulation-steps {steps}"
             yield _with_remat(dataclasses.replace(widest, train=train), model, "full", words)
 
 
@@ -89,7 +91,7 @@ def meshes(config: Config, model: ModelConfig, machine: Machine, parameters: flo
                 for remat in REMATS:
                     train = dataclasses.replace(config.train, accumulation_steps=steps)
                     mesh = MeshConfig(data=data, fsdp=fsdp, tensor=tensor)
-                    words = f"--mesh.data {data} --mesh.fsdp {fsdp} --mesh.tensor {tensor} --model.remat {remat}"
+                    words = f"{_words(mesh)} --mesh.tensor {tensor} --model.remat {remat}"
                     words += f" --train.accumulation-steps {steps}" if steps > 1 else ""
                     candidate = _with_remat(dataclasses.replace(config, mesh=mesh, train=train), model, remat, words)
                     seconds, memory = _estimate(candidate, machine, parameters)
@@ -140,6 +142,14 @@ def first_that_fits(
 def _with_remat(config: Config, model: ModelConfig, remat: Any, words: str) -> Candidate:
     changed = dataclasses.replace(config, model=dataclasses.replace(config.model, remat=remat))
     return Candidate(words, changed, dataclasses.replace(model, remat=remat))
+
+
+def _mesh(devices: int, fsdp: int, tensor: int) -> MeshConfig:
+    return MeshConfig(data=devices // fsdp, fsdp=fsdp, tensor=tensor)
+
+
+def _words(mesh: MeshConfig) -> str:
+    return f"--mesh.data {mesh.data} --mesh.fsdp {mesh.fsdp}"
 
 
 def _divisors(number: int) -> list[int]:

@@ -23,11 +23,9 @@ def tables(step: Step, times: Times, machine: Machine, price: float | None, toke
     memory = Table("memory of each device", "GiB", box=None, pad_edge=False)
     for name, size in vars(step.memory).items():
         memory.add_row(name, f"{size / GIB:.3f}")
-    left = machine.device.memory - step.memory.total
+    left = machine.usable - step.memory.total
     memory.add_row("all together", f"{step.memory.total / GIB:.3f}")
-    memory.add_row(
-        f"of {machine.device.memory / GIB:.1f}: {'left' if left >= 0 else 'MISSING'}", f"{abs(left) / GIB:.3f}"
-    )
+    memory.add_row(f"of {machine.usable / GIB:.1f}: {'left' if left >= 0 else 'MISSING'}", f"{abs(left) / GIB:.3f}")
     time = Table("one step of all devices", "", box=None, pad_edge=False)
     time.add_row("tokens", f"{step.tokens:,}")
     time.add_row("FLOPs of the model", f"{step.model_flops:.3e}")
@@ -60,7 +58,7 @@ def to_dict(step: Step, times: Times, machine: Machine) -> dict[str, Any]:
         "device": vars(machine.device) | {"layout": machine.topology, "devices": machine.size},
         "mesh": step.mesh,
         "fits": step.fits,
-        "memory": vars(step.memory) | {"total": step.memory.total, "of": machine.device.memory},
+        "memory": vars(step.memory) | {"total": step.memory.total, "of": machine.usable},
         "tokens": step.tokens,
         "model_flops": step.model_flops,
         "flops": step.flops,

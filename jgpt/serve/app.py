@@ -120,14 +120,7 @@ class Service:
         asked = parse(CompletionRequest, await read_body(request, self.limits.body))
         self.planner.check_model(asked.model)
         prompts, mailbox = asked.prompts, self._mailbox()
-        room = self.engine.slots.size + self.engine.queue
-        if not 0 < len(prompts) * asked.samples <= room:
-            raise RefusedError(
-                400,
-                f"{len(prompts)} prompts with {asked.samples} samples each are asked for: this server takes 1 to {room} "
-                "samples at once.",
-                param="prompt",
-            )
+        self._require_room(len(prompts), asked.samples)
         order = asked.order(temperature=1.0, max_tokens=asked.max_tokens, top=asked.logprobs or 0)
         jobs = []
         for at, prompt in enumerate(prompts):
@@ -141,6 +134,7 @@ class Service:
         self.planner.check_model(asked.model)
         mailbox = self._mailbox()
         order = asked.order(temperature=0.0, max_tokens=asked.longest, top=asked.top)
+        self._require_room(1, order.n)
         jobs = self.planner.reply([turn.message for turn in asked.messages], order, mailbox.put)
         answer = self._answer(CHAT, jobs, order.n, asked, logprobs=bool(asked.logprobs))
         return self._reply(jobs, mailbox, answer, stream=bool(asked.stream), done="[DONE]")
@@ -150,11 +144,23 @@ class Service:
         asked = parse(ImageRequest, await read_body(request, self.limits.body))
         self.planner.check_model(asked.model)
         mailbox, order = self._mailbox(), asked.order()
+        self._require_room(1, order.n)
         task = self.planner.image_task()
         jobs = self.planner.draw(asked.prompt, order, mailbox.put)
         drawing = Drawing(task, order.n, len(jobs[0].row.prompt), asked.partial_images)
         drawing.check_size(asked.size)
         return self._reply(jobs, mailbox, drawing, stream=bool(asked.stream), named=True)
+
+    def _require_room(self, prompts: int, samples: int) -> None:
+        """Refuse what would not fit an idle server: it must not be told to try again."""
+        room = self.engine.slots.size + self.engine.queue
+        if not 0 < prompts * samples <= room:
+            raise RefusedError(
+                400,
+                f"{prompts} prompt{'' if prompts == 1 else 's'} with {samples} samples each are asked for: this server takes 1 "
+                f"to {room} samples at once.",
+                param="n" if 0 < prompts <= room else "prompt",
+            )
 
     def _model(self) -> dict[str, Any]:
         """Return what there is to know of the model; `jgpt` holds what the page needs."""

@@ -20,6 +20,7 @@ from jgpt.check import require
 from jgpt.completion import Model
 from jgpt.serve.app import Limits, Service
 from jgpt.serve.engine import Engine
+from jgpt.serve.patience import PatientProtocol
 from jgpt.serve.planning import Planner
 
 LAST_WORDS: Final = 2  # seconds in which answers that were broken off are told so
@@ -150,6 +151,7 @@ def serve(
                 log_level="warning",
                 access_log=False,
                 lifespan="off",
+                http=PatientProtocol,
                 timeout_keep_alive=KEEP_ALIVE,
                 timeout_graceful_shutdown=int(grace) + LAST_WORDS,
                 server_header=False,

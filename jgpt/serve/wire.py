@@ -53,11 +53,15 @@ async def read_body(request: Request, most: int) -> bytes:
     """Return the body of a request.
 
     Raises:
-        RefusedError: it is no JSON by its own account (415), longer than `most` bytes (413), or does not come (408).
+        RefusedError: by its own account it is no JSON, or packed (415), it is longer than `most` bytes (413), or does not
+            come (408).
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":  # also keeps out forms that a page elsewhere may send unasked
         raise RefusedError(415, f"the body is {kind or 'of no type'}: send application/json.")
+    packed = request.headers.get("content-encoding", "identity").strip().lower()
+    if packed != "identity":
+        raise RefusedError(415, f"the body is said to be packed by {packed[:40]!r}: send it as it is.")
     told = request.headers.get("content-length", "0")
     body = bytearray()
     too_large = RefusedError(

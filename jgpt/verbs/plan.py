@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     def compile_step(config: "Config", model: "ModelConfig") -> Any:
         step = compiling.compile_step(config, model, devices)
-        step = replace(step, fits=step.fits and step.memory.total <= machine.device.memory)
+        step = replace(step, fits=step.fits and step.memory.total <= machine.usable)
         return step, roofline.times(step, machine, accumulation_steps=config.train.accumulation_steps)
 
     chosen, tried = None, []

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jgpt import presets
+from jgpt import layout, presets
 from jgpt.config import ModelConfig
 from jgpt.model import gpt
 from jgpt.model.cache import init_cache

@@ -26,8 +26,10 @@ def fake(size: float, fits: bool, seconds: float) -> tuple[Step, Times]:
 
 def test_remedies_need_less_and_compute_the_same() -> None:
     found = list(search.remedies(CONFIG, MODEL, MACHINE))
-    assert [candidate.words for candidate in found[:3]] == ["--mesh.fsdp 4", "--mesh.fsdp 8", "--mesh.fsdp 16"]
-    assert found[-1].words == "--mesh.fsdp 16 --model.remat full --train.accumulation-steps 4"
+    assert [c.words for c in found[:3]] == [f"--mesh.data {16 // n} --mesh.fsdp {n}" for n in (4, 8, 16)]
+    assert found[-1].words == "--mesh.data 1 --mesh.fsdp 16 --model.remat full --train.accumulation-steps 4"
+    narrow = dataclasses.replace(MODEL, embed_dim=24, head_dim=2)  # cannot be split over 16
+    assert all(c.config.mesh.fsdp <= 8 for c in search.remedies(CONFIG, narrow, MACHINE))
     for candidate in found:
         assert candidate.config.train.batch_size == 64 and candidate.model.num_layers == 4
         assert candidate.config != CONFIG

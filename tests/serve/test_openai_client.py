@@ -253,6 +253,19 @@ def test_a_full_line_answers_429_with_retry_after(served: SimpleNamespace, slow:
     wait_until(lambda: busy(served) == 0)
 
 
+@pytest.mark.parametrize("path", ["completions", "chat/completions", "images/generations"])
+def test_what_would_not_fit_an_idle_server_is_refused_for_good(served: SimpleNamespace, path: str) -> None:
+    body = {"model": "tiny", "prompt": "seven", "messages": [{"role": "user", "content": "a"}], "n": 100}
+    body = {key: value for key, value in body.items() if key != ("prompt" if path.startswith("chat") else "messages")}
+    answer = httpx.post(f"{served.url}/v1/{path}", json=body)
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == "n", answer.text
+
+
+def test_a_packed_body_is_refused(served: SimpleNamespace) -> None:
+    answer = httpx.post(f"{served.url}/v1/completions", json=LONG, headers={"content-encoding": "gzip"})
+    assert answer.status_code == 415 and "packed by 'gzip'" in answer.json()["error"]["message"]
+
+
 def test_an_answer_that_takes_too_long_ends_cleanly(served: SimpleNamespace, slow: None, monkeypatch) -> None:
     monkeypatch.setattr(served.service, "limits", Limits(body=4000, seconds=0.4))
     answer = httpx.post(f"{served.url}/v1/completions", json=LONG)

@@ -1,18 +1,23 @@
 """The process: SIGTERM finishes what runs and leaves with 0, a port that is taken is told, tokens come from safe places."""
 
+import asyncio
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 
 from jgpt.cli import parser
+from jgpt.serve import patience
 from jgpt.serve.server import listen
 from jgpt.verbs import serve as verb
 
@@ -47,6 +52,32 @@ def test_an_address_that_is_taken_is_told() -> None:
             listen("127.0.0.1", first.getsockname()[1])
     with pytest.raises(ValueError, match="port is 70000"):
         listen("127.0.0.1", 70000)
+
+
+def test_who_sends_no_whole_head_is_hung_up_on_and_who_asks_is_not(monkeypatch) -> None:
+    monkeypatch.setattr(patience, "HEAD_SECONDS", 0.6)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(1.5)  # an answer may take longer
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    server = uvicorn.Server(uvicorn.Config(app, http=patience.PatientProtocol, log_level="error", lifespan="off"))
+    with listen("127.0.0.1", 0) as listener:
+        address = listener.getsockname()[:2]
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            for begun in (b"", b"GET / HTTP/1.1\r\nHost: x\r\nA: "):
+                with socket.create_connection(address, timeout=10) as client:
+                    client.sendall(begun)
+                    since = time.monotonic()
+                    assert client.recv(100) == b"" and 0.5 < time.monotonic() - since < 3
+            with httpx.Client(base_url=f"http://127.0.0.1:{address[1]}", timeout=10) as client:
+                assert client.get("/").text == client.get("/").text == "ok"
+        finally:
+            server.should_exit = True
+            thread.join(10)
 
 
 @pytest.mark.slow

@@ -66,7 +66,7 @@ def test_what_does_not_fit_gets_a_remedy_that_was_compiled(
     assert plan(monkeypatch, tmp_path, 0.7 * needed) == 1
     out = capsys.readouterr().out
     found = json.loads((tmp_path / "plan.json").read_text())
-    assert found["fits"] is False and found["remedy"].startswith("--mesh.fsdp") and f"add {found['remedy']}" in out
+    assert found["fits"] is False and found["remedy"].startswith("--mesh.data") and f"add {found['remedy']}" in out
     assert plan(monkeypatch, tmp_path, 0.7 * needed, *found["remedy"].split()) == 0
 
 

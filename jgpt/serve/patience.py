@@ -1,0 +1,39 @@
+"""Connections without a request: closed after a while, so that slow or silent clients hold nothing.
+
+uvicorn bounds how long a connection stays open behind an answer, and not how long a client takes to send a first request, or
+the head of a next one. Bodies have their own bound (`wire`). Owns that clock.
+"""
+
+import asyncio
+from typing import Any, Final
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+HEAD_SECONDS: Final = 30.0  # in which the whole head of a request must come
+LOOKS: Final = 4  # within them
+
+
+class PatientProtocol(H11Protocol):
+    """HTTP/1.1 as uvicorn speaks it, but a connection that has had no request for `HEAD_SECONDS` is closed."""
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin to wait."""
+        super().connection_made(transport)
+        self._asked_at = self.loop.time()
+        self._look()
+
+    def _look(self) -> None:
+        if self.transport.is_closing():
+            return
+        busy = self.cycle is not None and not self.cycle.response_complete
+        if busy:
+            self._asked_at = self.loop.time()
+        if self.loop.time() - self._asked_at > HEAD_SECONDS:
+            self.transport.close()
+        else:
+            self._next: asyncio.TimerHandle = self.loop.call_later(HEAD_SECONDS / LOOKS, self._look)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the waiting."""
+        self._next.cancel()
+        super().connection_lost(exc)
