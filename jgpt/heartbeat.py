@@ -176,7 +176,7 @@ class Heartbeat:
         once = "once that is mended, " if status == OTHER_FAILED else ""
         print(
             f"error: {why}.\n  last steps by process: {table}.\n  Process {self._process} ends; what was saved is kept: "
-            f"{once}the same command on all processes goes on from the newest checkpoint, or begins anew where there is none yet.",
+            f"{once}the same command on all processes goes on from the newest checkpoint, or begins anew where none is yet.",
             file=sys.stderr,
             flush=True,
         )

@@ -68,6 +68,8 @@ def test_who_sends_no_whole_head_is_hung_up_on_and_who_asks_is_not(monkeypatch) 
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         try:
+            while not server.started:
+                time.sleep(0.01)
             for begun in (b"", b"GET / HTTP/1.1\r\nHost: x\r\nA: "):
                 with socket.create_connection(address, timeout=10) as client:
                     client.sendall(begun)
