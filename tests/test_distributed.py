@@ -4,6 +4,8 @@ import os
 import random
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import jgpt
 from jgpt import distributed, runfolder
 from jgpt.config import DistributedConfig
 from jgpt.distributed import Place, find
-from jgpt.simulated import Simulation
+from jgpt.simulated import Simulation, free_port
 
 NONE = DistributedConfig()
 MESH = ("--mesh.data", "2", "--mesh.fsdp", "2")
@@ -166,3 +168,48 @@ def test_sigterm_to_one_saves_on_all_and_another_number_of_processes_goes_on(
     said = run_to_end(path, 1, 1)
     assert any("continuing from step" in line for line in said)
     np.testing.assert_allclose(losses(path.parent / "run")[-1], losses(together.parent / "run")[-1], rtol=SAME)
+
+
+PROCESS = """
+import sys
+import jax, numpy as np
+from jgpt import distributed, sharding
+from jgpt.config import DistributedConfig, MeshConfig
+from jax.sharding import NamedSharding, PartitionSpec
+
+place = DistributedConfig(coordinator=sys.argv[1], num_processes=2, process_id=int(sys.argv[2]), start_seconds=60)
+with distributed.joined(place) as heartbeat:
+    mesh = sharding.make_mesh(MeshConfig(data=1, fsdp=2, tensor=2))
+    whole = {"matrix": np.arange(24.0).reshape(4, 6), "odd": np.arange(3.0), "scalar": np.float32(7)}
+    specs = {"matrix": PartitionSpec("fsdp", "tensor"), "odd": PartitionSpec(), "scalar": PartitionSpec()}
+    params = {
+        name: jax.make_array_from_callback(np.shape(value), NamedSharding(mesh, specs[name]), lambda at, v=value: v[at])
+        for name, value in whole.items()
+    }
+    own = distributed.own_copy(params, mesh)
+    for name, value in whole.items():
+        assert own[name].sharding.device_set == set(jax.local_devices()), name
+        np.testing.assert_array_equal(np.asarray(own[name]), value)
+    assert len(own["matrix"].addressable_shards[0].data) == 2  # half of it on each of the process's devices
+    print("done", distributed.is_first(), heartbeat is not None, distributed.stop_asked(1, 0))
+"""
+
+
+def test_each_process_gets_a_copy_of_its_own() -> None:
+    """Two processes of two devices: what is split over all four comes to each process's two, whole."""
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[1])
+    address = f"127.0.0.1:{free_port()}"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, address, str(i)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
+        )
+        for i in range(2)
+    ]
+    said = [process.communicate(timeout=120)[0] for process in processes]
+    for number, (process, words) in enumerate(zip(processes, said, strict=True)):
+        assert process.returncode == 0 and f"done {number == 0} True 0" in words, words
