@@ -103,17 +103,18 @@ def finish(words: list[str]) -> None:
 def kill(words: list[str], run: Path, step: int, rng: random.Random, heartbeat: float) -> dict[str, Any]:
     """Kill one of two processes when `step` is reached, and return how the other one ended."""
     said: list[str] = []
-    victim = rng.randrange(2)
+    victim, before = rng.randrange(2), inode(run)
     with Simulation(words, 2, 1, said.append) as simulation:
-        while max(losses(run), default=0) < step:
+        # the file is replaced once the run goes on: what the life before has logged behind its checkpoint does not count
+        while inode(run) == before or max(losses(run), default=0) < step:
             if any(child.process.poll() is not None for child in simulation.children):
                 raise SystemExit("\n".join([*said, "the run ended before it could be killed"]))
             time.sleep(0.02)
         time.sleep(rng.uniform(0, 0.5))
         simulation.children[victim].process.send_signal(signal.SIGKILL)
-        begun = time.monotonic()
+        killed_at = time.monotonic()
         simulation.wait(3 * heartbeat)
-        seconds = time.monotonic() - begun
+        seconds = time.monotonic() - killed_at
         status = simulation.children[1 - victim].process.returncode
     named = any(f"error: process {victim}" in line for line in said)
     clean = status == LOST and named and seconds <= heartbeat + MARGIN
@@ -125,6 +126,12 @@ def kill(words: list[str], run: Path, step: int, rng: random.Random, heartbeat: 
         "seconds": round(seconds, 2),
         "clean": clean,
     }
+
+
+def inode(run: Path) -> int | None:
+    """Return which file the metrics of a run are, None where there is none yet."""
+    path = run / "metrics.jsonl"
+    return path.stat().st_ino if path.is_file() else None
 
 
 def equal_parameters(one: Path, other: Path) -> bool:

@@ -11,6 +11,8 @@ from jgpt import configio
 from jgpt.config import (
     Config,
     DataConfig,
+    DistributedConfig,
+    MeshConfig,
     ModelConfig,
     OptimConfig,
     RunConfig,
@@ -92,7 +94,7 @@ def test_every_change_is_found_under_its_dotted_name():
         for field in dataclasses.fields(getattr(FULL, section.name)):
             old = getattr(getattr(FULL, section.name), field.name)
             new = other(old, field)
-            if new is None or section.name in ("run", "mesh"):
+            if new is None or section.name in ("run", "mesh", "distributed"):
                 continue
             try:
                 changed = dataclasses.replace(getattr(FULL, section.name), **{field.name: new})
@@ -102,6 +104,11 @@ def test_every_change_is_found_under_its_dotted_name():
             assert configio.changed_fields(FULL, config) == {f"{section.name}.{field.name}": (old, new)}
             seen += 1
     assert seen > 25  # nearly every number and switch
+
+
+def test_another_mesh_and_other_processes_are_the_same_run():
+    moved = dataclasses.replace(FULL, mesh=MeshConfig(fsdp=2), distributed=DistributedConfig(heartbeat_seconds=9))
+    assert moved != FULL and configio.changed_fields(FULL, moved) == {}
 
 
 def test_added_and_removed_tasks_are_changes():
