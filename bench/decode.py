@@ -1,7 +1,7 @@
-"""Prefill and decoding of GPT-2 (124M) against transformers' generate: same weights, same prompts, greedy, in alternation.
+"""Prefill and decoding of GPT-2 against transformers' generate: same weights, same prompts, greedy, in alternation.
 
     python bench/decode.py
-    python bench/decode.py --rows 1 8 32 --rounds 9
+    python bench/decode.py --shape 1.5b --rows 1 8 64 256 --rounds 9
 
 A token's time is (time of N new tokens - time of 1) / (N - 1), prefill is the time of one new token. The share of memory
 bandwidth is the weights' bytes, read once a step, over the bandwidth measured between the turns.
@@ -14,6 +14,10 @@ from typing import Any
 import numpy as np
 from harness import Worker, alternate, arguments, paired_ratio, publish, say, summary
 
+SHAPES = {  # GPT-2's smallest and largest, Radford et al. 2019, table 2
+    "124m": {"layers": 12, "width": 768, "heads": 12},
+    "1.5b": {"layers": 48, "width": 1600, "heads": 25},
+}
 PROMPT, NEW, AGREED = 128, 64, 8  # tokens; greedy ids must agree at least this far
 
 
@@ -76,12 +80,13 @@ def measure(rows: int, ours: Worker, theirs: Worker, roof: Worker, rounds: int, 
 
 def main() -> None:
     """Measure each number of rows and write the table."""
-    options = arguments(__doc__ or "", rows={"nargs": "+", "type": int, "default": [1, 8]})
+    shape = {"choices": list(SHAPES), "default": "124m"}
+    options = arguments(__doc__ or "", rows={"nargs": "+", "type": int, "default": [1, 8]}, shape=shape)
     with Worker("roof.py", {}) as probe:
         about = probe.call("about")
     device = about["platform"]
-    common = {"layers": 12, "width": 768, "heads": 12, "context": 1024, "vocab": 50257, "device": device,
-              "dtype": "float32" if device == "cpu" else "bfloat16"}  # fmt: skip
+    common = SHAPES[options.shape] | {"context": 1024, "vocab": 50257, "device": device}
+    common["dtype"] = "float32" if device == "cpu" else "bfloat16"
     results: dict[str, Any] = {}
     table = [
         ("rows", "prefill ms", "speedup", "ms a token", "speedup", "tokens/s", "of the bandwidth", "transformers'")
@@ -123,7 +128,7 @@ def main() -> None:
     headline = {f"{rows} rows {what}": r[what]["median"] for rows, r in results.items()
                 for what in ("prefill_speedup", "decode_speedup")}  # fmt: skip
     publish(
-        "decode",
+        "decode" if options.shape == "124m" else f"decode_{options.shape}",
         {"headline": headline, "peer": chosen, "tried_seconds": best, "rows": results},
         table,
         None if device == "cpu" else about["device"],
