@@ -113,7 +113,7 @@ def check_sampler(
         against("streamed = whole", of_greedy, greedy, streamed, bound),
         against("prefill in pieces = in one", of_greedy, greedy, pieces, bound),
         against("speculative by look-up = plain", of_greedy, greedy, looked_up, bound),
-        against("speculative with itself as draft = plain", of_greedy, greedy, drafted, bound),
+        against("speculative by a draft = plain", of_greedy, greedy, drafted, bound),
         against("through the server = in a batch", of_greedy, greedy, through, bound),
         against("shared prefill = own", of_greedy, greedy, Samples(*(field[1::2] for field in shared)), bound),
     ]
