@@ -6,6 +6,7 @@ sharded parameters come to every process for sampling. Refuses to launch process
 
 import importlib.metadata
 import os
+import signal
 import socket
 import sys
 import traceback
@@ -186,8 +187,6 @@ def stop_asked(step: int, signum: int) -> int:
     """
     if jax.process_count() == 1:
         return signum
-    import signal
-
     return signal.SIGTERM if multihost_utils.reached_preemption_sync_point(step) else 0
 
 

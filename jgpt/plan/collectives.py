@@ -23,19 +23,9 @@ KINDS: Final = (
     "collective-broadcast",
 )
 BYTES: Final = {
-    "pred": 1,
-    "s4": 0.5,
-    "u4": 0.5,
-    "s8": 1,
-    "u8": 1,
-    "bf16": 2,
-    "f16": 2,
-    "s16": 2,
-    "u16": 2,
-    "s32": 4,
-    "u32": 4,
-}
-BYTES_OF_OTHERS: Final = {"f32": 4, "f64": 8, "s64": 8, "u64": 8, "c64": 8, "c128": 16, "token": 0}
+    "pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4,
+    "f64": 8, "s64": 8, "u64": 8, "c64": 8, "c128": 16, "token": 0,
+}  # fmt: skip
 
 _HEAD = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$")
 _LINE = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+ = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
@@ -178,7 +168,7 @@ def _made(shape: str, started: bool, kind: str) -> float:
 
 
 def _bytes(kind: str) -> float:
-    return BYTES.get(kind, BYTES_OF_OTHERS.get(kind, 1.0))  # 8-bit floats have many names
+    return BYTES.get(kind, 1.0)  # 8-bit floats have many names
 
 
 def _sent(kind: str, made: float, size: int) -> float:

@@ -105,7 +105,7 @@ def devices_of(machine: Machine) -> Sequence[Any]:
     platform = "tpu" if device.platform == "tpu" else "cuda"
     name = f"{device.name}:{machine.topology}" if platform == "tpu" else ""
     try:
-        return topologies.get_topology_desc(platform=platform, topology_name=name, **options).devices
+        devices = topologies.get_topology_desc(platform=platform, topology_name=name, **options).devices
     except Exception as error:  # whatever a plugin raises: it is missing, or knows no such layout
         need = "pip install 'jgpt[plan]'" if platform == "tpu" else "the cuda plugin of jax (pip install 'jax[cuda12]')"
         first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
@@ -113,6 +113,11 @@ def devices_of(machine: Machine) -> Sequence[Any]:
             f"jax cannot compile for {device.name} {machine.topology} here: {first}. It needs {need}, and a layout that "
             "exists."
         ) from None
+    require(
+        len(devices) == machine.size,
+        f"{device.name} {machine.topology} has {machine.size} devices, and jax compiles for {len(devices)}: use whole hosts of 8.",
+    )
+    return devices
 
 
 def compile_step(config: Config, model: ModelConfig, devices: Sequence[Any]) -> Step:
