@@ -115,7 +115,7 @@ def devices_of(machine: Machine) -> Sequence[Any]:
         ) from None
     require(
         len(devices) == machine.size,
-        f"{device.name} {machine.topology} has {machine.size} devices, and jax compiles for {len(devices)}: use whole hosts of 8.",
+        f"{device.name} {machine.topology} has {machine.size} devices, and jax compiles for {len(devices)}: use hosts of 8.",
     )
     return devices
 
