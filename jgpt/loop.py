@@ -117,7 +117,7 @@ def _train(config: Config, config_path: str, heartbeat: Heartbeat | None) -> Non
         model=resolved,
         mesh=mesh,
         heartbeat=heartbeat,
-        train_step=step.compile_train_step(config, resolved, tx, abstract, mesh),
+        train_step=step.compile_train_step(config, resolved, tx, abstract, mesh, data.max_documents()),
         eval_step=step.compile_eval_step(resolved, config.train, mesh),
     )
     batches = train_batches(

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-# Logits that stand in memory at once by default: 64 MiB in f32 on a CPU, 1 GiB on accelerators, where each piece reads and
-# writes the whole gradient of the output matrix once more.
-LOGITS_AT_ONCE: Final = {"cpu": 2**24}
-LOGITS_ON_ACCELERATORS: Final = 2**28
+# Logits that stand in memory at once by default: 64 MiB in f32 on a CPU, 4 GiB on GPUs, 1 GiB elsewhere; on accelerators
+# each piece reads and writes the whole gradient of the output matrix once more.
+LOGITS_AT_ONCE: Final = {"cpu": 2**24, "gpu": 2**30, "tpu": 2**28}
+LOWEST_LOGIT: Final = -1e30  # below every logit; finite, since inf - inf is not
 VOCAB_SLICES: Final = 32  # at most; their gradients then stay in a processor's cache
 
 ToLogits = Callable[[Float[Array, "N D"], Float[Array, "D V"]], Float[Array, "N V"]]
@@ -37,7 +37,7 @@ class LossSums(NamedTuple):
 
 def logits_at_once(platform: str, devices: int = 1) -> int:
     """Return how many logits may stand in the memory of `devices` of a platform, over which they are spread."""
-    return LOGITS_AT_ONCE.get(platform, LOGITS_ON_ACCELERATORS) * devices
+    return LOGITS_AT_ONCE[platform] * devices
 
 
 def chunks_for(batch: int, seq: int, vocab: int, chunk_tokens: int | None, at_once: int | None = None) -> int:
@@ -65,12 +65,14 @@ class LossPlan:
         split_vocab: compute gradients of large logits a stretch of ids at a time, where one device holds all ids: the
             gradient of the output matrix is then added up in place.
         at_once: see `chunks_for`.
+        online: find the log-normaliser in one pass over the logits instead of two, for devices that wait for memory.
     """
 
     chunk_tokens: int | None = None
     z_loss: float = 0.0
     split_vocab: bool = False
     at_once: int | None = None
+    online: bool = False
 
 
 def cross_entropy(
@@ -122,13 +124,28 @@ def _cut(plan: LossPlan, x_BSD: Array, output_DV: Array, targets_BS: Array, weig
     return _Piece(*(a.reshape(B, C, S // C, *a.shape[2:]).swapaxes(0, 1) for a in (x_BSD, targets_BS, weights_BS)))
 
 
-def _of_logits(logits_NV: Array, piece: _Piece, z_loss: float) -> tuple[tuple[Array, LossSums], Array]:
+def online_logsumexp(logits_NV: Float[Array, "N V"]) -> Float[Array, " N"]:
+    """Return the log-normalisers in one pass: (maximum, sum of exponentials below it), merged pair by pair.
+
+    Milakov and Gimelshein 2018, "Online normalizer calculation for softmax", section 3.
+    """
+
+    def merge(one: tuple[Array, Array], other: tuple[Array, Array]) -> tuple[Array, Array]:
+        top = jnp.maximum(one[0], other[0])
+        return top, one[1] * jnp.exp(one[0] - top) + other[1] * jnp.exp(other[0] - top)
+
+    start = (jnp.float32(LOWEST_LOGIT), jnp.float32(0))
+    top_N, total_N = jax.lax.reduce((logits_NV, jnp.ones_like(logits_NV)), start, merge, (1,))
+    return top_N + jnp.log(total_N)
+
+
+def _of_logits(logits_NV: Array, piece: _Piece, plan: LossPlan) -> tuple[tuple[Array, LossSums], Array]:
     """Return a piece's objective and sums, and its log-normalisers."""
     weights_N = piece.weights_Bs.reshape(-1)
-    log_z_N = jax.nn.logsumexp(logits_NV, axis=-1)
+    log_z_N = online_logsumexp(logits_NV) if plan.online else jax.nn.logsumexp(logits_NV, axis=-1)
     target_N = jnp.take_along_axis(logits_NV, piece.targets_Bs.reshape(-1, 1), axis=-1)[:, 0]
     nats, squared = jnp.sum(weights_N * (log_z_N - target_N)), jnp.sum(weights_N * jnp.square(log_z_N))
-    return (nats + z_loss * squared, LossSums(nats, squared, jnp.sum(weights_N))), log_z_N
+    return (nats + plan.z_loss * squared, LossSums(nats, squared, jnp.sum(weights_N))), log_z_N
 
 
 def _slope(logits_NV: Array, log_z_N: Array, piece: _Piece, z_loss: float, first: int | Array = 0) -> Array:
@@ -148,7 +165,7 @@ def _sums(
 
     def body(sums: tuple, piece: _Piece) -> tuple[tuple, None]:
         logits_NV = to_logits(_flat(piece.x_BsD), output_DV)
-        return jax.tree.map(jnp.add, sums, _of_logits(logits_NV, piece, plan.z_loss)[0]), None
+        return jax.tree.map(jnp.add, sums, _of_logits(logits_NV, piece, plan)[0]), None
 
     return _scan(body, _no_sums(), pieces)[0]
 
@@ -165,12 +182,12 @@ def _forward(
         x_ND = _flat(piece.x_BsD)
         if n == 1:
             logits_NV, pull = jax.vjp(to_logits, x_ND, output_DV)
-            new, log_z_N = _of_logits(logits_NV, piece, plan.z_loss)
+            new, log_z_N = _of_logits(logits_NV, piece, plan)
             dx_ND, dpiece_DV = pull(_slope(logits_NV, log_z_N, piece, plan.z_loss))
             doutput_DV = doutput_DV + dpiece_DV
         else:
             logits_NV = to_logits(x_ND, output_DV)
-            new, log_z_N = _of_logits(logits_NV, piece, plan.z_loss)
+            new, log_z_N = _of_logits(logits_NV, piece, plan)
 
             def stretch(i: Array, sofar: tuple[Array, Array]) -> tuple[Array, Array]:
                 dx_ND, doutput_DV = sofar

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jgpt.loss import LOGITS_AT_ONCE, LossPlan, chunks_for, cross_entropy
+from jgpt.loss import LOGITS_AT_ONCE, LossPlan, chunks_for, cross_entropy, online_logsumexp
 
 
 def arrays(B=3, S=12, D=8, V=19):
@@ -36,13 +36,13 @@ def capped(x, w):
     return 5 * jnp.tanh(x @ w / 5)
 
 
-@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("split, online", [(False, False), (True, False), (False, True)])
 @pytest.mark.parametrize("chunk_tokens", [1, 9, 18, 36, None])
-def test_pieces_change_nothing(chunk_tokens, split):
+def test_pieces_change_nothing(chunk_tokens, split, online):
     x, w, targets, weights = arrays(V=24)  # 24 stretches of one id where they are split
 
     def total(x, w, chunk):
-        return 0.7 * cross_entropy(capped, x, w, targets, weights, LossPlan(chunk, 0.1, split))[0]
+        return 0.7 * cross_entropy(capped, x, w, targets, weights, LossPlan(chunk, 0.1, split, online=online))[0]
 
     def plain(x, w):
         log_z = jax.nn.logsumexp(capped(x, w), axis=-1)
@@ -52,6 +52,13 @@ def test_pieces_change_nothing(chunk_tokens, split):
     whole = jax.value_and_grad(plain, (0, 1))(x, w)  # by automatic differentiation
     cut = jax.value_and_grad(total, (0, 1))(x, w, chunk_tokens)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-5), whole, cut)
+
+
+@pytest.mark.parametrize("largest", [1.0, 80.0, 1e4, 1e30])
+def test_one_pass_finds_the_normaliser_of_two(largest):
+    logits = jax.random.uniform(jax.random.key(0), (5, 301), minval=-largest, maxval=largest)
+    logits = logits.at[0].set(-largest).at[1, 7].set(-jnp.inf)  # all alike; one ruled out
+    np.testing.assert_allclose(online_logsumexp(logits), jax.nn.logsumexp(logits, axis=-1), rtol=1e-6, atol=1e-6)
 
 
 def test_large_logits_never_stand_in_memory_whole():

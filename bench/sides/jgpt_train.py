@@ -47,7 +47,7 @@ MESH = sharding.make_mesh(MeshConfig(data=1))
 MODEL = gpt.resolve(CONFIG.model, vocab_size=SPEC["vocab"], backend=jax.default_backend())
 TX = optim.make_optimizer(CONFIG.optim, CONFIG.train.steps, gpt.param_axes(MODEL))
 STATE = state.create(MODEL, TX, MESH, seed=0)
-STEP = step.compile_train_step(CONFIG, MODEL, TX, STATE, MESH)
+STEP = step.compile_train_step(CONFIG, MODEL, TX, STATE, MESH, max_documents=1)
 AT = 0
 
 

@@ -163,8 +163,9 @@ class DataConfig:
     """Channels of pictures; auto = rgb where any of them has colour."""
     image_background: str = "white"
     """Colour behind transparent pixels: a name or #rrggbb."""
-    image_threshold: int | None = None
-    """Pixels at or above become 255, the others 0, as for binarised MNIST; None = grey and colour are kept."""
+    image_threshold: int | Literal["random"] | None = None
+    """Pixels at or above become 255, the others 0; None = grey and colour are kept. random: each becomes 255 with its
+    brightness as the probability, as in binarised MNIST: training pictures anew every epoch, held-out ones once for all."""
     augment: AugmentConfig = AugmentConfig()
     tfds_dir: str | None = None
     """Folder of prepared TFDS data sets; None = $TFDS_DATA_DIR, then the TFDS default."""
@@ -177,8 +178,9 @@ class DataConfig:
             f"data.image_size is {self.image_size}: must be at least 1, or None for pictures as they are.",
         )
         require(
-            self.image_threshold is None or 1 <= self.image_threshold <= 255,
-            f"data.image_threshold is {self.image_threshold}: must lie between 1 and 255 (128 is the middle), or be None.",
+            self.image_threshold in (None, "random") or 1 <= int(self.image_threshold) <= 255,
+            f"data.image_threshold is {self.image_threshold}: must lie between 1 and 255 (128 is the middle), or be 'random' "
+            "or None.",
         )
         known = {name for names in COLUMNS.values() for name in names}
         for ours in self.columns:

@@ -58,10 +58,12 @@ class Picture:
     Attributes:
         pixels: uint8 [height, width] or [height, width, channel].
         caption: class name or words; empty for none.
+        brightness: what the pixels were drawn from at random (`drawn`), like them; None where they were not.
     """
 
     pixels: np.ndarray
     caption: str = ""
+    brightness: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,10 @@ class PackedRows(Sequence[Batch], ABC):
     def _pieces(self, row: int, shift: int) -> np.ndarray:
         """Return [pieces, 3] of (document, first pair, pair after the last), in order."""
 
+    @abstractmethod
+    def max_documents(self) -> int:
+        """Return how many documents a row holds at most, under any shift."""
+
     def __getitem__(self, row: int) -> Batch:  # type: ignore[override]  # slices of rows are never asked for
         """Return one row as the documents lie; every array is [S]. Raises IndexError past the last, which ends a loop."""
         if not 0 <= row < len(self):
@@ -117,6 +121,14 @@ class StreamRows(PackedRows):
             return self._cut(begin, end)
         return np.concatenate([self._cut(begin, total), self._cut(0, end - total)])  # the stream is a ring
 
+    def max_documents(self) -> int:
+        """Return how many documents a row holds at most, under any shift; two where one document bites its tail."""
+        starts, total = self._starts[:-1], int(self._starts[-1])
+        ring = np.concatenate([starts, starts + total])
+        lasts = self._starts[1:] - 1  # a row that begins with the last pair of a document meets the most
+        after = np.searchsorted(ring, lasts + min(self.length, total), side="left")
+        return int((after - np.arange(len(lasts))).max())
+
     def _cut(self, begin: int, end: int) -> np.ndarray:
         first = int(np.searchsorted(self._starts, begin, side="right")) - 1
         last = int(np.searchsorted(self._starts, end, side="left"))
@@ -150,6 +162,10 @@ class WholeRows(PackedRows):
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def max_documents(self) -> int:
+        """Return how many documents a row holds at most."""
+        return max(map(len, self._rows))
 
     def _pieces(self, row: int, shift: int) -> np.ndarray:
         del shift

@@ -50,7 +50,8 @@ class PictureRules:
         Raises:
             ValueError: the background is no colour.
         """
-        return cls(data.image_size, data.image_mode, colour(data.image_background), data.image_threshold)
+        threshold = None if data.image_threshold == "random" else data.image_threshold  # drawn once all are read
+        return cls(data.image_size, data.image_mode, colour(data.image_background), threshold)
 
     def is_free(self) -> bool:
         """Return whether opaque pictures stay as they are."""

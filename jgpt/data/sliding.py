@@ -59,6 +59,10 @@ class SlidingRows(PackedRows):
         batch.weights_BS[: self._seen(row)] = 0
         return batch
 
+    def max_documents(self) -> int:
+        """Return how many documents a row holds at most."""
+        return self._shared.max_documents() if len(self._shared) else 1
+
     def _pieces(self, row: int, shift: int) -> np.ndarray:
         del shift
         if row < len(self._shared):

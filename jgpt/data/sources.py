@@ -10,8 +10,9 @@ from jgpt.check import unknown_name
 from jgpt.config import DataConfig, TaskConfig
 from jgpt.data.columns import check_columns
 from jgpt.data.digits import read_digits
+from jgpt.data.drawn import drawn
 from jgpt.data.embedded import read_english
-from jgpt.data.examples import Splits
+from jgpt.data.examples import Picture, Splits
 from jgpt.data.generated import make_addition, make_stories
 from jgpt.data.picture_decode import PictureRules, in_form
 from jgpt.data.recognise import read_path
@@ -37,7 +38,13 @@ def read_whole(path: str, kind: str, data: DataConfig) -> Splits:
         ValueError: what is there is not of the kind, or breaks a rule of its format.
         FileNotFoundError: nothing is at `path`.
     """
-    return read_path(path, kind=kind, data=data, validation_fraction=None, seed=0)
+    return _in_black_and_white(read_path(path, kind=kind, data=data, validation_fraction=None, seed=0), data)
+
+
+def _in_black_and_white(splits: Splits, data: DataConfig) -> Splits:
+    """Return splits with their pictures drawn in black and white where the config says so."""
+    pictures = any(isinstance(example, Picture) for example in (*splits.train[:1], *splits.validation[:1]))
+    return drawn(splits) if data.image_threshold == "random" and pictures else splits
 
 
 def read(task: TaskConfig, data: DataConfig, seed: int) -> Splits:
@@ -47,6 +54,10 @@ def read(task: TaskConfig, data: DataConfig, seed: int) -> Splits:
         ValueError: the source is unknown, or what it read breaks a rule.
         FileNotFoundError: the path or the prepared TFDS folder is missing.
     """
+    return _in_black_and_white(_read(task, data, seed), data)
+
+
+def _read(task: TaskConfig, data: DataConfig, seed: int) -> Splits:
     if task.path is not None:
         return read_path(task.path, kind=task.kind, data=data, validation_fraction=task.validation_fraction, seed=seed)
     if task.source.startswith("tfds:"):

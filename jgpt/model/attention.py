@@ -5,14 +5,13 @@ rotary turns, which belong to the block. All functions compute the same values; 
 the device they suit.
 """
 
-from collections.abc import Callable
 from typing import Final
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jgpt.model import blocked
+from jgpt.model import blocked, cudnn
 from jgpt.model.visibility import MASKED, Visibility
 
 
@@ -74,30 +73,39 @@ def blocked_attention(
     return blocked.attend(q_BSHK, k_BTGK, v_BTGK, visible, softcap)
 
 
-def _library_attention(implementation: str) -> Callable[..., Float[Array, "B S H K"]]:
-    def attend(
-        q_BSHK: Float[Array, "B S H K"],
-        k_BTGK: Float[Array, "B T G K"],
-        v_BTGK: Float[Array, "B T G K"],
-        visible: Visibility,
-        softcap: float | None,
-    ) -> Float[Array, "B S H K"]:
-        """Attend through `jax.nn.dot_product_attention`, which has no soft-cap."""
-        if softcap is not None:
-            return einsum_attention(q_BSHK, k_BTGK, v_BTGK, visible, softcap)
-        mask_B1ST = visible.mask()[:, None, :, :]
-        return jax.nn.dot_product_attention(  # pyright: ignore[reportCallIssue]
-            q_BSHK, k_BTGK, v_BTGK, mask=mask_B1ST, implementation=implementation
-        )
+def xla_attention(
+    q_BSHK: Float[Array, "B S H K"],
+    k_BTGK: Float[Array, "B T G K"],
+    v_BTGK: Float[Array, "B T G K"],
+    visible: Visibility,
+    softcap: float | None,
+) -> Float[Array, "B S H K"]:
+    """Attend through `jax.nn.dot_product_attention`, which has no soft-cap."""
+    if softcap is not None:
+        return einsum_attention(q_BSHK, k_BTGK, v_BTGK, visible, softcap)
+    return jax.nn.dot_product_attention(  # pyright: ignore[reportCallIssue]
+        q_BSHK, k_BTGK, v_BTGK, mask=visible.mask()[:, None, :, :], implementation="xla"
+    )
 
-    return attend
+
+def cudnn_attention(
+    q_BSHK: Float[Array, "B S H K"],
+    k_BTGK: Float[Array, "B T G K"],
+    v_BTGK: Float[Array, "B T G K"],
+    visible: Visibility,
+    softcap: float | None,
+) -> Float[Array, "B S H K"]:
+    """Attend by cuDNN's fused kernel on a GPU (see `cudnn`), which has no soft-cap."""
+    if softcap is not None:
+        return einsum_attention(q_BSHK, k_BTGK, v_BTGK, visible, softcap)
+    return cudnn.attend(q_BSHK, k_BTGK, v_BTGK, visible)
 
 
 ATTENTION: Final = {
     "einsum": einsum_attention,
     "blocked": blocked_attention,
-    "xla": _library_attention("xla"),
-    "cudnn": _library_attention("cudnn"),
+    "xla": xla_attention,
+    "cudnn": cudnn_attention,
 }
 
 

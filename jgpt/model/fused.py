@@ -38,19 +38,29 @@ def _normalise_forward(
     centred: bool, epsilon: float, x: Array, scale_N: Array, bias_N: Array | None
 ) -> tuple[Array, tuple]:
     x32 = x.astype(jnp.float32)
-    mean = x32.mean(-1, keepdims=True) if centred else None
-    x32 = x32 if mean is None else x32 - mean
-    inverse = jax.lax.rsqrt(jnp.square(x32).mean(-1, keepdims=True) + epsilon)
-    y = x32 * inverse * _along(scale_N, x)
+    mean = x32.mean(-1, keepdims=True) if centred else jnp.zeros((*x.shape[:-1], 1), jnp.float32)
+    inverse = jax.lax.rsqrt(jnp.square(x32 - mean).mean(-1, keepdims=True) + epsilon)
+    # On GPUs XLA would compute both once more in the backward pass, in kernels of their own that write f32 activations.
+    mean, inverse = jax.lax.platform_dependent(mean, inverse, cuda=_kept, default=_as_they_are)
+    y = (x32 - mean) * inverse * _along(scale_N, x)
     y = y if bias_N is None else y + _along(bias_N, x)
     return y.astype(x.dtype), (x, mean, inverse, scale_N, bias_N)
+
+
+def _kept(*values: Array) -> tuple[Array, ...]:
+    """Return values that XLA must hold as they are computed here."""
+    return jax.lax.optimization_barrier(values)
+
+
+def _as_they_are(*values: Array) -> tuple[Array, ...]:
+    return values
 
 
 def _normalise_backward(centred: bool, epsilon: float, saved: tuple, slope: Array) -> tuple:
     del epsilon
     x, mean, inverse, scale_N, bias_N = saved
     x32, slope = x.astype(jnp.float32), slope.astype(jnp.float32)
-    unit = (x32 if mean is None else x32 - mean) * inverse
+    unit = (x32 - mean) * inverse
     lead = tuple(range(x.ndim - 1))
     pull = slope * _along(scale_N, x)
     dx = pull - unit * jnp.mean(pull * unit, axis=-1, keepdims=True)

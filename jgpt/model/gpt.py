@@ -188,6 +188,7 @@ def features(
     dropout_key: PRNGKeyArray | None = None,
     fresh: bool = False,
     last_B: Int[Array, " B"] | None = None,
+    max_documents: int | None = None,
 ) -> tuple[Float[Array, "B S D"], Cache | None]:
     """Return the normalised residual stream after the last block, and the updated cache.
 
@@ -203,6 +204,7 @@ def features(
         fresh: the cache is empty and the tokens stand at positions 0 to S - 1: they attend to each other, not to the cache.
         last_B: with a cache: the last token of each row, of those that are fed; what follows only pads the row and is not
             remembered. Negative where the whole row does; None where no row is padded.
+        max_documents: that a row of segments_BS holds, which spares a GPU the scores between documents; None = not known.
     """
     train = dropout_key is not None and cfg.dropout > 0
     kv_positions_BT, cached_BT = positions_BS, None
@@ -213,7 +215,9 @@ def features(
             kv_positions_BT = jnp.broadcast_to(jnp.arange(cached_BT.shape[1])[None, :], cached_BT.shape)
     x_BSD = Embedding(cfg).apply({"params": params["embedding"]}, tokens_BS, positions_BS, cached_BT)
     real_BS = None if last_B is None else jnp.arange(tokens_BS.shape[1])[None, :] <= last_B[:, None]
-    visible = Visibility(positions_BS, kv_positions_BT, segments_BS, segments_BS, q_real_BS=real_BS)
+    visible = Visibility(
+        positions_BS, kv_positions_BT, segments_BS, segments_BS, q_real_BS=real_BS, documents=max_documents
+    )
     turn = rotary(cfg, positions_BS, tokens_BS, cached_BT)
     if train:
         embed_key, *keys = jax.random.split(dropout_key, cfg.depth + 1)

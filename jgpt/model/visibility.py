@@ -54,6 +54,7 @@ class Visibility(NamedTuple):
         pattern: sparse pattern; None for all.
         q_real_BS: false where a token only pads the end of its row: its key is not kept for later queries; None where none
             does.
+        documents: that a row holds at most; None where nobody knows.
     """
 
     q_positions_BS: Int[Array, "B S"]
@@ -63,6 +64,7 @@ class Visibility(NamedTuple):
     window: int | None = None
     pattern: Pattern | None = None
     q_real_BS: Bool[Array, "B S"] | None = None
+    documents: int | None = None
 
     def mask(self) -> Bool[Array, "B S T"]:
         """Return true where the query at S sees the key at T."""

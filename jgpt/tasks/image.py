@@ -16,6 +16,7 @@ from jgpt.batch import Document
 from jgpt.check import require
 from jgpt.config import AugmentConfig, TaskConfig
 from jgpt.data.augment import augment, changes
+from jgpt.data.drawn import draw
 from jgpt.data.examples import Picture
 from jgpt.tasks.task import Phase, Prompt
 from jgpt.tokenizers.image_code import is_exact
@@ -190,7 +191,7 @@ class ImageTask:
             condition_dropout: share of the pictures that are shown without their caption.
             seed: of the run.
         """
-        if not changes(config) and condition_dropout == 0:
+        if not changes(config) and condition_dropout == 0 and all(e.brightness is None for e in examples):
             return None
         stream = zlib.crc32(name.encode())
 
@@ -198,7 +199,10 @@ class ImageTask:
             random = np.random.default_rng((seed, stream, epoch, index))
             alone = random.random() < condition_dropout
             example = examples[index]
-            pixels = augment(example.pixels, config, random)
+            if example.brightness is None:
+                pixels = augment(example.pixels, config, random)
+            else:
+                pixels = draw(augment(example.brightness, config, random), random)
             return self._document("" if alone else example.caption, self.vocabulary.encode_image(pixels))
 
         return document

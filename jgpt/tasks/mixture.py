@@ -60,6 +60,10 @@ class Mixture:
         """Return how the tokens of each image task's pictures lie."""
         return picture_grids(self.vocabulary, {name: data.task for name, data in self.tasks.items()})
 
+    def max_documents(self) -> int:
+        """Return how many documents a training row of any task holds at most."""
+        return max(data.train.max_documents() for data in self.tasks.values())
+
 
 def build(config: Config) -> Mixture:
     """Read, encode and pack everything that `config` trains on.

@@ -160,3 +160,18 @@ def test_documents_may_not_grow_nor_vary_where_they_are_cut():
         rows.at(0, 0, epoch=0)
     with pytest.raises(ValueError, match="pack them whole"):
         pack(documents, "stream", 2, refresh=lambda index, epoch: documents[0])
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@given(documents_and_length)
+@settings(deadline=None, max_examples=60)
+def test_no_row_holds_more_documents_than_are_promised(packing: str, drawn: tuple[list[int], int]):
+    sizes, length = drawn
+    if sum(sizes) == len(sizes):
+        return  # no targets, no rows
+    rows = pack(make(sizes), packing, length)
+    shifts = range(length) if packing == "stream" else [0]
+    most = max(int(rows.at(row, shift).segments_BS.max()) for row in range(len(rows)) for shift in shifts)
+    assert most <= rows.max_documents()
+    if all(size > 1 for size in sizes):  # documents without a target may stand where two meet, or not
+        assert rows.max_documents() == most or packing == "stream"

@@ -1,0 +1,88 @@
+"""cuDNN's fused attention on GPUs: scores never stand in memory, and what causality or documents hide is not computed.
+
+Owns which of cuDNN's forms a visibility is: causal, causal in a window, documents packed in a row, or a mask that is added
+to the scores, which computes everything. Refuses the choice between cuDNN and others (`attention`).
+"""
+
+from typing import Final
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jgpt.batch import PADDING_SEGMENT
+from jgpt.model.visibility import Visibility
+
+MANY_DOCUMENTS: Final = (
+    64  # in a row; beyond, cuDNN's grid over all documents that there could be costs more than the mask
+)
+
+
+def attend(
+    q_BSHK: Float[Array, "B S H K"],
+    k_BSGK: Float[Array, "B S G K"],
+    v_BSGK: Float[Array, "B S G K"],
+    visible: Visibility,
+) -> Float[Array, "B S H K"]:
+    """Return the attention of tokens to each other; needs a GPU and bfloat16.
+
+    Rows whose segments are given and hold at most `visible.documents` documents, padding last, are attended to document by
+    document. Positions rise by one within a document, so that order in the row is order in the document.
+    """
+    documents = visible.documents
+    if visible.pattern is None and (visible.q_segments_BS is None or documents == 1):  # padding is last, nobody sees it
+        return _causal(q_BSHK, k_BSGK, v_BSGK, visible.window)
+    if visible.pattern is None and visible.window is None and documents is not None and documents <= MANY_DOCUMENTS:
+        return _packed(q_BSHK, k_BSGK, v_BSGK, visible.q_segments_BS, documents)
+    return jax.nn.dot_product_attention(  # pyright: ignore[reportCallIssue]
+        q_BSHK, k_BSGK, v_BSGK, mask=visible.mask()[:, None, :, :], implementation="cudnn"
+    )
+
+
+def _causal(q_BSHK: Array, k_BSGK: Array, v_BSGK: Array, window: int | None) -> Array:
+    """Return causal attention, in a window of so many keys where there is one."""
+    return jax.nn.dot_product_attention(  # pyright: ignore[reportCallIssue]
+        q_BSHK,
+        k_BSGK,
+        v_BSGK,
+        is_causal=True,
+        local_window_size=None if window is None else (window - 1, 0),
+        implementation="cudnn",
+    )
+
+
+def _packed(q_BSHK: Array, k_BSGK: Array, v_BSGK: Array, segments_BS: Array, documents: int) -> Array:
+    """Return causal attention within each document of a row.
+
+    jax's public function does not pass documents on; the one beneath it does (jax 0.10 to 0.12).
+    """
+    from jax._src.cudnn import fused_attention_stablehlo as fused
+
+    lengths_BM, starts_BM = extents(segments_BS, documents)
+    offsets = jnp.pad(starts_BM, ((0, 0), (0, 1)), constant_values=-1)
+    return fused.dot_product_attention(
+        q_BSHK,
+        k_BSGK,
+        v_BSGK,
+        q_seqlen=lengths_BM,
+        kv_seqlen=lengths_BM,
+        q_offsets=offsets,
+        kv_offsets=offsets,
+        scale=q_BSHK.shape[-1] ** -0.5,
+        mask_type=fused.MaskType.PADDING_CAUSAL,
+    )
+
+
+def extents(segments_BS: Int[Array, "B S"], documents: int) -> tuple[Int[Array, "B M"], Int[Array, "B M"]]:
+    """Return (length, start) of every document in its row, in order; -1 where a row has fewer.
+
+    Padding at the end of a row counts as one more document, so that every position is computed.
+
+    Worked example, segments 1 1 2 0 0 and up to 3 documents: lengths 2 1 2 -1, starts 0 2 3 -1.
+    """
+    last_B1 = jnp.max(segments_BS, axis=1, keepdims=True)
+    number_BS = jnp.where(segments_BS == PADDING_SEGMENT, last_B1 + 1, segments_BS)
+    lengths_BM = jnp.sum(number_BS[:, :, None] == jnp.arange(1, documents + 2)[None, None, :], axis=1, dtype=jnp.int32)
+    starts_BM = jnp.cumsum(lengths_BM, axis=1, dtype=jnp.int32) - lengths_BM
+    there_BM = lengths_BM > 0
+    return jnp.where(there_BM, lengths_BM, -1), jnp.where(there_BM, starts_BM, -1)
