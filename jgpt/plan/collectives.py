@@ -1,6 +1,6 @@
-"""What a compiled program sends between devices: read off its HLO text, by mesh axis, with loops counted.
+"""What a compiled program sends between devices: read off its text (`hlo`), by mesh axis, with loops counted.
 
-Owns the reading of HLO. A collective's groups of devices say which mesh axes it runs over; a loop's body counts as often as
+Owns collectives and their groups. A collective's groups of devices say which mesh axes it runs over; a loop's body counts as often as
 the loop turns. Imports no jax: HLO is text.
 """
 
@@ -8,11 +8,13 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+
+from jgpt.plan import hlo
 
 KINDS: Final = (
     "all-reduce",
@@ -22,18 +24,6 @@ KINDS: Final = (
     "collective-permute",
     "collective-broadcast",
 )
-BYTES: Final = {
-    "pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4,
-    "f64": 8, "s64": 8, "u64": 8, "c64": 8, "c128": 16, "token": 0,
-}  # fmt: skip
-
-_HEAD = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$")
-_LINE = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+ = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
-_ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
-_CALLS = re.compile(r"(?:calls|to_apply|body|(?:branch|called|true|false)_computations?)=(\{[^}]*\}|%?[\w.\-]+)")
-_TURNS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
-_CONSTANT = re.compile(r"= s32\[\]\S* constant\((\d+)\)")
 _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 _MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{([^}]*)\}")
@@ -63,25 +53,15 @@ class Collective:
     largest: float
 
 
-def collectives(hlo: str, mesh: Mapping[str, int]) -> list[Collective]:
+def collectives(text: str, mesh: Mapping[str, int]) -> list[Collective]:
     """Return what a program exchanges, the most bytes first.
 
     Args:
-        hlo: text of the optimised module.
+        text: of the optimised module.
         mesh: axis -> devices, in the order of the mesh's devices.
     """
-    bodies, entry = _computations(hlo)
-    turns: dict[str, int] = defaultdict(int)
-
-    def visit(name: str, times: int) -> None:
-        turns[name] += times
-        for line in bodies.get(name, ()):
-            turning = _turns(line, bodies)
-            for called in _called(line):
-                if called in bodies:
-                    visit(called, times * turning)
-
-    visit(entry, 1)
+    bodies, entry = hlo.computations(text)
+    turns = hlo.executions(bodies, entry, fusions=True)
     once: dict[Any, tuple[int, str, str]] = {}  # of each channel: executions, computation, line
     for name, times in turns.items():
         for at, line in enumerate(bodies[name]):
@@ -98,8 +78,7 @@ def collectives(hlo: str, mesh: Mapping[str, int]) -> list[Collective]:
         size = len(groups[0]) if groups else math.prod(mesh.values())
         if size < 2:
             continue
-        match: Any = _LINE.match(line)
-        made = _made(match.group(1), match.group(2).endswith("-start"), kind)
+        made = _made(line, kind)
         if name.startswith("all-reduce-scatter"):  # how XLA:TPU writes a reduce-scatter: a fusion that keeps a part
             kind, made = "reduce-scatter", made / size
         total = found[kind, _axes(groups, mesh), size]
@@ -115,60 +94,18 @@ def collectives(hlo: str, mesh: Mapping[str, int]) -> list[Collective]:
 
 def _kind(line: str) -> str | None:
     """Return the kind of collective that a line begins, None where it is none."""
-    match = _LINE.match(line)
-    kind = match.group(2).removesuffix("-start") if match else ""
+    found = hlo.parse(line)
+    kind = found.operation.removesuffix("-start") if found else ""
     return kind if kind in KINDS else None
 
 
-def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
-    """Return the lines of each computation, and the name of the entry."""
-    bodies: dict[str, list[str]] = {}
-    entry, current = "", None
-    for line in hlo.splitlines():
-        head = _HEAD.match(line)
-        if head and not line.startswith(" ") and not line.startswith("HloModule"):
-            current = head.group(1)
-            bodies[current] = []
-            entry = current if line.startswith("ENTRY") else entry
-        elif line.startswith("}"):
-            current = None
-        elif current is not None:
-            bodies[current].append(line)
-    return bodies, entry
-
-
-def _called(line: str) -> Iterator[str]:
-    """Yield the computations that a line runs."""
-    for group in _CALLS.findall(line):
-        yield from re.findall(r"[\w.\-]+", group)
-
-
-def _turns(line: str, bodies: Mapping[str, list[str]]) -> int:
-    """Return how often a loop's body runs; 1 for what is no loop, or ends by what it computes.
-
-    XLA:CPU and XLA:GPU write it beside the loop. XLA:TPU does not; there the condition compares the counter of a scan, which
-    starts at 0, with its only constant.
-    """
-    if " while(" not in line:
-        return 1
-    if written := _TURNS.search(line):
-        return int(written.group(1))
-    condition = _CONDITION.search(line)
-    body = bodies.get(condition.group(1), []) if condition else []
-    constants = [int(n) for each in body for n in _CONSTANT.findall(each)]
-    return constants[0] if len(constants) == 1 and any("direction=LT" in each for each in body) else 1
-
-
-def _made(shape: str, started: bool, kind: str) -> float:
+def _made(line: str, kind: str) -> float:
     """Return the bytes of what a collective makes; one that is only started lists what it takes as well."""
-    sizes = [math.prod(int(n) for n in dims.split(",") if n) * _bytes(kind) for kind, dims in _ARRAY.findall(shape)]
-    if started and len(sizes) > 1 and kind != "all-reduce":
-        return sum(sizes[len(sizes) // 2 :]) if kind == "all-gather" else sizes[1]
-    return sum(sizes)
-
-
-def _bytes(kind: str) -> float:
-    return BYTES.get(kind, 1.0)  # 8-bit floats have many names
+    found = hlo.parse(line)
+    made = hlo.sizes(found.shape) if found else []
+    if found and found.operation.endswith("-start") and len(made) > 1 and kind != "all-reduce":
+        return sum(made[len(made) // 2 :]) if kind == "all-gather" else made[1]
+    return sum(made)
 
 
 def _sent(kind: str, made: float, size: int) -> float:

@@ -23,6 +23,8 @@ from jgpt.config import Config, ModelConfig
 from jgpt.model import gpt
 from jgpt.plan.collectives import Collective, collectives
 from jgpt.plan.devices import Machine
+from jgpt.plan.gpus import target
+from jgpt.plan.kernels import Kernel, kernels
 
 # how libtpu says that a program does not fit: all that it needs, or its temporaries alone
 _USED: Final = re.compile(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm")
@@ -67,6 +69,7 @@ class Step:
         model_flops: without recomputation, as MFU counts.
         tokens: of one step.
         collectives: of one step.
+        kernels: of one step on one device; empty where it does not fit.
         spans: mesh axis -> dimensions of the network that it lies along.
         fits: the compiler found room; True where it does not ask.
         seconds: that compiling took.
@@ -78,6 +81,7 @@ class Step:
     model_flops: float
     tokens: int
     collectives: list[Collective]
+    kernels: list[Kernel]
     spans: dict[str, int]
     fits: bool
     seconds: float
@@ -101,13 +105,14 @@ def devices_of(machine: Machine) -> Sequence[Any]:
         os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
         options: dict[str, Any] = {}
     else:
-        options = {"topology": f"1x{-(-machine.size // 8)}x{min(machine.size, 8)}"}
+        hosts = -(-machine.size // 8)
+        options = {"topology": f"1x{hosts}x{machine.size // hosts}", "target_config": target(device)}
     platform = "tpu" if device.platform == "tpu" else "cuda"
     name = f"{device.name}:{machine.topology}" if platform == "tpu" else ""
     try:
         devices = topologies.get_topology_desc(platform=platform, topology_name=name, **options).devices
     except Exception as error:  # whatever a plugin raises: it is missing, or knows no such layout
-        need = "pip install 'jgpt[plan]'" if platform == "tpu" else "the cuda plugin of jax (pip install 'jax[cuda12]')"
+        need = "pip install 'jgpt[plan]'" if platform == "tpu" else "the cuda plugin of jax (pip install 'jax[cuda13]')"
         first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise ValueError(
             f"jax cannot compile for {device.name} {machine.topology} here: {first}. It needs {need}, and a layout that "
@@ -120,13 +125,16 @@ def devices_of(machine: Machine) -> Sequence[Any]:
     return devices
 
 
-def compile_step(config: Config, model: ModelConfig, devices: Sequence[Any]) -> Step:
+def compile_step(
+    config: Config, model: ModelConfig, devices: Sequence[Any], max_documents: int | None = None
+) -> Step:
     """Return the train step of a config on devices, compiled and measured by its text.
 
     Args:
         config: of the run.
         model: resolved for the devices' platform.
         devices: real ones, or of `devices_of`.
+        max_documents: that a row of the data holds; None = not known.
 
     Raises:
         ValueError: the config cannot be laid over the devices.
@@ -144,9 +152,9 @@ def compile_step(config: Config, model: ModelConfig, devices: Sequence[Any]) -> 
     where = sharding.batch_sharding(mesh)
     types = (np.int32, np.int32, np.float32, np.int32, np.int32)
     batch = Batch(*(jax.ShapeDtypeStruct((rows, length), kind, sharding=where) for kind in types))  # pyright: ignore
-    lowered = step.compile_train_step(config, model, tx, abstract, mesh).lower(abstract, batch)
+    lowered = step.compile_train_step(config, model, tx, abstract, mesh, max_documents).lower(abstract, batch)
     held = [_bytes(part) for part in (abstract.params, (abstract.opt_state, abstract.ema), batch)]
-    fits, found = True, []
+    fits, found, run = True, [], []
     try:
         compiled, text = _compile(lowered, mesh.devices.flat[0].platform)
     except jax.errors.JaxRuntimeError as error:
@@ -155,7 +163,7 @@ def compile_step(config: Config, model: ModelConfig, devices: Sequence[Any]) -> 
         analysis = compiled.memory_analysis()
         temporary = analysis.temp_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
         program = analysis.generated_code_size_in_bytes
-        found = collectives(text, dict(mesh.shape))
+        found, run = collectives(text, dict(mesh.shape)), kernels(text)
     gradients = min(held[0], temporary)
     memory = Memory(held[0], held[1], gradients, temporary - gradients, held[2], program)
     flops = metrics.flops_per_token(model) * rows * length
@@ -166,6 +174,7 @@ def compile_step(config: Config, model: ModelConfig, devices: Sequence[Any]) -> 
         model_flops=flops,
         tokens=rows * length,
         collectives=found,
+        kernels=run,
         spans={axis: _span(mesh.devices, i) for i, axis in enumerate(mesh.shape)},
         fits=fits,
         seconds=time.monotonic() - begun,

@@ -27,6 +27,10 @@ class Device:
         platform: of jax.
         source: of the numbers.
         per_chip: devices of a chip; layouts count chips.
+        reached: shares of flops and bandwidth that large products and simple kernels were seen to reach.
+        launch: that a kernel takes at least [s].
+        cache: bytes up to which what a kernel touches comes from a cache.
+        cache_bandwidth: of that cache [bytes/s].
     """
 
     name: str
@@ -38,7 +42,16 @@ class Device:
     platform: str
     source: str
     per_chip: int = 1
+    reached: tuple[float, float] = (1.0, 1.0)
+    launch: float = 0.0
+    cache: float = 0.0
+    cache_bandwidth: float = math.inf
 
+
+# Of an H200, read off one step's profile (bench/results/nvidia-h200/explored.json): GPT-2's head ran at 790 TFLOP/s, the largest
+# kernel that only moves bytes at 4.0 TB/s, the smallest kernels of a captured graph took about 2 microseconds.
+HOPPER_REACHED: Final = (0.8, 0.84)
+HOPPER_LAUNCH: Final = 2e-6
 
 # Vendors' pages, read in November 2026. ICI per chip is given there in both directions over all links (4 in a 2-D torus, 6 in a
 # 3-D one): a dimension of the torus is two links, and a device takes in half of what they carry.
@@ -52,8 +65,14 @@ DEVICES: Final = {
             "tpu7x", 96 * GIB, 1153.5e12, 3690e9, 100e9, None, "tpu",
             "docs.cloud.google.com/tpu/docs/tpu7x: 192 GiB, 2307 TFLOP/s, 7380 GB/s and 1200 GB/s ICI a chip of two devices", 2,
         ),
-        Device("h100", 80e9, 989e12, 3350e9, 450e9, 50e9, "gpu", "H100 SXM data sheet: NVLink 900 GB/s; 400 Gb/s beyond"),
-        Device("h200", 141e9, 989e12, 4800e9, 450e9, 50e9, "gpu", "H200 SXM data sheet: NVLink 900 GB/s; 400 Gb/s beyond"),
+        Device(
+            "h100", 80e9, 989e12, 3350e9, 450e9, 50e9, "gpu", "H100 SXM data sheet: NVLink 900 GB/s; 400 Gb/s beyond",
+            reached=HOPPER_REACHED, launch=HOPPER_LAUNCH,
+        ),
+        Device(
+            "h200", 141e9, 989e12, 4800e9, 450e9, 50e9, "gpu", "H200 SXM data sheet: NVLink 900 GB/s; 400 Gb/s beyond",
+            reached=HOPPER_REACHED, launch=HOPPER_LAUNCH,
+        ),
     )
 }  # fmt: skip
 

@@ -1,10 +1,13 @@
 """The machine that the plan runs on: its memory and, where no data sheet says it, how fast it is.
 
-Owns the measuring, a second or so.
+Owns the measuring, a second or so; and steps of a shallow model, which take longer.
 """
 
+import dataclasses
+import math
 import os
 import re
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -13,7 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jgpt.config import Config
+from jgpt import optim, sharding, state, step
+from jgpt.batch import Batch
+from jgpt.config import Config, ModelConfig
+from jgpt.model import gpt
 from jgpt.plan.devices import DEVICES, Device, Machine
 
 # jax's device_kind, as a pattern, and the name in the table; the first match counts
@@ -22,6 +28,7 @@ KINDS: Final = (
 )  # fmt: skip
 ROUNDS: Final = 5
 READ_BYTES: Final = 2**29
+CACHE_BYTES: Final = 2**24  # a share of the last cache of today's servers
 
 
 def devices() -> Sequence[Any]:
@@ -48,14 +55,65 @@ def machine(config: Config) -> Machine:
         return Machine(known, (count // known.per_chip,))
     D, F = config.model.embed_dim, config.model.mlp_dim or 4 * config.model.embed_dim
     tokens = config.train.batch_size // config.train.accumulation_steps * config.model.context_length
-    flops, bandwidth = _products(tokens, D, F), _reading()
+    flops, bandwidth, near = _products(tokens, D, F), _reading(READ_BYTES), _reading(CACHE_BYTES)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     source = f"measured now: f32 products of {tokens} x {D} x {F}, reading {READ_BYTES >> 20} MiB"
     link = bandwidth / count  # devices of one process exchange through its memory
     return Machine(
-        Device(device.platform, memory / count, flops / count, bandwidth / count, link, None, device.platform, source),
+        Device(
+            device.platform,
+            memory / count,
+            flops / count,
+            bandwidth / count,
+            link,
+            None,
+            device.platform,
+            source,
+            cache=CACHE_BYTES,
+            cache_bandwidth=near / count,
+        ),
         (count,),
     )
+
+
+def seconds_by_depth(config: Config, model: ModelConfig, max_documents: int | None) -> float | None:
+    """Return the seconds of a step, told from steps of one and two layers that are run here.
+
+    Layers are alike, so that every further one takes what the second did. Where windows or patterns alternate, a layer is a
+    whole period of them. None where there are fewer than two of these.
+
+    Args:
+        config: of the run.
+        model: resolved for this machine.
+        max_documents: that a row of the data holds; None = not known.
+    """
+    period = math.lcm(len(model.windows), len(model.patterns))
+    if model.num_layers % period or model.num_layers < 2 * period:
+        return None
+    one, two = (
+        _step_seconds(config, dataclasses.replace(model, num_layers=n * period), max_documents) for n in (1, 2)
+    )
+    return one + (model.num_layers // period - 1) * (two - one)
+
+
+def _step_seconds(config: Config, model: ModelConfig, max_documents: int | None) -> float:
+    """Return the median seconds of a step on random ids."""
+    mesh = sharding.make_mesh(config.mesh)
+    tx = optim.make_optimizer(config.optim, config.train.steps, gpt.param_axes(model))
+    train_state = state.create(model, tx, mesh, seed=0)
+    train_step = step.compile_train_step(config, model, tx, train_state, mesh, max_documents)
+    rows, length = config.train.batch_size, model.context_length
+    ids = np.random.default_rng(0).integers(0, model.vocab_size or 1, (rows, length + 1)).astype(np.int32)
+    whole = np.ones((rows, length), np.int32)
+    places = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
+    batch = sharding.shard_batch(Batch(ids[:, :-1], ids[:, 1:], whole.astype(np.float32), whole, places), mesh)
+    seconds = []
+    for _ in range(ROUNDS + 1):
+        begun = time.perf_counter()
+        train_state, measured = train_step(train_state, batch)
+        jax.block_until_ready(measured)
+        seconds.append(time.perf_counter() - begun)
+    return statistics.median(seconds[1:])
 
 
 def _products(tokens: int, inner: int, outer: int) -> float:
@@ -65,11 +123,11 @@ def _products(tokens: int, inner: int, outer: int) -> float:
     return 2 * tokens * inner * outer / _best(lambda: product(x, w).block_until_ready())
 
 
-def _reading() -> float:
-    """Return the bytes per second of reading memory, the best of `ROUNDS`."""
-    x = jnp.asarray(np.ones(READ_BYTES // 4, np.float32))
+def _reading(size: int) -> float:
+    """Return the bytes per second of reading so many, again and again, the best of `ROUNDS`."""
+    x = jnp.asarray(np.ones(size // 4, np.float32))
     total = jax.jit(jnp.sum)
-    return READ_BYTES / _best(lambda: total(x).block_until_ready())
+    return size / _best(lambda: total(x).block_until_ready())
 
 
 def _best(call: Callable[[], Any]) -> float:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from jgpt.plan.collectives import Collective
 from jgpt.plan.compiling import Step
 from jgpt.plan.devices import Machine
+from jgpt.plan.kernels import seconds
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,15 @@ class Times:
         compute: products at the device's peak.
         memory: state, gradients, activations and weights through its memory.
         network: mesh axes -> their collectives.
+        kernels: one kernel after the other, at the rates that were seen to be reached; 0 where they are not known.
+        run: told from steps that were run, where the machine is here.
     """
 
     compute: float
     memory: float
     network: dict[tuple[str, ...], float]
+    kernels: float = 0.0
+    run: float | None = None
 
     @property
     def bound(self) -> float:
@@ -34,6 +39,11 @@ class Times:
     def without_overlap(self) -> float:
         """If products and exchanges wait for each other."""
         return max(self.compute, self.memory) + sum(self.network.values())
+
+    @property
+    def expected(self) -> float:
+        """As steps of it ran; else one kernel after the other, then the network, and not below the bound."""
+        return self.run if self.run is not None else max(self.bound, self.kernels + sum(self.network.values()))
 
     @property
     def limit(self) -> str:
@@ -62,7 +72,8 @@ def times(step: Step, machine: Machine, *, accumulation_steps: int) -> Times:
     for collective in step.collectives:
         network.setdefault(collective.axes, 0.0)
         network[collective.axes] += collective.sent / rate(collective, step, machine)
-    return Times(step.flops / machine.size / device.flops, traffic / device.bandwidth, network)
+    run = seconds(step.kernels, device)
+    return Times(step.flops / machine.size / device.flops, traffic / device.bandwidth, network, run)
 
 
 def rate(collective: Collective, step: Step, machine: Machine) -> float:

@@ -7,6 +7,7 @@ from rich.table import Table
 from jgpt.plan.collectives import to_json
 from jgpt.plan.compiling import Step
 from jgpt.plan.devices import GIB, Machine
+from jgpt.plan.kernels import to_json as kernels_to_json
 from jgpt.plan.roofline import Times
 
 
@@ -36,6 +37,9 @@ def tables(step: Step, times: Times, machine: Machine, price: float | None, toke
         time.add_row(f"network over {' x '.join(axes) or 'all'}", _seconds(seconds))
     time.add_row(f"at least ({times.limit})", _seconds(times.bound))
     time.add_row("where nothing overlaps", _seconds(times.without_overlap))
+    if times.kernels:
+        how = "kernel after kernel" if times.run is None else "by steps of 1 and 2 layers here"
+        time.add_row(f"expected: {how}", _seconds(times.expected))
     rate = step.tokens / times.bound
     time.add_row("tokens/s, at most", f"{rate:,.0f}")
     time.add_row("MFU, at most", f"{step.model_flops / times.bound / machine.size / machine.device.flops:.1%}")
@@ -68,9 +72,11 @@ def to_dict(step: Step, times: Times, machine: Machine) -> dict[str, Any]:
             "network": {"+".join(axes): seconds for axes, seconds in times.network.items()},
             "bound": times.bound,
             "without_overlap": times.without_overlap,
+            "expected": times.expected,
         },
         "tokens_per_second": step.tokens / times.bound,
         "collectives": to_json(step.collectives),
+        "kernels": kernels_to_json(step.kernels),
         "compile_seconds": step.seconds,
     }
 

@@ -50,8 +50,8 @@ def run(arguments: argparse.Namespace) -> None:
     require(arguments.price is None or arguments.tokens is not None, "--price needs --tokens: say how many.")
     config = from_arguments(arguments.config, arguments.overrides, f"jgpt plan {arguments.config}", DESCRIPTION)
     machine = None if arguments.device == "this" else parse(arguments.device)
-    if machine is not None and machine.device.platform == "tpu":
-        os.environ["JAX_PLATFORMS"] = "cpu"  # libtpu compiles; it must not look for chips
+    if machine is not None:
+        os.environ["JAX_PLATFORMS"] = "cpu"  # plugins compile; they must not look for chips
     configure()
     if machine is not None:
         import jax
@@ -64,10 +64,10 @@ def run(arguments: argparse.Namespace) -> None:
     console = Console(highlight=False, soft_wrap=True)
     devices = here.devices() if machine is None else compiling.devices_of(machine)
     machine = here.machine(config) if machine is None else machine
-    model = _resolve(config, machine, arguments.vocab_size)
+    model, max_documents = _resolve(config, machine, arguments.vocab_size)
 
     def compile_step(config: "Config", model: "ModelConfig") -> Any:
-        step = compiling.compile_step(config, model, devices)
+        step = compiling.compile_step(config, model, devices, max_documents)
         step = replace(step, fits=step.fits and step.memory.total <= machine.usable)
         return step, roofline.times(step, machine, accumulation_steps=config.train.accumulation_steps)
 
@@ -83,6 +83,9 @@ def run(arguments: argparse.Namespace) -> None:
         console.print(f"best: {words_of}\n")
     else:
         step, times = compile_step(config, model)
+    if arguments.device == "this" and step.fits:
+        by_depth = here.seconds_by_depth(config, model, max_documents) if chosen is None else None
+        times = replace(times, run=by_depth)
     name = f"{machine.device.name} {machine.topology}"
     shape = ", ".join(f"{axis} {size}" for axis, size in step.mesh.items())
     console.print(
@@ -109,23 +112,27 @@ def run(arguments: argparse.Namespace) -> None:
         raise SystemExit(1)
 
 
-def _resolve(config: "Config", machine: "Machine", vocab_size: int | None) -> "ModelConfig":
-    """Return the model for the machine's platform; the data are read where nothing else says how many ids there are."""
+def _resolve(config: "Config", machine: "Machine", vocab_size: int | None) -> "tuple[ModelConfig, int]":
+    """Return the model for the machine's platform, and how many documents a row holds.
+
+    The data are read where nothing else says how many ids there are; else rows are taken to be one document each.
+    """
     from jgpt.model import gpt
 
     platform = machine.device.platform
     if vocab_size is not None:
-        return gpt.resolve(config.model, vocab_size=vocab_size, backend=platform)
+        return gpt.resolve(config.model, vocab_size=vocab_size, backend=platform), 1
     from jgpt.tasks import mixture
 
     data = mixture.build(config)
-    return gpt.resolve(
+    model = gpt.resolve(
         config.model,
         vocab_size=data.vocabulary.size,
         backend=platform,
         text_end=data.vocabulary.text_ids.stop,
         pictures=data.picture_grids(),
     )
+    return model, data.max_documents()
 
 
 def _constants(machine: "Machine") -> str:
