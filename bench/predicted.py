@@ -13,13 +13,17 @@ from typing import Any
 
 from harness import Worker, arguments, publish, say
 
+FIELDS = ("preset", "layers", "width", "heads", "context", "rows", "vocab")
 SIZES: dict[str, dict[str, Any]] = {
-    "modern 4L/128, 12 x 64": {"preset": "modern", "layers": 4, "width": 128, "heads": 4, "context": 64, "rows": 12, "vocab": 72},
-    "gpt2 6L/384, 16 x 256": {"preset": "gpt2", "layers": 6, "width": 384, "heads": 6, "context": 256, "rows": 16, "vocab": 72},
-    "llama 8L/256, 8 x 256": {"preset": "llama", "layers": 8, "width": 256, "heads": 4, "context": 256, "rows": 8, "vocab": 4096},
-    "gpt2 124M, 16 x 1,024": {"preset": "gpt2", "layers": 12, "width": 768, "heads": 12, "context": 1024, "rows": 16, "vocab": 50304},
-    "gpt2 350M, 16 x 1,024": {"preset": "gpt2", "layers": 24, "width": 1024, "heads": 16, "context": 1024, "rows": 16, "vocab": 50304},
-}  # fmt: skip
+    name: dict(zip(FIELDS, values, strict=True))
+    for name, values in {
+        "modern 4L/128, 12 x 64": ("modern", 4, 128, 4, 64, 12, 72),
+        "gpt2 6L/384, 16 x 256": ("gpt2", 6, 384, 6, 256, 16, 72),
+        "llama 8L/256, 8 x 256": ("llama", 8, 256, 4, 256, 8, 4096),
+        "gpt2 124M, 16 x 1,024": ("gpt2", 12, 768, 12, 1024, 16, 50304),
+        "gpt2 350M, 16 x 1,024": ("gpt2", 24, 1024, 16, 1024, 16, 50304),
+    }.items()
+}
 ON = {"cpu": list(SIZES)[:3], "gpu": list(SIZES)[3:], "tpu": list(SIZES)[3:]}
 MEMORY, TIME = 0.10, 0.25  # what the figures may be off
 
@@ -37,11 +41,12 @@ def main() -> None:
     rows = [("size", "MiB predicted", "measured", "off", "ms predicted", "measured", "off", "bound")]
     for name in options.sizes or ON[about["platform"]]:
         with Worker("predicted_side.py", {**SIZES[name], "allocator": True}) as side:
-            turns = [
-                (side.call("predict"), side.call("measure", steps=options.steps)) for _ in range(options.rounds)
-            ]
+            turns = [(side.call("predict"), side.call("measure", steps=options.steps)) for _ in range(options.rounds)]
         predicted, measured = turns[-1]
-        for part, values in ((predicted, [p["seconds"] for p, _ in turns]), (measured, [m["seconds"] for _, m in turns])):
+        for part, values in (
+            (predicted, [p["seconds"] for p, _ in turns]),
+            (measured, [m["seconds"] for _, m in turns]),
+        ):
             part["turns"], part["seconds"] = values, statistics.median(values)
         if about["platform"] == "cpu":
             with Worker("predicted_side.py", {**SIZES[name], "allocator": False}) as side:
@@ -60,7 +65,12 @@ def main() -> None:
         )
         say("  ".join(rows[-1]))
     headline = {f"{name}: {what} off": r["off"][what] for name, r in results.items() for what in ("bytes", "seconds")}
-    publish("predicted", {"headline": headline, "sizes": results}, rows, None if about["platform"] == "cpu" else about["device"])
+    publish(
+        "predicted",
+        {"headline": headline, "sizes": results},
+        rows,
+        None if about["platform"] == "cpu" else about["device"],
+    )
 
 
 if __name__ == "__main__":

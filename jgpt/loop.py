@@ -23,6 +23,7 @@ from jgpt.heartbeat import Heartbeat
 from jgpt.interrupt import Interrupt
 from jgpt.loaded import GPT
 from jgpt.model import gpt
+from jgpt.plan import compiling, room
 from jgpt.progress import TrainProgress, say
 from jgpt.tasks import mixture
 
@@ -110,6 +111,13 @@ def _train(config: Config, config_path: str, heartbeat: Heartbeat | None) -> Non
         mixture.save(data, folder.tokenizer)
     distributed.wait("the run's folder is prepared")
     runfolder.require_prepared(config)
+    for line in report.describe(config, data, resolved, mesh, abstract.params):
+        say(line)
+    with room.advised(config, resolved, mesh):
+        batch = sharding.abstract_batch(config.train.batch_size, config.model.context_length, mesh)
+        train_step = step.compile_train_step(config, resolved, tx, abstract, mesh, data.max_documents())
+        compiled = train_step.lower(abstract, batch).compile()
+        say(room.checked(compiling.memory_of(compiled, abstract, batch), config, resolved, mesh))
     parts = Parts(
         config=config,
         folder=folder,
@@ -117,7 +125,7 @@ def _train(config: Config, config_path: str, heartbeat: Heartbeat | None) -> Non
         model=resolved,
         mesh=mesh,
         heartbeat=heartbeat,
-        train_step=step.compile_train_step(config, resolved, tx, abstract, mesh, data.max_documents()),
+        train_step=compiled,
         eval_step=step.compile_eval_step(resolved, config.train, mesh),
     )
     batches = train_batches(
@@ -130,12 +138,13 @@ def _train(config: Config, config_path: str, heartbeat: Heartbeat | None) -> Non
         process_count=jax.process_count(),
         prefetch=config.data.prefetch_batches,
     )
-    for line in report.describe(config, data, resolved, mesh, abstract.params):
-        say(line)
     kept = config.checkpoint
-    with Checkpoints(
-        folder.checkpoints, every_steps=kept.every_steps, keep_latest=kept.keep_latest, keep_best=kept.keep_best
-    ) as checkpoints:
+    with (
+        room.advised(config, resolved, mesh),
+        Checkpoints(
+            folder.checkpoints, every_steps=kept.every_steps, keep_latest=kept.keep_latest, keep_best=kept.keep_best
+        ) as checkpoints,
+    ):
         restored = checkpoints.restore(abstract)
         if restored is None:
             ema = config.optim.ema_decay is not None

@@ -77,6 +77,13 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, spec_of(("batch", "seq")))
 
 
+def abstract_batch(rows: int, length: int, mesh: Mesh) -> Batch:
+    """Return a batch as `jax.ShapeDtypeStruct`s that carry their shardings; nothing is allocated."""
+    where = batch_sharding(mesh)
+    types = (np.int32, np.int32, np.float32, np.int32, np.int32)
+    return Batch(*(jax.ShapeDtypeStruct((rows, length), kind, sharding=where) for kind in types))  # pyright: ignore
+
+
 def check_rows(rows: int, mesh: Mesh, name: str) -> None:
     """Refuse a batch whose rows cannot be split evenly over the devices.
 

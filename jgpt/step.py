@@ -135,7 +135,7 @@ def compile_train_step(
     state: TrainState,
     mesh: Mesh,
     max_documents: int | None = None,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+) -> Any:
     """Return `train_step` jitted for the shardings of `state`, which may be abstract; the state given is consumed.
 
     `max_documents`: that a row of the batches holds; None = not known (`gpt.features`).

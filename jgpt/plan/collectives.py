@@ -1,7 +1,7 @@
 """What a compiled program sends between devices: read off its text (`hlo`), by mesh axis, with loops counted.
 
-Owns collectives and their groups. A collective's groups of devices say which mesh axes it runs over; a loop's body counts as often as
-the loop turns. Imports no jax: HLO is text.
+Owns collectives and their groups. A collective's groups of devices say which mesh axes it runs over; a loop's body counts as
+often as the loop turns. Imports no jax: HLO is text.
 """
 
 import json

@@ -125,9 +125,7 @@ def devices_of(machine: Machine) -> Sequence[Any]:
     return devices
 
 
-def compile_step(
-    config: Config, model: ModelConfig, devices: Sequence[Any], max_documents: int | None = None
-) -> Step:
+def compile_step(config: Config, model: ModelConfig, devices: Sequence[Any], max_documents: int | None = None) -> Step:
     """Return the train step of a config on devices, compiled and measured by its text.
 
     Args:
@@ -149,23 +147,16 @@ def compile_step(
     sharding.check_rows(rows // config.train.accumulation_steps, mesh, "train.batch_size / train.accumulation_steps")
     tx = optim.make_optimizer(config.optim, config.train.steps, gpt.param_axes(model))
     abstract = state.abstract_state(model, tx, mesh, ema=config.optim.ema_decay is not None)
-    where = sharding.batch_sharding(mesh)
-    types = (np.int32, np.int32, np.float32, np.int32, np.int32)
-    batch = Batch(*(jax.ShapeDtypeStruct((rows, length), kind, sharding=where) for kind in types))  # pyright: ignore
+    batch = sharding.abstract_batch(rows, length, mesh)
     lowered = step.compile_train_step(config, model, tx, abstract, mesh, max_documents).lower(abstract, batch)
-    held = [_bytes(part) for part in (abstract.params, (abstract.opt_state, abstract.ema), batch)]
     fits, found, run = True, [], []
     try:
         compiled, text = _compile(lowered, mesh.devices.flat[0].platform)
     except jax.errors.JaxRuntimeError as error:
-        fits, temporary, program = False, _needed(error, sum(held)), 0.0
+        fits, memory = False, _memory(abstract, batch, None, error)
     else:
-        analysis = compiled.memory_analysis()
-        temporary = analysis.temp_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-        program = analysis.generated_code_size_in_bytes
+        memory = memory_of(compiled, abstract, batch)
         found, run = collectives(text, dict(mesh.shape)), kernels(text)
-    gradients = min(held[0], temporary)
-    memory = Memory(held[0], held[1], gradients, temporary - gradients, held[2], program)
     flops = metrics.flops_per_token(model) * rows * length
     return Step(
         mesh=dict(mesh.shape),
@@ -193,6 +184,29 @@ def _compile(lowered: Any, platform: str) -> tuple[Any, str]:
         compiled = lowered.compile(compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
         (path,) = Path(folder).glob("*.after_optimizations.txt")
         return compiled, path.read_text()
+
+
+def memory_of(compiled: Any, abstract: state.TrainState, batch: Batch) -> Memory:
+    """Return what a compiled train step takes on each device.
+
+    Args:
+        compiled: by `jax.jit(...).lower(...).compile()`.
+        abstract: the state, from `state.abstract_state`.
+        batch: from `sharding.abstract_batch`.
+    """
+    return _memory(abstract, batch, compiled.memory_analysis(), None)
+
+
+def _memory(abstract: state.TrainState, batch: Batch, analysis: Any, error: Exception | None) -> Memory:
+    """Return the memory of a program by the compiler's analysis, or by its error where it does not fit."""
+    held = [_bytes(part) for part in (abstract.params, (abstract.opt_state, abstract.ema), batch)]
+    if error is not None:
+        temporary, program = _needed(error, sum(held)), 0.0
+    else:
+        temporary = analysis.temp_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+        program = analysis.generated_code_size_in_bytes
+    gradients = min(held[0], temporary)
+    return Memory(held[0], held[1], gradients, temporary - gradients, held[2], program)
 
 
 def _needed(error: Exception, held: float) -> float:

@@ -48,8 +48,8 @@ class Device:
     cache_bandwidth: float = math.inf
 
 
-# Of an H200, read off one step's profile (bench/results/nvidia-h200/explored.json): GPT-2's head ran at 790 TFLOP/s, the largest
-# kernel that only moves bytes at 4.0 TB/s, the smallest kernels of a captured graph took about 2 microseconds.
+# Of an H200, read off one step's profile (bench/results/nvidia-h200/explored.json): GPT-2's head ran at 790 TFLOP/s, the
+# largest kernel that only moves bytes at 4.0 TB/s, the smallest kernels of a captured graph took about 2 microseconds.
 HOPPER_REACHED: Final = (0.8, 0.84)
 HOPPER_LAUNCH: Final = 2e-6
 

@@ -1,7 +1,7 @@
 """GPUs that are not here, as XLA wants them described to compile for them.
 
-Owns the description; numbers are Hopper's (NVIDIA H100 architecture white paper, tables 2 and 4; CUDA programming guide, compute
-capability 9.0), memory and bandwidth those of `devices`.
+Owns the description; numbers are Hopper's (NVIDIA's H100 architecture white paper; CUDA programming guide, compute capability
+9.0), memory and bandwidth those of `devices`.
 """
 
 from jgpt.check import require
@@ -40,6 +40,8 @@ def target(device: Device) -> str:
     Raises:
         ValueError: it is none that is known here.
     """
-    require(device.name in ("h100", "h200"), f"{device.name} is no GPU that plans can be made for: use h100x8 or h200x8.")
+    require(
+        device.name in ("h100", "h200"), f"{device.name} is no GPU that plans can be made for: use h100x8 or h200x8."
+    )
     name = f"NVIDIA {device.name.upper()}"
     return HOPPER.format(bandwidth=int(device.bandwidth), memory=int(device.memory), name=name)

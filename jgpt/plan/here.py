@@ -90,9 +90,7 @@ def seconds_by_depth(config: Config, model: ModelConfig, max_documents: int | No
     period = math.lcm(len(model.windows), len(model.patterns))
     if model.num_layers % period or model.num_layers < 2 * period:
         return None
-    one, two = (
-        _step_seconds(config, dataclasses.replace(model, num_layers=n * period), max_documents) for n in (1, 2)
-    )
+    one, two = (_step_seconds(config, dataclasses.replace(model, num_layers=n * period), max_documents) for n in (1, 2))
     return one + (model.num_layers // period - 1) * (two - one)
 
 

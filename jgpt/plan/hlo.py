@@ -46,7 +46,10 @@ class Line(NamedTuple):
 def parse(line: str) -> Line | None:
     """Return a line as an instruction, None where it is none."""
     match = _LINE.match(line)
-    return Line(*match.group(2, 3, 4, 5), match.group(1) is not None) if match else None
+    if match is None:
+        return None
+    root, name, shape, operation, rest = match.groups()
+    return Line(name, shape, operation, rest, root is not None)
 
 
 def arrays(shape: str) -> list[tuple[str, tuple[int, ...]]]:

@@ -1,7 +1,7 @@
 """What a compiled program's kernels compute and move, one by one, and how long they take together at a device's rates.
 
-Owns the cost of a kernel: its products' FLOPs, and the bytes that it reads and writes in the device's memory. Each kernel takes as
-long as the larger of the two, and kernels follow one another: so sums come out longer than `roofline`'s bound, which lets
+Owns the cost of a kernel: its products' FLOPs, and the bytes that it reads and writes in the device's memory. Each kernel takes
+as long as the larger of the two, and kernels follow one another: so sums come out longer than `roofline`'s bound, which lets
 everything overlap. On a CPU small arrays come from its caches, elsewhere all are counted as if they came from memory.
 """
 
@@ -116,7 +116,9 @@ def _moved(line: hlo.Line, shapes: Mapping[str, str], inner: list[hlo.Line] | No
             continue
         if all(each.operation in SLICES and same.get(_operands(each)[0]) == name for each in uses[name]):
             read[number] = min(read[number], sum(sum(hlo.sizes(each.shape)) for each in uses[name]))
-        elif all(each.operation == "dynamic-update-slice" and same.get(_operands(each)[0]) == name for each in uses[name]):
+        elif all(
+            each.operation == "dynamic-update-slice" and same.get(_operands(each)[0]) == name for each in uses[name]
+        ):
             updates = sum(sum(hlo.sizes(own.get(_operands(each)[1], ""))) for each in uses[name])
             made, read[number] = made - read[number] + updates, 0.0  # written in place
     return max(made, 0.0) + sum(read)

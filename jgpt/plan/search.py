@@ -41,16 +41,16 @@ class Tried(NamedTuple):
     times: Times
 
 
-def remedies(config: Config, model: ModelConfig, machine: Machine) -> Iterator[Candidate]:
+def remedies(config: Config, model: ModelConfig, devices: int) -> Iterator[Candidate]:
     """Yield changes that need less memory, those that cost least first; none changes what is computed.
 
     Args:
         config: that does not fit.
         model: resolved.
-        machine: on which it does not.
+        devices: on which it does not.
     """
     mesh = config.mesh
-    devices = machine.size // mesh.tensor
+    devices = devices // mesh.tensor
     possible = [fsdp for fsdp in _divisors(devices) if model.embed_dim % fsdp == 0]
     most = possible[-1]
     for fsdp in possible:

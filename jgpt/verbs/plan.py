@@ -101,7 +101,7 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         console.print("It does NOT fit. What would, the cheapest change first:")
         found = search.first_that_fits(
-            search.remedies(config, model, machine), compile_step, compiles=arguments.compiles, say=console.print
+            search.remedies(config, model, machine.size), compile_step, compiles=arguments.compiles, say=console.print
         )
         console.print(f"add {found.candidate.words}" if found else "none of these; try --search, or a larger machine.")
         plan["remedy"] = None if found is None else found.candidate.words

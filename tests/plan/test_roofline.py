@@ -1,5 +1,7 @@
 """The bounds of a step: each by hand, and which one counts."""
 
+import dataclasses
+
 import pytest
 
 from jgpt.plan.collectives import Collective
@@ -14,7 +16,7 @@ MESH = {"data": 1, "fsdp": 16, "tensor": 16}
 def step(collectives: list[Collective], mesh: dict = MESH, spans: dict | None = None) -> Step:
     memory = Memory(parameters=4e8, optimizer=8e8, gradients=4e8, activations=1e9, batch=1e6, program=0)
     spans = spans or dict.fromkeys(mesh, 1)
-    return Step(mesh, memory, 197e12 * 256 * 0.1, 1e14, 1000, collectives, spans, True, 1.0)
+    return Step(mesh, memory, 197e12 * 256 * 0.1, 1e14, 1000, collectives, [], spans, True, 1.0)
 
 
 def gather(axes: tuple[str, ...], sent: float, devices: int = 16) -> Collective:
@@ -33,6 +35,9 @@ def test_each_bound_is_what_it_says() -> None:
     assert found.without_overlap == pytest.approx(0.14)
     slow = times(step([gather(("fsdp",), 5e10)]), V5E, accumulation_steps=1)
     assert slow.limit == "network" and slow.bound == pytest.approx(0.5)
+    assert found.expected == found.bound  # without kernels nothing better is known
+    assert dataclasses.replace(found, kernels=0.3).expected == pytest.approx(0.34)
+    assert dataclasses.replace(found, kernels=0.3, run=0.5).expected == 0.5
 
 
 def test_a_ring_that_is_not_closed_is_half_as_fast_and_two_dimensions_twice() -> None:

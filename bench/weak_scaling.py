@@ -1,0 +1,79 @@
+"""Weak scaling by compiled cost: the same rows on every device, from 4 to 1,024 chips that are not here.
+
+    pip install -e '.[plan]' && python bench/weak_scaling.py
+
+For each mesh the train step is compiled for TPU v5p and read: FLOPs and bytes of the kernels of one device, which must stay the
+same within 5 %, and bytes of the exchanges, held against what arithmetic says: over `data`, a sum of the gradients, 2 (n - 1) / n
+of their bytes; over `fsdp`, weights gathered forward and backward and gradients scattered, (n - 1) / n of theirs each.
+"""
+
+import os
+from typing import Any
+
+from harness import arguments, publish, say
+
+LAYOUTS = {4: "2x2x1", 16: "2x2x4", 64: "4x4x4", 256: "4x8x8", 1024: "8x8x16"}
+ROWS, LAYERS, WIDTH, HEADS, CONTEXT, VOCAB = 2, 4, 512, 8, 1024, 32768  # rows of one device
+CONSTANT = 0.05
+
+
+def main() -> None:
+    """Compile for every layout and write the table."""
+    options = arguments(__doc__ or "", chips={"nargs": "*", "type": int, "default": list(LAYOUTS)})
+    os.environ["JAX_PLATFORMS"] = "cpu"  # libtpu compiles; it must not look for chips
+    from jgpt.runtime import configure
+
+    configure()
+    import jax
+
+    jax.config.update("jax_enable_compilation_cache", False)
+    from jgpt import presets
+    from jgpt.config import Config, MeshConfig, OptimConfig, TrainConfig
+    from jgpt.model import gpt
+    from jgpt.plan import compiling, devices
+
+    results: dict[str, Any] = {}
+    rows = [("mesh", "chips", "TFLOP", "GB moved", "GB exchanged", "by arithmetic", "off", "compiled in")]
+    model = presets.modern(
+        num_layers=LAYERS, embed_dim=WIDTH, num_heads=HEADS, context_length=CONTEXT, scan_layers=True
+    )
+    model = gpt.resolve(model, vocab_size=VOCAB, backend="tpu")
+    parameters = compiling.parameter_bytes(model)
+    for axis in ("data", "fsdp"):
+        for chips in options.chips:
+            if axis == "fsdp" and WIDTH % chips:
+                continue
+            machine = devices.parse(f"v5p:{LAYOUTS[chips]}")
+            config = Config(
+                model=model,
+                optim=OptimConfig(name="adamw"),
+                train=TrainConfig(steps=1000, batch_size=ROWS * chips),
+                mesh=MeshConfig(**{"data": 1, axis: chips}),
+            )
+            step = compiling.compile_step(config, model, compiling.devices_of(machine), max_documents=1)
+            flops = sum(k.times * k.flops for k in step.kernels)
+            moved = sum(k.times * k.bytes for k in step.kernels)
+            sent = sum(c.sent for c in step.collectives)
+            # bf16: gradients are summed, weights gathered, as they are computed with
+            expected = (2 if axis == "data" else 3) * (chips - 1) / chips * parameters / 2
+            results[f"{axis} {chips}"] = {
+                "flops": flops, "bytes": moved, "exchanged": sent, "by_arithmetic": expected,
+                "collectives": [vars(c) for c in step.collectives], "seconds": step.seconds,
+            }  # fmt: skip
+            rows.append(
+                (axis, str(chips), f"{flops / 1e12:.4f}", f"{moved / 1e9:.3f}", f"{sent / 1e9:.4f}", f"{expected / 1e9:.4f}",
+                 f"{sent / expected - 1:+.1%}", f"{step.seconds:.0f} s")
+            )  # fmt: skip
+            say("  ".join(rows[-1]))
+    spread = {}
+    for axis in ("data", "fsdp"):
+        for what in ("flops", "bytes"):
+            values = [r[what] for name, r in results.items() if name.startswith(axis)]
+            spread[f"{axis}: {what} of a device, largest over smallest"] = max(values) / min(values)
+    for name, value in spread.items():
+        say(f"{name}: {value:.4f}{'' if value <= 1 + CONSTANT else ' !'}")
+    publish("weak_scaling", {"headline": spread, "meshes": results}, rows, "tpu v5p compiled")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Whether a run has room on its devices: before the first step, and what to change where it has none.
+
+Owns the comparison, its words and the advice; what a step needs is `compiling`'s, which changes help is `search`'s.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+
+import jax
+from jax.sharding import Mesh
+
+from jgpt.config import Config, ModelConfig
+from jgpt.plan.compiling import Memory
+from jgpt.plan.devices import GIB
+from jgpt.plan.search import remedies
+
+NAMED = 6  # changes that are named
+EXHAUSTED = "RESOURCE_EXHAUSTED"  # how XLA begins when memory runs out, compiling and running
+
+
+def available(mesh: Mesh) -> float | None:
+    """Return the bytes that a program may take on one of this process's devices; None where nobody says.
+
+    On a CPU: its share of what the system could give now.
+    """
+    device = mesh.local_devices[0]
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return float(stats["bytes_limit"])
+    if device.platform != "cpu":
+        return None
+    try:
+        with open("/proc/meminfo", encoding="ascii") as info:
+            free = next(int(line.split()[1]) * 1024 for line in info if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return free / len(mesh.local_devices)
+
+
+def _platform(mesh: Mesh) -> str:
+    return mesh.local_devices[0].platform
+
+
+def words(memory: Memory, room: float | None) -> str:
+    """Return what a step takes on each device, in one line."""
+    parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in vars(memory).items() if size >= 0.005 * GIB)
+    of = "" if room is None else f" of {room / GIB:.1f}"
+    return f"memory of each device: {memory.total / GIB:.2f}{of} GiB" + (f" ({parts})" if parts else "")
+
+
+def advice(config: Config, model: ModelConfig, devices: int) -> str:
+    """Return the changes that need less memory, the cheapest first, and the command that tries them."""
+    named = [f"  {candidate.words}" for candidate in islice(remedies(config, model, devices), NAMED)]
+    plan = "jgpt plan CONFIG --device this compiles them and says what fits"
+    return "\n".join(["What needs less, the cheapest change first:", *named, f"{plan}."])
+
+
+@contextmanager
+def advised(config: Config, model: ModelConfig, mesh: Mesh) -> Iterator[None]:
+    """Turn XLA's end of memory into an error with advice.
+
+    Raises:
+        ValueError: a program needs more memory than a device has.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if EXHAUSTED not in str(error):
+            raise
+        first = str(error).strip().splitlines()[0]
+        raise ValueError(f"out of memory: {first}\n{advice(config, model, mesh.size)}") from error
+
+
+def checked(memory: Memory, config: Config, model: ModelConfig, mesh: Mesh) -> str:
+    """Return what a step takes, in words; with a warning and advice where a CPU has less.
+
+    Raises:
+        ValueError: an accelerator has less.
+    """
+    room = available(mesh)
+    said = words(memory, room)
+    if room is None or memory.total <= room:
+        return said
+    if _platform(mesh) == "cpu":  # which may still find some, in swap or from others
+        return f"{said}: MORE THAN IS FREE\n{advice(config, model, mesh.size)}"
+    raise ValueError(f"{said}: it does not fit.\n{advice(config, model, mesh.size)}")

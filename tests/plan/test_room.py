@@ -1,0 +1,71 @@
+"""Room for a run: said before the first step, refused or warned of where there is too little, and advice when it ends."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from jgpt import presets, sharding
+from jgpt.config import Config, MeshConfig, TrainConfig
+from jgpt.model import gpt
+from jgpt.plan import room
+from jgpt.plan.compiling import Memory
+from jgpt.plan.devices import GIB
+
+CONFIG = Config(
+    model=presets.modern(num_layers=2, embed_dim=32, num_heads=2), train=TrainConfig(steps=50, batch_size=8)
+)
+MODEL = gpt.resolve(CONFIG.model, vocab_size=64, backend="cpu")
+MESH = sharding.make_mesh(MeshConfig(data=1), jax.devices()[:1])
+NEED = Memory(parameters=1 * GIB, optimizer=2 * GIB, gradients=1 * GIB, activations=3.5 * GIB, batch=10, program=0)
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """Return what pretends that the devices are of another platform and have so much memory."""
+
+    def pretend(platform: str, has: float | None):
+        monkeypatch.setattr(room, "available", lambda mesh: has)
+        monkeypatch.setattr(room, "_platform", lambda mesh: platform)
+        return sharding.make_mesh(MeshConfig(data=4), jax.devices()[:4])
+
+    return pretend
+
+
+def test_what_fits_is_said_in_one_line(elsewhere):
+    said = room.checked(NEED, CONFIG, MODEL, elsewhere("gpu", 80 * GIB))
+    assert said == (
+        "memory of each device: 7.50 of 80.0 GiB (parameters 1.00, optimizer 2.00, gradients 1.00, activations 3.50)"
+    )
+    assert "\n" not in room.checked(NEED, CONFIG, MODEL, elsewhere("tpu", None))
+
+
+def test_what_does_not_fit_an_accelerator_is_refused_with_the_cheapest_changes_first(elsewhere):
+    with pytest.raises(ValueError, match=r"7.50 of 4.0 GiB .*it does not fit") as caught:
+        room.checked(NEED, CONFIG, MODEL, elsewhere("gpu", 4 * GIB))
+    lines = str(caught.value).splitlines()
+    assert "--mesh.fsdp" in lines[2]  # costs least: what is split computes the same
+    assert any("--model.remat" in line for line in lines) and "jgpt plan" in lines[-1]
+
+
+def test_a_cpu_is_warned_and_goes_on(elsewhere):
+    said = room.checked(NEED, CONFIG, MODEL, elsewhere("cpu", 4 * GIB))
+    assert "MORE THAN IS FREE" in said and "--model.remat" in said
+
+
+def test_the_end_of_memory_comes_with_advice():
+    with pytest.raises(
+        ValueError, match="out of memory: RESOURCE_EXHAUSTED: Out of memory allocating 5 bytes"
+    ) as caught:
+        with room.advised(CONFIG, MODEL, MESH):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5 bytes.\nmore")
+    assert "--model.remat dots" in str(caught.value) and "more" not in str(caught.value).splitlines()[0]
+    with pytest.raises(jax.errors.JaxRuntimeError), room.advised(CONFIG, MODEL, MESH):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+
+def test_a_cpu_has_what_the_system_could_give():
+    has = room.available(MESH)
+    assert has is not None and 2**26 < has < 2**46
+    two = dataclasses.replace(CONFIG.mesh, data=2)
+    assert room.available(sharding.make_mesh(two, jax.devices()[:2])) == pytest.approx(has / 2, rel=0.2)
