@@ -3,10 +3,10 @@
     pip install -e '.[plan]' && python bench/weak_scaling.py
 
 For each mesh the train step is compiled for TPU v5p and read: FLOPs and bytes of the kernels of one device, which must stay the
-same within 5 %, and bytes of the exchanges, held against arithmetic. Gradients come in bf16, those of the two tables (embedding and
-head) in f32. Over `data` they are summed, 2 (n - 1) / n of their bytes. Over `fsdp` they are scattered, (k - 1) / k of their bytes,
-and the shards summed over `data`; the weights of blocks are gathered twice and the head's once, in bf16, and the rows that
-the embedding gives are gathered instead of its table.
+same within 5 %, and bytes of the exchanges, held against arithmetic. Gradients come in bf16, those of the two tables (embedding
+and head) in f32. Over `data` they are summed, 2 (n - 1) / n of their bytes. Over `fsdp` they are scattered, (k - 1) / k of the
+bytes, and the shards summed over `data`; the weights of blocks are gathered twice and the head's once, in bf16, and the rows
+that the embedding gives are gathered instead of its table.
 """
 
 import os

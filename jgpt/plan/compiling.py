@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jgpt import metrics, optim, sharding, state, step
 from jgpt.batch import Batch
@@ -151,7 +152,7 @@ def compile_step(config: Config, model: ModelConfig, devices: Sequence[Any], max
     lowered = step.compile_train_step(config, model, tx, abstract, mesh, max_documents).lower(abstract, batch)
     fits, found, run = True, [], []
     try:
-        compiled, text = _compile(lowered, mesh.devices.flat[0].platform)
+        compiled, text = compiled_text(lowered, mesh)
     except jax.errors.JaxRuntimeError as error:
         fits, memory = False, _memory(abstract, batch, None, error)
     else:
@@ -166,18 +167,18 @@ def compile_step(config: Config, model: ModelConfig, devices: Sequence[Any], max
         tokens=rows * length,
         collectives=found,
         kernels=run,
-        spans={axis: _span(mesh.devices, i) for i, axis in enumerate(mesh.shape)},
+        spans=spans_of(mesh),
         fits=fits,
         seconds=time.monotonic() - begun,
     )
 
 
-def _compile(lowered: Any, platform: str) -> tuple[Any, str]:
+def compiled_text(lowered: Any, mesh: Mesh) -> tuple[Any, str]:
     """Return a compiled program and its HLO as text.
 
     libtpu may be newer than jaxlib, which then cannot read the program back; so libtpu writes the text itself.
     """
-    if platform != "tpu":
+    if mesh.devices.flat[0].platform != "tpu":
         compiled = lowered.compile()
         return compiled, compiled.as_text()
     with tempfile.TemporaryDirectory() as folder:
@@ -199,7 +200,7 @@ def memory_of(compiled: Any, abstract: state.TrainState, batch: Batch) -> Memory
 
 def _memory(abstract: state.TrainState, batch: Batch, analysis: Any, error: Exception | None) -> Memory:
     """Return the memory of a program by the compiler's analysis, or by its error where it does not fit."""
-    held = [_bytes(part) for part in (abstract.params, (abstract.opt_state, abstract.ema), batch)]
+    held = [shard_bytes(part) for part in (abstract.params, (abstract.opt_state, abstract.ema), batch)]
     if error is not None:
         temporary, program = _needed(error, sum(held)), 0.0
     else:
@@ -219,7 +220,7 @@ def _needed(error: Exception, held: float) -> float:
     return float(used.group(1)) * _UNITS[used.group(2)] - held
 
 
-def parameter_bytes(model: ModelConfig) -> float:
+def parametershard_bytes(model: ModelConfig) -> float:
     """Return the bytes of the whole model's parameters, f32."""
     shapes = jax.eval_shape(lambda: gpt.init(model, jax.random.key(0)))
     return float(sum(np.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes)))
@@ -230,10 +231,15 @@ def _recomputed(model: ModelConfig) -> float:
     return 4 / 3 if model.remat == "full" else 1.0
 
 
-def _bytes(tree: Any) -> float:
+def shard_bytes(tree: Any) -> float:
     """Return the bytes of a tree's leaves on one device."""
     sizes = (np.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
     return float(sum(sizes))
+
+
+def spans_of(mesh: Mesh) -> dict[str, int]:
+    """Return mesh axis -> dimensions of the network that its devices lie along."""
+    return {axis: _span(mesh.devices, i) for i, axis in enumerate(mesh.shape)}
 
 
 def _span(devices: np.ndarray, axis: int) -> int:

@@ -4,6 +4,7 @@ Owns the model of time. The largest of the three is a bound that no device beats
 overlaps, as long as all of them together.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from jgpt.plan.collectives import Collective
@@ -68,15 +69,30 @@ def times(step: Step, machine: Machine, *, accumulation_steps: int) -> Times:
     state = memory.parameters + memory.optimizer
     weights = memory.parameters * step.mesh.get("fsdp", 1) * (1.0 if device.platform == "cpu" else 0.5)
     traffic = 2 * state + 2 * memory.gradients + 2 * memory.activations + 3 * accumulation_steps * weights
-    network: dict[tuple[str, ...], float] = {}
-    for collective in step.collectives:
-        network.setdefault(collective.axes, 0.0)
-        network[collective.axes] += collective.sent / rate(collective, step, machine)
+    exchanged = network(step.collectives, step.mesh, step.spans, machine)
     run = seconds(step.kernels, device)
-    return Times(step.flops / machine.size / device.flops, traffic / device.bandwidth, network, run)
+    return Times(step.flops / machine.size / device.flops, traffic / device.bandwidth, exchanged, run)
 
 
-def rate(collective: Collective, step: Step, machine: Machine) -> float:
+def network(
+    found: list[Collective], mesh: Mapping[str, int], spans: Mapping[str, int], machine: Machine
+) -> dict[tuple[str, ...], float]:
+    """Return the seconds of collectives by the mesh axes that they run over.
+
+    Args:
+        found: of one execution.
+        mesh: axis -> devices.
+        spans: mesh axis -> dimensions of the network that it lies along.
+        machine: whose network it is.
+    """
+    out: dict[tuple[str, ...], float] = {}
+    for collective in found:
+        taken = collective.sent / rate(collective, mesh, spans, machine)
+        out[collective.axes] = out.get(collective.axes, 0.0) + taken
+    return out
+
+
+def rate(collective: Collective, mesh: Mapping[str, int], spans: Mapping[str, int], machine: Machine) -> float:
     """Return the bytes per second that a device takes in during a collective.
 
     On a torus: a ring along each dimension that its mesh axes span; half where the ring is not closed, since then bytes
@@ -85,18 +101,18 @@ def rate(collective: Collective, step: Step, machine: Machine) -> float:
     device = machine.device
     if device.platform != "tpu":
         inside = 8 if machine.size > 8 else machine.size
-        near = device.network is None or (collective.devices <= inside and _inner(collective, step, inside))
+        near = device.network is None or (collective.devices <= inside and _inner(collective, mesh, inside))
         return device.link if near else device.network or device.link
-    dimensions = max(1, min(len(machine.shape), sum(step.spans.get(axis, 1) for axis in collective.axes)))
+    dimensions = max(1, min(len(machine.shape), sum(spans.get(axis, 1) for axis in collective.axes)))
     closed = min(machine.shape) >= (16 if len(machine.shape) == 2 else 4)
     return device.link * dimensions * (1.0 if closed else 0.5)
 
 
-def _inner(collective: Collective, step: Step, inside: int) -> bool:
+def _inner(collective: Collective, mesh: Mapping[str, int], inside: int) -> bool:
     """Return whether the axes of a collective are the last ones of the mesh, which lie within a host."""
     stride = 1
-    for axis in reversed(step.mesh):
-        if stride * step.mesh[axis] > inside and axis in collective.axes:
+    for axis in reversed(list(mesh)):
+        if stride * mesh[axis] > inside and axis in collective.axes:
             return False
-        stride *= step.mesh[axis]
+        stride *= mesh[axis]
     return True

@@ -6,6 +6,7 @@ from rich.table import Table
 
 from jgpt.plan.collectives import to_json
 from jgpt.plan.compiling import Step
+from jgpt.plan.decoding import DecodeStep
 from jgpt.plan.devices import GIB, Machine
 from jgpt.plan.kernels import to_json as kernels_to_json
 from jgpt.plan.roofline import Times
@@ -54,6 +55,23 @@ def tables(step: Step, times: Times, machine: Machine, price: float | None, toke
         size = f"{each.sent / GIB:.4f}", f"{each.largest / 2**20:.2f}"
         traffic.add_row(each.kind, " x ".join(each.axes), str(each.devices), str(each.count), *size)
     return [memory, time, traffic]
+
+
+def decode_tables(step: DecodeStep, machine: Machine) -> list[Table]:
+    """Return a plan of the sampler as tables: memory, time."""
+    memory = Table("memory of each device", "GiB", box=None, pad_edge=False)
+    for name in ("weights", "cache", "temporaries"):
+        memory.add_row(name, f"{getattr(step, name) / GIB:.3f}")
+    left = machine.usable - step.total
+    memory.add_row("all together", f"{step.total / GIB:.3f}")
+    memory.add_row(f"of {machine.usable / GIB:.1f}: {'left' if left >= 0 else 'MISSING'}", f"{abs(left) / GIB:.3f}")
+    time = Table("one token of every row", "", "tokens/s", box=None, pad_edge=False)
+    for name, seconds in (
+        ("at least: weights and cache read once", step.bound(machine)),
+        ("expected: kernel after kernel", step.expected(machine)),
+    ):
+        time.add_row(name, _seconds(seconds), f"{step.rows / seconds:,.0f}")
+    return [memory, time]
 
 
 def to_dict(step: Step, times: Times, machine: Machine) -> dict[str, Any]:

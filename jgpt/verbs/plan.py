@@ -33,6 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vocab-size", type=int, help="ids of the tokenizer, where the data are not at hand")
     parser.add_argument("--search", action="store_true", help="find the best mesh, remat and micro-batch")
     parser.add_argument("--compiles", type=int, default=12, help="candidates to compile at most (default %(default)s)")
+    parser.add_argument("--sampler", type=int, metavar="ROWS", help="plan the sampler instead, so many rows at once")
+    parser.add_argument(
+        "--length", type=int, help="of prompt and answer together, with --sampler (default: the context)"
+    )
+    parser.add_argument(
+        "--cache", choices=["int8"], help="type of the cache, with --sampler (default: that of compute)"
+    )
     parser.add_argument("--tokens", type=float, help="to train on: how long does it take")
     parser.add_argument("--price", type=float, help="of a device and hour, in any currency: what do --tokens cost")
     parser.add_argument("--json", metavar="FILE", help="also write the plan to this file")
@@ -44,10 +51,13 @@ def run(arguments: argparse.Namespace) -> None:
     from jgpt.configio import from_arguments
     from jgpt.plan.devices import parse
 
-    for name in ("compiles", "tokens", "price", "vocab_size"):
+    for name in ("compiles", "tokens", "price", "vocab_size", "sampler", "length"):
         value = getattr(arguments, name)
         require(value is None or value > 0, f"--{name.replace('_', '-')} is {value}: must be above 0.")
     require(arguments.price is None or arguments.tokens is not None, "--price needs --tokens: say how many.")
+    for name in ("length", "cache"):
+        value = getattr(arguments, name)
+        require(value is None or arguments.sampler is not None, f"--{name} is of the sampler: say --sampler ROWS too.")
     config = from_arguments(arguments.config, arguments.overrides, f"jgpt plan {arguments.config}", DESCRIPTION)
     machine = None if arguments.device == "this" else parse(arguments.device)
     if machine is not None:
@@ -65,6 +75,10 @@ def run(arguments: argparse.Namespace) -> None:
     devices = here.devices() if machine is None else compiling.devices_of(machine)
     machine = here.machine(config) if machine is None else machine
     model, max_documents = _resolve(config, machine, arguments.vocab_size)
+
+    if arguments.sampler is not None:
+        _plan_sampler(arguments, config, model, devices, machine, console)
+        return
 
     def compile_step(config: "Config", model: "ModelConfig") -> Any:
         step = compiling.compile_step(config, model, devices, max_documents)
@@ -109,6 +123,39 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json is not None:
         Path(arguments.json).write_text(json.dumps(plan, indent=1) + "\n")
     if not step.fits:
+        raise SystemExit(1)
+
+
+def _plan_sampler(
+    arguments: argparse.Namespace,
+    config: "Config",
+    model: "ModelConfig",
+    devices: Any,
+    machine: "Machine",
+    console: Any,
+) -> None:
+    """Print the plan of one token a row, and leave with 1 where it does not fit."""
+    from jgpt.plan import decoding, words
+
+    length = arguments.length or model.context_length
+    step = decoding.compile_decode(
+        config, model, devices, rows=arguments.sampler, length=length, cache_dtype=arguments.cache
+    )
+    console.print(
+        f"{arguments.config}, sampling {step.rows} rows of {length} tokens on {machine.device.name} {machine.topology}, "
+        f"compiled in {step.seconds:.0f} s"
+    )
+    for table in words.decode_tables(step, machine):
+        console.print(table)
+        console.print()
+    console.print(_constants(machine))
+    plan = decoding.to_dict(step, machine)
+    console.print(
+        "It fits." if plan["fits"] else "It does NOT fit: fewer rows, --length, --cache int8 or --mesh.tensor."
+    )
+    if arguments.json is not None:
+        Path(arguments.json).write_text(json.dumps(plan, indent=1) + "\n")
+    if not plan["fits"]:
         raise SystemExit(1)
 
 
