@@ -37,7 +37,7 @@ class LossSums(NamedTuple):
 
 def logits_at_once(platform: str, devices: int = 1) -> int:
     """Return how many logits may stand in the memory of `devices` of a platform, over which they are spread."""
-    return LOGITS_AT_ONCE[platform] * devices
+    return LOGITS_AT_ONCE.get(platform, LOGITS_AT_ONCE["tpu"]) * devices
 
 
 def chunks_for(batch: int, seq: int, vocab: int, chunk_tokens: int | None, at_once: int | None = None) -> int:

@@ -13,9 +13,7 @@ from jaxtyping import Array, Float, Int
 from jgpt.batch import PADDING_SEGMENT
 from jgpt.model.visibility import Visibility
 
-MANY_DOCUMENTS: Final = (
-    64  # in a row; beyond, cuDNN's grid over all documents that there could be costs more than the mask
-)
+MANY_DOCUMENTS: Final = 64  # that a row may hold; cuDNN's grid spans all there could be, so beyond it takes the mask
 
 
 def attend(

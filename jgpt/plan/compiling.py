@@ -220,7 +220,7 @@ def _needed(error: Exception, held: float) -> float:
     return float(used.group(1)) * _UNITS[used.group(2)] - held
 
 
-def parametershard_bytes(model: ModelConfig) -> float:
+def parameter_bytes(model: ModelConfig) -> float:
     """Return the bytes of the whole model's parameters, f32."""
     shapes = jax.eval_shape(lambda: gpt.init(model, jax.random.key(0)))
     return float(sum(np.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes)))

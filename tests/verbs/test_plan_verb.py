@@ -70,6 +70,16 @@ def test_what_does_not_fit_gets_a_remedy_that_was_compiled(
     assert plan(monkeypatch, tmp_path, 0.7 * needed, *found["remedy"].split()) == 0
 
 
+def test_the_sampler_has_a_plan_of_its_own(monkeypatch, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert plan(monkeypatch, tmp_path, 1e9, "--sampler", "16", "--length", "32", "--cache", "int8") == 0
+    out = capsys.readouterr().out
+    assert "sampling 16 rows of 32 tokens" in out and "tokens/s" in out and "It fits." in out
+    found = json.loads((tmp_path / "plan.json").read_text())
+    assert found["rows"] == 16 and found["length"] == 32 and found["seconds"]["expected"] >= found["seconds"]["bound"]
+    assert plan(monkeypatch, tmp_path, 1e4, "--sampler", "16") == 1
+    assert "does NOT fit" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_search_lays_it_over_the_devices(monkeypatch, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert plan(monkeypatch, tmp_path, 1e9, "--search", "--compiles", "3") == 0
@@ -83,6 +93,8 @@ def test_search_lays_it_over_the_devices(monkeypatch, tmp_path: Path, capsys: py
     [
         (["--price", "3"], "--price needs --tokens"),
         (["--tokens", "-1"], "--tokens is -1.0: must be above 0"),
+        (["--length", "32"], "--length is of the sampler: say --sampler ROWS too"),
+        (["--sampler", "0"], "--sampler is 0: must be above 0"),
         (["--device", "v9:2x2"], "unknown device 'v9:2x2'"),
     ],
 )
