@@ -105,19 +105,19 @@ def _train(config: Config, config_path: str, heartbeat: Heartbeat | None) -> Non
     abstract = state.abstract_state(resolved, tx, mesh, ema=config.optim.ema_decay is not None)
     if config.run.on_existing != "overwrite":
         mixture.check_saved(data, folder.tokenizer)
+    for line in report.describe(config, data, resolved, mesh, abstract.params):
+        say(line)
+    with room.advised(config, resolved, mesh, config_path):
+        batch = sharding.abstract_batch(config.train.batch_size, config.model.context_length, mesh)
+        train_step = step.compile_train_step(config, resolved, tx, abstract, mesh, data.max_documents())
+        compiled = train_step.lower(abstract, batch).compile()
+        say(room.checked(compiling.memory_of(compiled, abstract, batch), config, resolved, mesh, config_path))
     distributed.wait("all have looked at the run's folder")
     if distributed.is_first():
         runfolder.prepare(config)
         mixture.save(data, folder.tokenizer)
     distributed.wait("the run's folder is prepared")
     runfolder.require_prepared(config)
-    for line in report.describe(config, data, resolved, mesh, abstract.params):
-        say(line)
-    with room.advised(config, resolved, mesh):
-        batch = sharding.abstract_batch(config.train.batch_size, config.model.context_length, mesh)
-        train_step = step.compile_train_step(config, resolved, tx, abstract, mesh, data.max_documents())
-        compiled = train_step.lower(abstract, batch).compile()
-        say(room.checked(compiling.memory_of(compiled, abstract, batch), config, resolved, mesh))
     parts = Parts(
         config=config,
         folder=folder,
@@ -140,7 +140,7 @@ def _train(config: Config, config_path: str, heartbeat: Heartbeat | None) -> Non
     )
     kept = config.checkpoint
     with (
-        room.advised(config, resolved, mesh),
+        room.advised(config, resolved, mesh, config_path),
         Checkpoints(
             folder.checkpoints, every_steps=kept.every_steps, keep_latest=kept.keep_latest, keep_best=kept.keep_best
         ) as checkpoints,

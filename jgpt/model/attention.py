@@ -54,8 +54,8 @@ def cached_attention(
     G = k_BGTK.shape[1]
     q_BGSRK = jnp.swapaxes(q_BSHK.reshape(B, S, G, H // G, K), 1, 2)
     scores_BGTSR = jnp.einsum("bgtk,bgsrk->bgtsr", k_BGTK, q_BGSRK, preferred_element_type=jnp.float32)
-    if jax.default_backend() == "cpu":  # XLA would swap the factors, and transpose the keys first
-        scores_BGTSR = jax.lax.optimization_barrier(scores_BGTSR)
+    # without the barrier XLA:CPU would swap the factors, and transpose the keys first
+    scores_BGTSR = jax.lax.platform_dependent(scores_BGTSR, cpu=jax.lax.optimization_barrier, default=lambda x: x)
     scores_BGSRT = jnp.moveaxis(scores_BGTSR, 2, -1) * K**-0.5
     weights_BGSRT = _weights(scores_BGSRT, visible.mask()[:, None, :, None, :], softcap).astype(v_BGTK.dtype)
     out_BGSRK = jnp.einsum("bgsrt,bgtk->bgsrk", weights_BGSRT, v_BGTK)

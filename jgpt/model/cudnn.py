@@ -11,9 +11,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jgpt.batch import PADDING_SEGMENT
+from jgpt.layout import place
 from jgpt.model.visibility import Visibility
 
-MANY_DOCUMENTS: Final = 64  # that a row may hold; cuDNN's grid spans all there could be, so beyond it takes the mask
+# that a row may hold; beyond, the mask: softmax statistics are kept for every document that there could be. Not tuned.
+MANY_DOCUMENTS: Final = 16
 
 
 def attend(
@@ -30,7 +32,8 @@ def attend(
     documents = visible.documents
     if visible.pattern is None and (visible.q_segments_BS is None or documents == 1):  # padding is last, nobody sees it
         return _causal(q_BSHK, k_BSGK, v_BSGK, visible.window)
-    if visible.pattern is None and visible.window is None and documents is not None and documents <= MANY_DOCUMENTS:
+    plain = visible.pattern is None and visible.window is None
+    if plain and documents is not None and documents <= MANY_DOCUMENTS and _can_pack():
         return _packed(q_BSHK, k_BSGK, v_BSGK, visible.q_segments_BS, documents)
     return jax.nn.dot_product_attention(  # pyright: ignore[reportCallIssue]
         q_BSHK, k_BSGK, v_BSGK, mask=visible.mask()[:, None, :, :], implementation="cudnn"
@@ -49,6 +52,13 @@ def _causal(q_BSHK: Array, k_BSGK: Array, v_BSGK: Array, window: int | None) -> 
     )
 
 
+def _can_pack() -> bool:
+    """Return whether cuDNN tells documents apart on this process's GPU: from Hopper on; no where a plan is for another."""
+    from jax._src.cudnn import fused_attention_stablehlo as fused
+
+    return fused.check_compute_capability("9.0")
+
+
 def _packed(q_BSHK: Array, k_BSGK: Array, v_BSGK: Array, segments_BS: Array, documents: int) -> Array:
     """Return causal attention within each document of a row.
 
@@ -56,12 +66,14 @@ def _packed(q_BSHK: Array, k_BSGK: Array, v_BSGK: Array, segments_BS: Array, doc
     """
     from jax._src.cudnn import fused_attention_stablehlo as fused
 
-    lengths_BM, starts_BM = extents(segments_BS, documents)
+    lengths_BM, starts_BM = (place(x, "batch", None) for x in extents(segments_BS, documents))
+    # jax before 0.11 finds the keys of grouped heads at the queries' distances; so every query head gets its own
+    k_BSHK, v_BSHK = (jnp.repeat(x, q_BSHK.shape[2] // x.shape[2], axis=2) for x in (k_BSGK, v_BSGK))
     offsets = jnp.pad(starts_BM, ((0, 0), (0, 1)), constant_values=-1)
     return fused.dot_product_attention(
         q_BSHK,
-        k_BSGK,
-        v_BSGK,
+        k_BSHK,
+        v_BSHK,
         q_seqlen=lengths_BM,
         kv_seqlen=lengths_BM,
         q_offsets=offsets,

@@ -202,7 +202,7 @@ def _memory(abstract: state.TrainState, batch: Batch, analysis: Any, error: Exce
     """Return the memory of a program by the compiler's analysis, or by its error where it does not fit."""
     held = [shard_bytes(part) for part in (abstract.params, (abstract.opt_state, abstract.ema), batch)]
     if error is not None:
-        temporary, program = _needed(error, sum(held)), 0.0
+        temporary, program = needed(error, sum(held)), 0.0
     else:
         temporary = analysis.temp_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
         program = analysis.generated_code_size_in_bytes
@@ -210,7 +210,7 @@ def _memory(abstract: state.TrainState, batch: Batch, analysis: Any, error: Exce
     return Memory(held[0], held[1], gradients, temporary - gradients, held[2], program)
 
 
-def _needed(error: Exception, held: float) -> float:
+def needed(error: Exception, held: float) -> float:
     """Return the bytes of the temporaries of a program that does not fit; what is held beside them is known."""
     temporary, used = _TEMPORARY.search(str(error)), _USED.search(str(error))
     if temporary is not None:

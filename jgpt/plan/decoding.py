@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from jgpt import sharding
@@ -21,7 +20,7 @@ from jgpt.layout import on_mesh, spec_of
 from jgpt.model import gpt
 from jgpt.model.cache import Cache
 from jgpt.plan.collectives import Collective, collectives
-from jgpt.plan.compiling import compiled_text, shard_bytes, spans_of
+from jgpt.plan.compiling import compiled_text, needed, shard_bytes, spans_of
 from jgpt.plan.devices import Machine
 from jgpt.plan.kernels import Kernel, kernels, seconds
 from jgpt.plan.roofline import network
@@ -36,9 +35,11 @@ class DecodeStep:
         length: tokens that the cache has room for.
         weights: bytes of a device, f32, as checkpoints hold them.
         cache: bytes of a device: keys and values in the type of compute, and the ids.
+        read: bytes of the weights that every token needs; tables that are looked up are not among them.
         temporaries: bytes of a device beside them, the program included.
         collectives: of one step.
         kernels: of one step on one device.
+        fits: the compiler found room; True where it does not ask.
         spans: mesh axis -> dimensions of the network that it lies along.
         mesh: axis -> devices.
         seconds: that compiling took.
@@ -48,9 +49,11 @@ class DecodeStep:
     length: int
     weights: float
     cache: float
+    read: float
     temporaries: float
     collectives: list[Collective]
     kernels: list[Kernel]
+    fits: bool
     spans: dict[str, int]
     mesh: dict[str, int]
     seconds: float
@@ -61,8 +64,8 @@ class DecodeStep:
         return self.weights + self.cache + self.temporaries
 
     def bound(self, machine: Machine) -> float:
-        """Return the seconds of a step in which weights and cache are read once."""
-        return (self.weights + self.cache) / machine.device.bandwidth
+        """Return the seconds of a step in which f32 weights and cache are read once."""
+        return (self.read + self.cache) / machine.device.bandwidth
 
     def expected(self, machine: Machine) -> float:
         """Return the seconds of a step, one kernel after the other, then the network; not below the bound."""
@@ -101,17 +104,28 @@ def compile_decode(
     ids = jax.ShapeDtypeStruct((rows, 1), jnp.int32, sharding=sharding.batch_sharding(mesh))
     last = jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=NamedSharding(mesh, spec_of(("batch",))))
     step = jax.jit(on_mesh(mesh, decoder.apply), donate_argnums=3)
-    compiled, text = compiled_text(step.lower(params, ids, ids, cache, last), mesh)
-    analysis = compiled.memory_analysis()
-    made = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    lowered, held = step.lower(params, ids, ids, cache, last), shard_bytes((params, cache))
+    found, run = [], []
+    try:
+        compiled, text = compiled_text(lowered, mesh)
+    except jax.errors.JaxRuntimeError as error:
+        fits, temporaries = False, needed(error, held)
+    else:
+        analysis = compiled.memory_analysis()
+        made = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+        fits, temporaries = True, analysis.temp_size_in_bytes + made + analysis.generated_code_size_in_bytes
+        found, run = collectives(text, dict(mesh.shape)), kernels(text)
+    looked_up = {} if model.tie_embeddings else params["embedding"]
     return DecodeStep(
         rows=rows,
         length=length,
         weights=shard_bytes(params),
         cache=shard_bytes(cache),
-        temporaries=analysis.temp_size_in_bytes + made + analysis.generated_code_size_in_bytes,
-        collectives=collectives(text, dict(mesh.shape)),
-        kernels=kernels(text),
+        read=shard_bytes(params) - shard_bytes(looked_up),
+        temporaries=temporaries,
+        collectives=found,
+        kernels=run,
+        fits=fits,
         spans=spans_of(mesh),
         mesh=dict(mesh.shape),
         seconds=time.monotonic() - begun,
@@ -155,7 +169,7 @@ def to_dict(step: DecodeStep, machine: Machine) -> dict[str, Any]:
         "mesh": step.mesh,
         "memory": {"weights": step.weights, "cache": step.cache, "temporaries": step.temporaries, "total": step.total},
         "of": machine.usable,
-        "fits": bool(np.less_equal(step.total, machine.usable)),
+        "fits": step.fits and bool(step.total <= machine.usable),
         "seconds": {"bound": step.bound(machine), "expected": step.expected(machine)},
         "tokens_per_second": {
             "bound": step.rows / step.bound(machine),

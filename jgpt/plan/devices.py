@@ -30,7 +30,7 @@ class Device:
         reached: shares of flops and bandwidth that large products and simple kernels were seen to reach.
         launch: that a kernel takes at least [s].
         cache: bytes up to which what a kernel touches comes from a cache.
-        cache_bandwidth: of that cache [bytes/s].
+        cache_bandwidth: of that cache [bytes/s]; 0 = there is none.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Device:
     reached: tuple[float, float] = (1.0, 1.0)
     launch: float = 0.0
     cache: float = 0.0
-    cache_bandwidth: float = math.inf
+    cache_bandwidth: float = 0.0
 
 
 # Of an H200, read off one step's profile (bench/results/nvidia-h200/explored.json): GPT-2's head ran at 790 TFLOP/s, the

@@ -80,7 +80,7 @@ def seconds_by_depth(config: Config, model: ModelConfig, max_documents: int | No
     """Return the seconds of a step, told from steps of one and two layers that are run here.
 
     Layers are alike, so that every further one takes what the second did. Where windows or patterns alternate, a layer is a
-    whole period of them. None where there are fewer than two of these.
+    whole period of them. None where there are fewer than two of these, or two took no longer than one.
 
     Args:
         config: of the run.
@@ -91,14 +91,14 @@ def seconds_by_depth(config: Config, model: ModelConfig, max_documents: int | No
     if model.num_layers % period or model.num_layers < 2 * period:
         return None
     one, two = (_step_seconds(config, dataclasses.replace(model, num_layers=n * period), max_documents) for n in (1, 2))
-    return one + (model.num_layers // period - 1) * (two - one)
+    return None if two <= one else one + (model.num_layers // period - 1) * (two - one)
 
 
 def _step_seconds(config: Config, model: ModelConfig, max_documents: int | None) -> float:
     """Return the median seconds of a step on random ids."""
     mesh = sharding.make_mesh(config.mesh)
     tx = optim.make_optimizer(config.optim, config.train.steps, gpt.param_axes(model))
-    train_state = state.create(model, tx, mesh, seed=0)
+    train_state = state.create(model, tx, mesh, seed=0, ema=config.optim.ema_decay is not None)
     train_step = step.compile_train_step(config, model, tx, train_state, mesh, max_documents)
     rows, length = config.train.batch_size, model.context_length
     ids = np.random.default_rng(0).integers(0, model.vocab_size or 1, (rows, length + 1)).astype(np.int32)

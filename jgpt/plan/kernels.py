@@ -78,7 +78,7 @@ def seconds(found: list[Kernel], device: Device) -> float:
     flops, bandwidth = device.reached[0] * device.flops, device.reached[1] * device.bandwidth
 
     def one(k: Kernel) -> float:
-        moving = k.bytes / (device.cache_bandwidth if k.bytes <= device.cache else bandwidth)
+        moving = k.bytes / (device.cache_bandwidth if 0 < k.bytes <= device.cache else bandwidth)
         return max(k.flops / k.share / flops, moving, device.launch)
 
     return math.fsum(k.times * one(k) for k in found)

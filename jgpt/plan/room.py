@@ -3,10 +3,10 @@
 Owns the comparison, its words and the advice; what a step needs is `compiling`'s, which changes help is `search`'s.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
@@ -29,14 +29,26 @@ def available(mesh: Mesh) -> float | None:
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
         return float(stats["bytes_limit"])
-    if device.platform != "cpu":
-        return None
+    free = [room for room in (_system(), _container()) if room is not None]
+    return min(free) / len(mesh.local_devices) if device.platform == "cpu" and free else None
+
+
+def _system() -> float | None:
+    """Return the bytes that Linux could give now, None elsewhere."""
     try:
         with open("/proc/meminfo", encoding="ascii") as info:
-            free = next(int(line.split()[1]) * 1024 for line in info if line.startswith("MemAvailable"))
+            return next(float(line.split()[1]) * 1024 for line in info if line.startswith("MemAvailable"))
     except (OSError, StopIteration, ValueError):
-        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return free / len(mesh.local_devices)
+        return None
+
+
+def _container(folder: str = "/sys/fs/cgroup") -> float | None:
+    """Return the bytes that this process's control group (version 2) has left, None where it has no limit."""
+    try:
+        limit, used = ((Path(folder) / name).read_text() for name in ("memory.max", "memory.current"))
+        return max(float(limit) - float(used), 0.0)  # "max" is no number
+    except (OSError, ValueError):
+        return None
 
 
 def _platform(mesh: Mesh) -> str:
@@ -50,15 +62,19 @@ def words(memory: Memory, room: float | None) -> str:
     return f"memory of each device: {memory.total / GIB:.2f}{of} GiB" + (f" ({parts})" if parts else "")
 
 
-def advice(config: Config, model: ModelConfig, devices: int) -> str:
+def advice(config: Config, model: ModelConfig, devices: int, config_path: str) -> str:
     """Return the changes that need less memory, the cheapest first, and the command that tries them."""
-    named = [f"  {candidate.words}" for candidate in islice(remedies(config, model, devices), NAMED)]
-    plan = "jgpt plan CONFIG --device this compiles them and says what fits"
-    return "\n".join(["What needs less, the cheapest change first:", *named, f"{plan}."])
+    named = [candidate.words for candidate in islice(remedies(config, model, devices), NAMED)]
+    if config.train.loss_chunk_tokens is None:
+        tokens = config.train.batch_size // config.train.accumulation_steps * model.context_length
+        named.insert(0, f"--train.loss-chunk-tokens {max(tokens // 8, 1)}")
+    named.append("a smaller --train.batch-size, --model.context-length or model; or a larger device")
+    last = f"`jgpt plan {config_path} ...` says what each takes. A run that has begun needs another --run.dir for it."
+    return "\n".join(["What needs less, the cheapest change first:", *(f"  {words}" for words in named), last])
 
 
 @contextmanager
-def advised(config: Config, model: ModelConfig, mesh: Mesh) -> Iterator[None]:
+def advised(config: Config, model: ModelConfig, mesh: Mesh, config_path: str) -> Iterator[None]:
     """Turn XLA's end of memory into an error with advice.
 
     Raises:
@@ -70,10 +86,10 @@ def advised(config: Config, model: ModelConfig, mesh: Mesh) -> Iterator[None]:
         if EXHAUSTED not in str(error):
             raise
         first = str(error).strip().splitlines()[0]
-        raise ValueError(f"out of memory: {first}\n{advice(config, model, mesh.size)}") from error
+        raise ValueError(f"out of memory: {first}\n{advice(config, model, mesh.size, config_path)}") from error
 
 
-def checked(memory: Memory, config: Config, model: ModelConfig, mesh: Mesh) -> str:
+def checked(memory: Memory, config: Config, model: ModelConfig, mesh: Mesh, config_path: str) -> str:
     """Return what a step takes, in words; with a warning and advice where a CPU has less.
 
     Raises:
@@ -84,5 +100,5 @@ def checked(memory: Memory, config: Config, model: ModelConfig, mesh: Mesh) -> s
     if room is None or memory.total <= room:
         return said
     if _platform(mesh) == "cpu":  # which may still find some, in swap or from others
-        return f"{said}: MORE THAN IS FREE\n{advice(config, model, mesh.size)}"
-    raise ValueError(f"{said}: it does not fit.\n{advice(config, model, mesh.size)}")
+        return f"{said}: MORE THAN IS FREE\n{advice(config, model, mesh.size, config_path)}"
+    raise ValueError(f"{said}: it does not fit.\n{advice(config, model, mesh.size, config_path)}")

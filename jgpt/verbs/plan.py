@@ -55,6 +55,10 @@ def run(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, name)
         require(value is None or value > 0, f"--{name.replace('_', '-')} is {value}: must be above 0.")
     require(arguments.price is None or arguments.tokens is not None, "--price needs --tokens: say how many.")
+    require(
+        arguments.sampler is None or not (arguments.search or arguments.tokens or arguments.price),
+        "--sampler plans sampling: --search, --tokens and --price are of training; leave them out.",
+    )
     for name in ("length", "cache"):
         value = getattr(arguments, name)
         require(value is None or arguments.sampler is not None, f"--{name} is of the sampler: say --sampler ROWS too.")
@@ -121,7 +125,7 @@ def run(arguments: argparse.Namespace) -> None:
         plan["remedy"] = None if found is None else found.candidate.words
     plan["tried"] = [{"options": t.candidate.words, "fits": t.step.fits, "bound": t.times.bound} for t in tried]
     if arguments.json is not None:
-        Path(arguments.json).write_text(json.dumps(plan, indent=1) + "\n")
+        Path(arguments.json).write_text(json.dumps(plan, indent=1, allow_nan=False) + "\n")
     if not step.fits:
         raise SystemExit(1)
 
@@ -135,9 +139,14 @@ def _plan_sampler(
     console: Any,
 ) -> None:
     """Print the plan of one token a row, and leave with 1 where it does not fit."""
+    from jgpt.check import require
     from jgpt.plan import decoding, words
 
     length = arguments.length or model.context_length
+    require(
+        length <= model.context_length,
+        f"--length is {length}, longer than model.context_length {model.context_length}: raise that, or lower it.",
+    )
     step = decoding.compile_decode(
         config, model, devices, rows=arguments.sampler, length=length, cache_dtype=arguments.cache
     )
@@ -154,7 +163,7 @@ def _plan_sampler(
         "It fits." if plan["fits"] else "It does NOT fit: fewer rows, --length, --cache int8 or --mesh.tensor."
     )
     if arguments.json is not None:
-        Path(arguments.json).write_text(json.dumps(plan, indent=1) + "\n")
+        Path(arguments.json).write_text(json.dumps(plan, indent=1, allow_nan=False) + "\n")
     if not plan["fits"]:
         raise SystemExit(1)
 

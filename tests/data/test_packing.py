@@ -174,4 +174,4 @@ def test_no_row_holds_more_documents_than_are_promised(packing: str, drawn: tupl
     most = max(int(rows.at(row, shift).segments_BS.max()) for row in range(len(rows)) for shift in shifts)
     assert most <= rows.max_documents()
     if all(size > 1 for size in sizes):  # documents without a target may stand where two meet, or not
-        assert rows.max_documents() == most or packing == "stream"
+        assert rows.max_documents() <= most + (packing == "stream")  # the last row of a stream is shorter than others

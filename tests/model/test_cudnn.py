@@ -50,6 +50,7 @@ def queries(rows: int, heads: int = 4, kv_heads: int = 2, width: int = 8, dtype=
 
 def as_documented(query, key, value, *, q_seqlen, kv_seqlen, q_offsets, kv_offsets, scale, mask_type):
     """Return what `fused.dot_product_attention` documents: causal attention in every stretch (offset, length) of a row."""
+    assert key.shape[2] == query.shape[2]  # jax 0.10 mistakes the offsets of grouped keys
     assert mask_type == fused.MaskType.PADDING_CAUSAL and q_offsets.shape[1] == q_seqlen.shape[1] + 1
     out = np.full(query.shape, np.nan, np.float32)
     for row in range(query.shape[0]):
@@ -71,6 +72,7 @@ def test_packed_documents_mean_what_their_segments_mean(cuts, more):
     visible = seen_by(segments, documents=max(int(segments.max()), 2) + more)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fused, "dot_product_attention", as_documented)
+        patch.setattr(fused, "check_compute_capability", lambda capability: True)
         packed = cudnn_attention(q, k, v, visible, None)
     assert not np.isnan(packed).any()  # padding too: what is not computed may be anything, and 0 times it is not 0
     expected = einsum_attention(q, k, v, visible, None)
@@ -123,6 +125,14 @@ def test_what_a_visibility_hides_is_not_computed(name, lowered):
             rf'"{field}": (?:"(\w+)"|(\d+))', text
         )
         assert {word or number for word, number in found} == {str(value)}, field
+
+
+def test_gpus_before_hopper_take_the_mask(lowered, monkeypatch):
+    monkeypatch.setattr(fused, "check_compute_capability", lambda capability: float(capability) <= 8.0)
+    calls, _ = lowered(seen_by(SEVERAL, documents=3))
+    assert calls == ["__cudnn$fmhaScaleBiasSoftmax", "__cudnn$fmhaScaleBiasSoftmaxBackward"]
+    calls, _ = lowered(seen_by(ONE, documents=1))
+    assert calls == ["__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"]
 
 
 @pytest.mark.parametrize(

@@ -33,23 +33,40 @@ def elsewhere(monkeypatch):
 
 
 def test_what_fits_is_said_in_one_line(elsewhere):
-    said = room.checked(NEED, CONFIG, MODEL, elsewhere("gpu", 80 * GIB))
+    said = room.checked(NEED, CONFIG, MODEL, elsewhere("gpu", 80 * GIB), "card.py")
     assert said == (
         "memory of each device: 7.50 of 80.0 GiB (parameters 1.00, optimizer 2.00, gradients 1.00, activations 3.50)"
     )
-    assert "\n" not in room.checked(NEED, CONFIG, MODEL, elsewhere("tpu", None))
+    assert "\n" not in room.checked(NEED, CONFIG, MODEL, elsewhere("tpu", None), "card.py")
 
 
 def test_what_does_not_fit_an_accelerator_is_refused_with_the_cheapest_changes_first(elsewhere):
     with pytest.raises(ValueError, match=r"7.50 of 4.0 GiB .*it does not fit") as caught:
-        room.checked(NEED, CONFIG, MODEL, elsewhere("gpu", 4 * GIB))
+        room.checked(NEED, CONFIG, MODEL, elsewhere("gpu", 4 * GIB), "card.py")
     lines = str(caught.value).splitlines()
-    assert "--mesh.fsdp" in lines[2]  # costs least: what is split computes the same
-    assert any("--model.remat" in line for line in lines) and "jgpt plan" in lines[-1]
+    assert lines[2] == "  --train.loss-chunk-tokens 256"  # 8 rows of 256: costs least
+    assert "--mesh.fsdp" in lines[3]  # what is split computes the same
+    assert any("--model.remat" in line for line in lines) and "jgpt plan card.py" in lines[-1]
+
+
+def test_where_every_change_was_made_something_is_still_said():
+    train = dataclasses.replace(CONFIG.train, loss_chunk_tokens=1, accumulation_steps=8)
+    config = dataclasses.replace(CONFIG, train=train)
+    said = room.advice(config, dataclasses.replace(MODEL, remat="full"), 1, "card.py").splitlines()
+    assert len(said) == 3 and "a smaller --train.batch-size" in said[1]
+
+
+def test_a_container_has_its_own_limit(tmp_path):
+    assert room._container(str(tmp_path)) is None
+    (tmp_path / "memory.current").write_text("300\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert room._container(str(tmp_path)) is None
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert room._container(str(tmp_path)) == 700
 
 
 def test_a_cpu_is_warned_and_goes_on(elsewhere):
-    said = room.checked(NEED, CONFIG, MODEL, elsewhere("cpu", 4 * GIB))
+    said = room.checked(NEED, CONFIG, MODEL, elsewhere("cpu", 4 * GIB), "card.py")
     assert "MORE THAN IS FREE" in said and "--model.remat" in said
 
 
@@ -57,10 +74,10 @@ def test_the_end_of_memory_comes_with_advice():
     with pytest.raises(
         ValueError, match="out of memory: RESOURCE_EXHAUSTED: Out of memory allocating 5 bytes"
     ) as caught:
-        with room.advised(CONFIG, MODEL, MESH):
+        with room.advised(CONFIG, MODEL, MESH, "card.py"):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5 bytes.\nmore")
     assert "--model.remat dots" in str(caught.value) and "more" not in str(caught.value).splitlines()[0]
-    with pytest.raises(jax.errors.JaxRuntimeError), room.advised(CONFIG, MODEL, MESH):
+    with pytest.raises(jax.errors.JaxRuntimeError), room.advised(CONFIG, MODEL, MESH, "card.py"):
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
 
