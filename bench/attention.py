@@ -15,6 +15,7 @@ import numpy as np
 from harness import arguments, publish, say, summary
 
 ERROR = {"float32": 1e-4, "bfloat16": 1e-2}  # bf16 keeps 8 bits; a wrong mask is off by more than 0.1
+GROUPED = "up to 4 documents, 4 queries' heads a key's"
 SIZES = {"cpu": (4, 256, 4, 64, 0.05), "gpu": (16, 1024, 12, 64, 0.2), "tpu": (16, 1024, 12, 64, 0.2)}
 
 
@@ -63,6 +64,7 @@ def main() -> int:
         "up to 4 documents": visibility(4, documents=4),
         "up to 16 documents": visibility(16, documents=16),
         "up to 4 documents, number unknown": visibility(4),
+        GROUPED: visibility(4, documents=4),
     }
     names = [name for name in ATTENTION if name != "einsum" and (name != "cudnn" or platform == "gpu")]
 
@@ -82,17 +84,19 @@ def main() -> int:
     results: dict[str, Any] = {}
     rows = [("what", "attention", "error of values", "of gradients", "ms", "quartiles")]
     for case, visible in cases.items():
+        own = H // 4 if case == GROUPED else H  # heads of keys and values
+        arguments_of = (q, k[:, :, :own], v[:, :, :own], pull)
         with jax.default_matmul_precision("highest"):
-            exact = [a.astype(jnp.float32) for a in (q, k, v, pull)]
+            exact = [a.astype(jnp.float32) for a in arguments_of]
             expected = jax.jit(partial(gradients, einsum_attention, visible))(*exact)
         for name in [*names, "einsum"]:
             run = jax.jit(partial(gradients, ATTENTION[name], visible))
-            errors = [error(got, want) for got, want in zip(run(q, k, v, pull), expected, strict=True)]
+            errors = [error(got, want) for got, want in zip(run(*arguments_of), expected, strict=True)]
             times = []
             for _ in range(options.rounds):
                 begun, count = time.perf_counter(), 0
                 while time.perf_counter() - begun < seconds:
-                    out = run(q, k, v, pull)
+                    out = run(*arguments_of)
                     count += 1
                     if count % 8 == 0 or platform == "cpu":
                         jax.block_until_ready(out)
