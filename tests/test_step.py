@@ -101,6 +101,15 @@ def test_sharded_equals_one_device(shape, optimizer):
 
 
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
+def test_the_normaliser_of_one_pass_gives_the_same_steps_where_ids_are_split(monkeypatch):
+    plain, _ = run_on_one_device(CONFIG)
+    plan = step.loss_plan
+    monkeypatch.setattr(step, "loss_plan", lambda *a: dataclasses.replace(plan(*a), online=True))  # as on a GPU
+    losses, _ = run(CONFIG, MeshConfig(data=2, fsdp=2, tensor=2))
+    np.testing.assert_allclose(losses, plain, atol=MESH_TOLERANCE)
+
+
+@pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
 def test_state_is_born_alike_on_every_mesh():
     model = gpt.resolve(CONFIG.model, vocab_size=32, backend="cpu")
     tx = optim.make_optimizer(CONFIG.optim, STEPS, gpt.param_axes(model))
