@@ -44,7 +44,7 @@ def main() -> None:
             turns = [(side.call("predict"), side.call("measure", steps=options.steps)) for _ in range(options.rounds)]
         predicted, measured = turns[-1]
         for part, values in (
-            (predicted, [p["seconds"] for p, _ in turns]),
+            (predicted, [p["seconds"] for p, _ in turns if p["seconds"] is not None]),  # None: lost in noise
             (measured, [m["seconds"] for _, m in turns]),
         ):
             part["turns"], part["seconds"] = values, statistics.median(values)

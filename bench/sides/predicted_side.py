@@ -7,7 +7,6 @@ import statistics
 import threading
 import time
 
-import numpy as np
 from harness import serve, spec
 
 SPEC = spec()
@@ -19,18 +18,16 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 
 from jgpt import optim, presets, sharding, state, step  # noqa: E402
-from jgpt.batch import Batch  # noqa: E402
 from jgpt.config import Config, MeshConfig, OptimConfig, TrainConfig  # noqa: E402
 from jgpt.model import gpt  # noqa: E402
 from jgpt.plan import compiling, here, roofline  # noqa: E402
 
-B, S = SPEC["rows"], SPEC["context"]
 CONFIG = Config(
     model=presets.PRESETS[SPEC["preset"]](
-        num_layers=SPEC["layers"], embed_dim=SPEC["width"], num_heads=SPEC["heads"], context_length=S
+        num_layers=SPEC["layers"], embed_dim=SPEC["width"], num_heads=SPEC["heads"], context_length=SPEC["context"]
     ),
     optim=OptimConfig(name="muon" if SPEC["preset"] == "modern" else "adamw"),
-    train=TrainConfig(steps=1000, batch_size=B),
+    train=TrainConfig(steps=1000, batch_size=SPEC["rows"]),
     mesh=MeshConfig(data=1),
 )
 MODEL = gpt.resolve(CONFIG.model, vocab_size=SPEC["vocab"], backend=jax.default_backend())
@@ -56,9 +53,7 @@ def measure(steps: int) -> dict:
     mesh = sharding.make_mesh(CONFIG.mesh)
     tx = optim.make_optimizer(CONFIG.optim, 1000, gpt.param_axes(MODEL))
     abstract = state.abstract_state(MODEL, tx, mesh)
-    tokens = np.random.default_rng(0).integers(0, SPEC["vocab"], (B, S + 1)).astype(np.int32)
-    positions, ones = np.tile(np.arange(S, dtype=np.int32), (B, 1)), np.ones((B, S))
-    batch = Batch(tokens[:, :-1], tokens[:, 1:], ones.astype(np.float32), ones.astype(np.int32), positions)
+    batch = here.random_batch(SPEC["rows"], MODEL)
     compiled = step.compile_train_step(CONFIG, MODEL, tx, abstract, mesh, 1)
     lowered = compiled.lower(abstract, sharding.shard_batch(batch, mesh)).compile()
     blank = jax.jit(lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract))

@@ -204,10 +204,15 @@ def _memory(abstract: state.TrainState, batch: Batch, analysis: Any, error: Exce
     if error is not None:
         temporary, program = needed(error, sum(held)), 0.0
     else:
-        temporary = analysis.temp_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+        temporary = temporary_bytes(analysis)
         program = analysis.generated_code_size_in_bytes
     gradients = min(held[0], temporary)
     return Memory(held[0], held[1], gradients, temporary - gradients, held[2], program)
+
+
+def temporary_bytes(analysis: Any) -> float:
+    """Return what a program takes beside its arguments and code, by the compiler's analysis; results in place cost nothing."""
+    return analysis.temp_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
 
 
 def needed(error: Exception, held: float) -> float:

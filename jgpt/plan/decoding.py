@@ -20,7 +20,7 @@ from jgpt.layout import on_mesh, spec_of
 from jgpt.model import gpt
 from jgpt.model.cache import Cache
 from jgpt.plan.collectives import Collective, collectives
-from jgpt.plan.compiling import compiled_text, needed, shard_bytes, spans_of
+from jgpt.plan.compiling import compiled_text, needed, shard_bytes, spans_of, temporary_bytes
 from jgpt.plan.devices import Machine
 from jgpt.plan.kernels import Kernel, kernels, seconds
 from jgpt.plan.roofline import network
@@ -112,8 +112,7 @@ def compile_decode(
         fits, temporaries = False, needed(error, held)
     else:
         analysis = compiled.memory_analysis()
-        made = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-        fits, temporaries = True, analysis.temp_size_in_bytes + made + analysis.generated_code_size_in_bytes
+        fits, temporaries = True, temporary_bytes(analysis) + analysis.generated_code_size_in_bytes
         found, run = collectives(text, dict(mesh.shape)), kernels(text)
     looked_up = {} if model.tie_embeddings else params["embedding"]
     return DecodeStep(

@@ -100,11 +100,7 @@ def _step_seconds(config: Config, model: ModelConfig, max_documents: int | None)
     tx = optim.make_optimizer(config.optim, config.train.steps, gpt.param_axes(model))
     train_state = state.create(model, tx, mesh, seed=0, ema=config.optim.ema_decay is not None)
     train_step = step.compile_train_step(config, model, tx, train_state, mesh, max_documents)
-    rows, length = config.train.batch_size, model.context_length
-    ids = np.random.default_rng(0).integers(0, model.vocab_size or 1, (rows, length + 1)).astype(np.int32)
-    whole = np.ones((rows, length), np.int32)
-    places = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
-    batch = sharding.shard_batch(Batch(ids[:, :-1], ids[:, 1:], whole.astype(np.float32), whole, places), mesh)
+    batch = sharding.shard_batch(random_batch(config.train.batch_size, model), mesh)
     seconds = []
     for _ in range(ROUNDS + 1):
         begun = time.perf_counter()
@@ -112,6 +108,15 @@ def _step_seconds(config: Config, model: ModelConfig, max_documents: int | None)
         jax.block_until_ready(measured)
         seconds.append(time.perf_counter() - begun)
     return statistics.median(seconds[1:])
+
+
+def random_batch(rows: int, model: ModelConfig) -> Batch:
+    """Return rows of random ids, each one document."""
+    length = model.context_length
+    ids = np.random.default_rng(0).integers(0, model.vocab_size or 1, (rows, length + 1)).astype(np.int32)
+    whole = np.ones((rows, length), np.int32)
+    places = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
+    return Batch(ids[:, :-1], ids[:, 1:], whole.astype(np.float32), whole, places)
 
 
 def _products(tokens: int, inner: int, outer: int) -> float:

@@ -17,7 +17,7 @@ BYTES: Final = {
 RUNS_KERNELS: Final = ("while", "conditional", "call", "async-start", "fusion-start")
 
 _HEAD = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$")
-_LINE = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
+_LINE = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
 _CALLS = re.compile(r"(?:calls|to_apply|body|(?:branch|called|true|false)_computations?)=(\{[^}]*\}|%?[\w.\-]+)")
 _TURNS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
@@ -33,23 +33,18 @@ class Line(NamedTuple):
         shape: as it is written, "f32[2,3]{1,0}" or a tuple of such.
         operation: "dot", "fusion".
         rest: operands and attributes, as they are written.
-        is_root: it is what its computation returns.
     """
 
     name: str
     shape: str
     operation: str
     rest: str
-    is_root: bool
 
 
 def parse(line: str) -> Line | None:
     """Return a line as an instruction, None where it is none."""
     match = _LINE.match(line)
-    if match is None:
-        return None
-    root, name, shape, operation, rest = match.groups()
-    return Line(name, shape, operation, rest, root is not None)
+    return Line(*match.group(1, 2, 3, 4)) if match else None
 
 
 def arrays(shape: str) -> list[tuple[str, tuple[int, ...]]]:

@@ -1,5 +1,6 @@
 """A plan as a table and as JSON. Owns the words and units."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
@@ -22,12 +23,7 @@ def tables(step: Step, times: Times, machine: Machine, price: float | None, toke
         price: of a device and hour; None = not asked.
         tokens: to train on; None = not asked.
     """
-    memory = Table("memory of each device", "GiB", box=None, pad_edge=False)
-    for name, size in vars(step.memory).items():
-        memory.add_row(name, f"{size / GIB:.3f}")
-    left = machine.usable - step.memory.total
-    memory.add_row("all together", f"{step.memory.total / GIB:.3f}")
-    memory.add_row(f"of {machine.usable / GIB:.1f}: {'left' if left >= 0 else 'MISSING'}", f"{abs(left) / GIB:.3f}")
+    memory = _memory(vars(step.memory), machine)
     time = Table("one step of all devices", "", box=None, pad_edge=False)
     time.add_row("tokens", f"{step.tokens:,}")
     time.add_row("FLOPs of the model", f"{step.model_flops:.3e}")
@@ -59,12 +55,7 @@ def tables(step: Step, times: Times, machine: Machine, price: float | None, toke
 
 def decode_tables(step: DecodeStep, machine: Machine) -> list[Table]:
     """Return a plan of the sampler as tables: memory, time."""
-    memory = Table("memory of each device", "GiB", box=None, pad_edge=False)
-    for name in ("weights", "cache", "temporaries"):
-        memory.add_row(name, f"{getattr(step, name) / GIB:.3f}")
-    left = machine.usable - step.total
-    memory.add_row("all together", f"{step.total / GIB:.3f}")
-    memory.add_row(f"of {machine.usable / GIB:.1f}: {'left' if left >= 0 else 'MISSING'}", f"{abs(left) / GIB:.3f}")
+    memory = _memory({name: getattr(step, name) for name in ("weights", "cache", "temporaries")}, machine)
     time = Table("one token of every row", "", "tokens/s", box=None, pad_edge=False)
     for name, seconds in (
         ("at least: weights and cache read once", step.bound(machine)),
@@ -72,6 +63,17 @@ def decode_tables(step: DecodeStep, machine: Machine) -> list[Table]:
     ):
         time.add_row(name, _seconds(seconds), f"{step.rows / seconds:,.0f}")
     return [memory, time]
+
+
+def _memory(parts: Mapping[str, float], machine: Machine) -> Table:
+    """Return the bytes of a device by kind, and what its memory has left."""
+    table = Table("memory of each device", "GiB", box=None, pad_edge=False)
+    total = sum(parts.values())
+    left = machine.usable - total
+    for name, size in (*parts.items(), ("all together", total)):
+        table.add_row(name, f"{size / GIB:.3f}")
+    table.add_row(f"of {machine.usable / GIB:.1f}: {'left' if left >= 0 else 'MISSING'}", f"{abs(left) / GIB:.3f}")
+    return table
 
 
 def to_dict(step: Step, times: Times, machine: Machine) -> dict[str, Any]:

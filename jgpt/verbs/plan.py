@@ -101,9 +101,8 @@ def run(arguments: argparse.Namespace) -> None:
         console.print(f"best: {words_of}\n")
     else:
         step, times = compile_step(config, model)
-    if arguments.device == "this" and step.fits:
-        by_depth = here.seconds_by_depth(config, model, max_documents) if chosen is None else None
-        times = replace(times, run=by_depth)
+    if arguments.device == "this" and step.fits and not arguments.search:
+        times = replace(times, run=here.seconds_by_depth(config, model, max_documents))
     name = f"{machine.device.name} {machine.topology}"
     shape = ", ".join(f"{axis} {size}" for axis, size in step.mesh.items())
     console.print(
@@ -124,10 +123,7 @@ def run(arguments: argparse.Namespace) -> None:
         console.print(f"add {found.candidate.words}" if found else "none of these; try --search, or a larger machine.")
         plan["remedy"] = None if found is None else found.candidate.words
     plan["tried"] = [{"options": t.candidate.words, "fits": t.step.fits, "bound": t.times.bound} for t in tried]
-    if arguments.json is not None:
-        Path(arguments.json).write_text(json.dumps(plan, indent=1, allow_nan=False) + "\n")
-    if not step.fits:
-        raise SystemExit(1)
+    _end(plan, arguments.json)
 
 
 def _plan_sampler(
@@ -162,8 +158,13 @@ def _plan_sampler(
     console.print(
         "It fits." if plan["fits"] else "It does NOT fit: fewer rows, --length, --cache int8 or --mesh.tensor."
     )
-    if arguments.json is not None:
-        Path(arguments.json).write_text(json.dumps(plan, indent=1, allow_nan=False) + "\n")
+    _end(plan, arguments.json)
+
+
+def _end(plan: dict[str, Any], file: str | None) -> None:
+    """Write a plan where it is asked for, and leave with 1 where it does not fit."""
+    if file is not None:
+        Path(file).write_text(json.dumps(plan, indent=1, allow_nan=False) + "\n")
     if not plan["fits"]:
         raise SystemExit(1)
 

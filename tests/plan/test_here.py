@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from jgpt import presets
+from jgpt import presets, step
 from jgpt.config import Config, TrainConfig
 from jgpt.model import gpt
 from jgpt.plan import here
@@ -41,5 +41,21 @@ def test_where_windows_alternate_a_layer_is_a_period_of_them(steps):
     assert here.seconds_by_depth(CONFIG, dataclasses.replace(model, num_layers=2), None) is None
 
 
-def test_steps_of_a_shallow_model_really_run():
-    assert 0 < (here.seconds_by_depth(CONFIG, dataclasses.replace(MODEL, num_layers=2), 1) or 0) < 60
+def test_two_layers_that_took_no_longer_than_one_say_nothing(monkeypatch):
+    monkeypatch.setattr(here, "_step_seconds", lambda config, model, max_documents: 5.0 - model.num_layers)
+    assert here.seconds_by_depth(CONFIG, MODEL, None) is None
+
+
+@pytest.mark.parametrize("decay", [None, 0.9])
+def test_steps_really_run_and_as_they_would_be_trained(monkeypatch, decay):
+    states = []
+    compile_train_step = step.compile_train_step
+
+    def watched(config, model, tx, train_state, mesh, max_documents):
+        states.append(train_state)
+        return compile_train_step(config, model, tx, train_state, mesh, max_documents)
+
+    monkeypatch.setattr(step, "compile_train_step", watched)
+    config = dataclasses.replace(CONFIG, optim=dataclasses.replace(CONFIG.optim, ema_decay=decay))
+    assert here._step_seconds(config, dataclasses.replace(MODEL, num_layers=1), 1) > 0
+    assert (states[0].ema is None) == (decay is None)

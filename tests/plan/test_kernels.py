@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jgpt.plan import kernels
-from jgpt.plan.devices import DEVICES, Device
+from jgpt.plan.devices import Device
 
 F32 = 4
 
@@ -104,4 +104,3 @@ def test_kernels_take_as_long_as_the_slower_of_both():
         kernels.Kernel("fusion", 3, 0, 100),
     ]
     assert kernels.seconds(found, device) == pytest.approx(2 * 2e-3 + 4e-3 + 3e-6)
-    assert all(d.reached[0] <= 1 and d.reached[1] <= 1 for d in DEVICES.values())
