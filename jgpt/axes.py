@@ -30,11 +30,15 @@ NORM: Final = Axis("N", "norm", "entries of a norm's scale or bias: as wide as w
 POSITION: Final = Axis("P", "position", "rows of the learned position table")
 NGRAM: Final = Axis("R", "ngram", "rows of an n-gram table")
 GATE: Final = Axis("C", "gate", "branches of a gated MLP (gate, value)")
+EXPERTS: Final = Axis("E", "experts", "experts of a mixture")
+CHOICE: Final = Axis(
+    "X", "choice", "experts that a router chooses from: never sharded, every device routes its own tokens"
+)
 
 AXES: Final = {
     axis.name: axis
     for axis in (
         BATCH, SEQ, KV_SEQ, EMBED, HEADS, KV_HEADS, HEAD_DIM, MLP, VOCAB, LAYERS, MICROBATCH, NORM, POSITION, GATE,
-        NGRAM,
+        NGRAM, EXPERTS, CHOICE,
     )
 }  # fmt: skip

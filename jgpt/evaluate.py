@@ -82,9 +82,8 @@ def _likelihood(
 ) -> dict[str, float]:
     """Return the likelihoods of one task's held-out examples, packed as `rows`, without its name."""
     pending = []
-    for batch in eval_batches(
-        rows, batch_size=batch_size, process_index=jax.process_index(), process_count=jax.process_count()
-    ):
+    share = sharding.share_of_rows(mesh)
+    for batch in eval_batches(rows, batch_size=batch_size, part=share.index, of_parts=share.count):
         pending.append(eval_step(params, sharding.shard_batch(batch, mesh)))
     sums = jax.device_get(pending)
     nats = math.fsum(float(s.nats) for s in sums)

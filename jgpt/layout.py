@@ -5,21 +5,23 @@ over `fsdp` instead, gather the rows of the whole batch on every device and spli
 memory. A logical axis that no rule names is an error: silent replication is how memory is lost unnoticed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, Final
 
 import jax
-from jax.sharding import Mesh, PartitionSpec
+import numpy as np
+from jax.sharding import AxisType, Mesh, PartitionSpec
 from jaxtyping import Array, Shaped
 
 from jgpt.check import unknown_name
 
-MESH_AXES: Final = ("data", "fsdp", "tensor")
+# from the slowest network to the fastest: neighbours along the last axis exchange most
+MESH_AXES: Final = ("slice", "data", "fsdp", "expert", "context", "tensor")
 
 RULES: Final[dict[str, str | tuple[str, ...] | None]] = {
-    "batch": ("data", "fsdp"),
-    "seq": None,
+    "batch": ("slice", "data", "fsdp", "expert"),
+    "seq": "context",
     "embed": "fsdp",
     "heads": "tensor",
     "kv_heads": "tensor",
@@ -31,6 +33,8 @@ RULES: Final[dict[str, str | tuple[str, ...] | None]] = {
     "position": None,
     "gate": None,
     "ngram": "tensor",
+    "experts": "expert",
+    "choice": None,
 }
 
 
@@ -73,4 +77,71 @@ def place(x: Shaped[Array, "*A"], *axes: str | None) -> Shaped[Array, "*A"]:
         ValueError: no rule names an axis.
     """
     spec = spec_of(axes)
-    return x if jax.sharding.get_abstract_mesh().empty else jax.lax.with_sharding_constraint(x, spec)
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    free = free_axes()
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*(_only(split, free) for split in spec)))
+
+
+def free_axes() -> dict[str, int]:
+    """Return mesh axis -> devices of those axes that XLA lays arrays over here; none where there is no mesh.
+
+    Within `jax.shard_map` the axes it was given are not among them: there every device computes its own part.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return {name: mesh.shape[name] for name, kind in kinds if kind != AxisType.Manual}
+
+
+def parts(axis: str, mesh: Mapping[str, int] | None = None) -> int:
+    """Return into how many parts a logical axis is cut over a mesh: axis -> devices; None = the one of `on_mesh`."""
+    mesh = free_axes() if mesh is None else mesh
+    return int(np.prod([mesh.get(name, 1) for name in _names(spec_of((axis,))[0])], dtype=int))
+
+
+def _names(split: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return () if split is None else (split,) if isinstance(split, str) else split
+
+
+def _only(split: str | tuple[str, ...] | None, free: Mapping[str, int]) -> tuple[str, ...] | None:
+    return tuple(name for name in _names(split) if name in free) or None
+
+
+def flatten(x_BS: Shaped[Array, "B S *A"]) -> Shaped[Array, "N *A"]:
+    """Return tokens along one axis, each device's own in one piece: row after row where rows are not cut.
+
+    Rows that are cut over devices cannot be laid one behind the other without gathering them; the parts of each device can.
+    """
+    B, S, *rest = x_BS.shape
+    cut = parts("seq")
+    if cut == 1:
+        return x_BS.reshape(B * S, *rest)
+    rows = parts("batch")
+    return place_tokens(x_BS.reshape(rows, B // rows, cut, S // cut, *rest).swapaxes(1, 2).reshape(B * S, *rest))
+
+
+def unflatten(x_N: Shaped[Array, "N *A"], batch: int) -> Shaped[Array, "B S *A"]:
+    """Undo `flatten` of `batch` rows."""
+    N, *rest = x_N.shape
+    cut = parts("seq")
+    if cut == 1:
+        return x_N.reshape(batch, N // batch, *rest)
+    rows = parts("batch")
+    x_N = place_tokens(x_N)
+    return x_N.reshape(rows, cut, batch // rows, N // batch // cut, *rest).swapaxes(1, 2).reshape(batch, -1, *rest)
+
+
+def place_tokens(x_N: Shaped[Array, "N *A"], *axes: str | None) -> Shaped[Array, "N *A"]:
+    """Return x with its first axis over the devices that have the tokens (see `flatten`), and the others as in `place`.
+
+    Args:
+        x_N: by tokens.
+        axes: one name for each further axis; none at all = as XLA finds best.
+    """
+    free = free_axes()
+    if not free:
+        return x_N
+    tokens = _only((*_names(RULES["batch"]), *_names(RULES["seq"])), free)
+    others = [_only(split, free) for split in spec_of(axes)] or [PartitionSpec.UNCONSTRAINED] * (x_N.ndim - 1)
+    return jax.lax.with_sharding_constraint(x_N, PartitionSpec(tokens, *others))

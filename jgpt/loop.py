@@ -128,14 +128,15 @@ def _train(config: Config, config_path: str, heartbeat: Heartbeat | None) -> Non
         train_step=compiled,
         eval_step=step.compile_eval_step(resolved, config.train, mesh),
     )
+    share = sharding.share_of_rows(mesh)
     batches = train_batches(
         {name: task.train for name, task in data.tasks.items()},
         {name: task.weight for name, task in config.task_configs().items()},
         batch_size=config.train.batch_size,
         seed=config.train.seed,
         start_steps={name: round(task.start * config.train.steps) for name, task in config.task_configs().items()},
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        part=share.index,
+        of_parts=share.count,
         prefetch=config.data.prefetch_batches,
     )
     kept = config.checkpoint

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jgpt.layout import flatten, parts, unflatten
+
 # Logits that stand in memory at once by default: 64 MiB in f32 on a CPU, 4 GiB on GPUs, 1 GiB elsewhere; on accelerators
 # each piece reads and writes the whole gradient of the output matrix once more.
 LOGITS_AT_ONCE: Final = {"cpu": 2**24, "gpu": 2**30, "tpu": 2**28}
@@ -40,19 +42,22 @@ def logits_at_once(platform: str, devices: int = 1) -> int:
     return LOGITS_AT_ONCE.get(platform, LOGITS_AT_ONCE["tpu"]) * devices
 
 
-def chunks_for(batch: int, seq: int, vocab: int, chunk_tokens: int | None, at_once: int | None = None) -> int:
+def chunks_for(
+    batch: int, seq: int, vocab: int, chunk_tokens: int | None, at_once: int | None = None, cut: int = 1
+) -> int:
     """Return into how many equal pieces of the sequence axis the logits are cut: the fewest that fit.
 
     Args:
         batch: rows.
-        seq: positions a row.
+        seq: positions of each part of a row.
         vocab: padded vocabulary.
         chunk_tokens: tokens whose logits may stand in memory at once; None = as `at_once` says.
         at_once: logits that may; None = `logits_at_once` of one device of this process.
+        cut: parts of a row.
     """
     at_once = logits_at_once(jax.default_backend()) if at_once is None else at_once
     budget = chunk_tokens if chunk_tokens is not None else max(at_once // vocab, 1)
-    return next((c for c in range(1, seq + 1) if seq % c == 0 and batch * seq // c <= budget), seq)
+    return next((c for c in range(1, seq + 1) if seq % c == 0 and batch * cut * seq // c <= budget), seq)
 
 
 @dataclass(frozen=True)
@@ -118,10 +123,23 @@ class _Piece(NamedTuple):
 
 
 def _cut(plan: LossPlan, x_BSD: Array, output_DV: Array, targets_BS: Array, weights_BS: Array) -> _Piece:
-    """Return the pieces along a new first axis."""
+    """Return the pieces along a new first axis; where rows are cut over devices, each has a stretch of every part."""
     B, S = targets_BS.shape
-    C = chunks_for(B, S, output_DV.shape[1], plan.chunk_tokens, plan.at_once)
-    return _Piece(*(a.reshape(B, C, S // C, *a.shape[2:]).swapaxes(0, 1) for a in (x_BSD, targets_BS, weights_BS)))
+    cut = parts("seq")
+    C = chunks_for(B, S // cut, output_DV.shape[1], plan.chunk_tokens, plan.at_once, cut)
+
+    def pieces(a: Array) -> Array:
+        a = a.reshape(B, cut, C, S // C // cut, *a.shape[2:])
+        return jnp.moveaxis(a, 2, 0).reshape(C, B, S // C, *a.shape[4:])
+
+    return _Piece(*(pieces(a) for a in (x_BSD, targets_BS, weights_BS)))
+
+
+def _uncut(x_CBsD: Array) -> Array:
+    """Return features of the pieces of `_cut` as they were."""
+    C, B, s, D = x_CBsD.shape
+    cut = parts("seq")
+    return jnp.moveaxis(x_CBsD.reshape(C, B, cut, s // cut, D), 0, 2).reshape(B, C * s, D)
 
 
 def online_logsumexp(logits_NV: Float[Array, "N V"]) -> Float[Array, " N"]:
@@ -141,16 +159,16 @@ def online_logsumexp(logits_NV: Float[Array, "N V"]) -> Float[Array, " N"]:
 
 def _of_logits(logits_NV: Array, piece: _Piece, plan: LossPlan) -> tuple[tuple[Array, LossSums], Array]:
     """Return a piece's objective and sums, and its log-normalisers."""
-    weights_N = piece.weights_Bs.reshape(-1)
+    weights_N = flatten(piece.weights_Bs)
     log_z_N = online_logsumexp(logits_NV) if plan.online else jax.nn.logsumexp(logits_NV, axis=-1)
-    target_N = jnp.take_along_axis(logits_NV, piece.targets_Bs.reshape(-1, 1), axis=-1)[:, 0]
+    target_N = jnp.take_along_axis(logits_NV, flatten(piece.targets_Bs)[:, None], axis=-1)[:, 0]
     nats, squared = jnp.sum(weights_N * (log_z_N - target_N)), jnp.sum(weights_N * jnp.square(log_z_N))
     return (nats + plan.z_loss * squared, LossSums(nats, squared, jnp.sum(weights_N))), log_z_N
 
 
 def _slope(logits_NV: Array, log_z_N: Array, piece: _Piece, z_loss: float, first: int | Array = 0) -> Array:
     """Return the gradient of the objective with respect to logits, those of the ids from `first` on."""
-    targets_N, weights_N = piece.targets_Bs.reshape(-1), piece.weights_Bs.reshape(-1)
+    targets_N, weights_N = flatten(piece.targets_Bs), flatten(piece.weights_Bs)
     ids_1V = first + jnp.arange(logits_NV.shape[1])[None, :]
     pull_N = weights_N * (1 + 2 * z_loss * log_z_N)  # along log_z
     softmax_NV = jnp.exp(logits_NV - log_z_N[:, None])
@@ -164,7 +182,7 @@ def _sums(
     pieces = _cut(plan, x_BSD, output_DV, targets_BS, weights_BS)
 
     def body(sums: tuple, piece: _Piece) -> tuple[tuple, None]:
-        logits_NV = to_logits(_flat(piece.x_BsD), output_DV)
+        logits_NV = to_logits(flatten(piece.x_BsD), output_DV)
         return jax.tree.map(jnp.add, sums, _of_logits(logits_NV, piece, plan)[0]), None
 
     return _scan(body, _no_sums(), pieces)[0]
@@ -179,7 +197,7 @@ def _forward(
 
     def body(carry: tuple, piece: _Piece) -> tuple[tuple, Array]:
         sums, doutput_DV = carry
-        x_ND = _flat(piece.x_BsD)
+        x_ND = flatten(piece.x_BsD)
         if n == 1:
             logits_NV, pull = jax.vjp(to_logits, x_ND, output_DV)
             new, log_z_N = _of_logits(logits_NV, piece, plan)
@@ -200,10 +218,10 @@ def _forward(
                 return dx_ND + dpart_ND, doutput_DV
 
             dx_ND, doutput_DV = jax.lax.fori_loop(0, n, stretch, (jnp.zeros_like(x_ND), doutput_DV))
-        return (jax.tree.map(jnp.add, sums, new), doutput_DV), dx_ND.reshape(piece.x_BsD.shape)
+        return (jax.tree.map(jnp.add, sums, new), doutput_DV), unflatten(dx_ND, len(piece.x_BsD))
 
     (sums, doutput_DV), dx_CBsD = _scan(body, (_no_sums(), jnp.zeros_like(output_DV)), pieces)
-    return sums, (dx_CBsD.swapaxes(0, 1).reshape(x_BSD.shape), doutput_DV)
+    return sums, (_uncut(dx_CBsD), doutput_DV)
 
 
 def _backward(to_logits: ToLogits, plan: LossPlan, saved: tuple[Array, Array], slope: tuple[Array, LossSums]) -> tuple:
@@ -213,10 +231,6 @@ def _backward(to_logits: ToLogits, plan: LossPlan, saved: tuple[Array, Array], s
 
 
 _sums.defvjp(_forward, _backward)
-
-
-def _flat(x_BsD: Array) -> Array:
-    return x_BsD.reshape(-1, x_BsD.shape[-1])
 
 
 def _no_sums() -> tuple[Array, LossSums]:

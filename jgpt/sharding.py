@@ -1,7 +1,8 @@
 """Where arrays live: the mesh, and the shardings of state and batch by the rules of `layout`."""
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -10,35 +11,56 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jgpt.batch import Batch
 from jgpt.config import MeshConfig
-from jgpt.layout import MESH_AXES, spec_of
+from jgpt.layout import MESH_AXES, parts, spec_of
 
 
 def make_mesh(cfg: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
-    """Return a mesh of shape (data, fsdp, tensor) over `devices` (all by default).
+    """Return a mesh with all `layout.MESH_AXES` over `devices` (all by default).
 
     Raises:
-        ValueError: the axes multiply to another number than there are devices.
+        ValueError: the axes multiply to another number than there are devices, or slices of a TPU are cut.
     """
     devices = jax.devices() if devices is None else devices
-    inner = cfg.fsdp * cfg.tensor
+    given = {name: getattr(cfg, name) for name in MESH_AXES}
+    inner = math.prod(size for size in given.values() if size is not None)
     data = cfg.data if cfg.data is not None else max(len(devices) // inner, 1)
-    if data * inner > len(devices) or (cfg.data is None and len(devices) % inner):
+    sizes = given | {"data": data}
+    used = math.prod(sizes.values())
+    if used > len(devices) or (cfg.data is None and len(devices) % inner):
+        product = " x ".join(f"mesh.{name} {size}" for name, size in sizes.items() if size > 1 or name == "data")
         raise ValueError(
-            f"mesh.data {data} x mesh.fsdp {cfg.fsdp} x mesh.tensor {cfg.tensor} = {data * inner} devices, and this "
-            f"process sees {len(devices)} ({devices[0].platform}): lower an axis, or on CPU start with "
-            f"XLA_FLAGS=--xla_force_host_platform_device_count={max(data * inner, 2)}."
+            f"{product} = {used} devices, and this process sees {len(devices)} ({devices[0].platform}): lower an axis, or "
+            f"on CPU start with XLA_FLAGS=--xla_force_host_platform_device_count={max(used, 2)}."
         )
-    if data * inner < len(devices) and jax.process_count() > 1:
+    if used < len(devices) and jax.process_count() > 1:
         raise ValueError(
-            f"the mesh uses {data * inner} of {len(devices)} devices: with several processes all must take part; "
+            f"the mesh uses {used} of {len(devices)} devices: with several processes all must take part; "
             "leave mesh.data unset."
         )
-    shape = (data, cfg.fsdp, cfg.tensor)
-    if devices[0].platform == "tpu" and data * inner == len(devices):  # axes along the dimensions of the torus
-        grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
-    else:
-        grid = np.asarray(devices[: data * inner]).reshape(shape)
+    grid = _grid(tuple(sizes.values()), devices[:used])
     return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def _grid(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
+    """Return devices in the shape of the mesh: axes along the dimensions of a TPU's torus, slices along the first.
+
+    Elsewhere in their own order, in which those of a process stand together.
+
+    Raises:
+        ValueError: there are several slices, and mesh.slice is another number.
+    """
+    if devices[0].platform != "tpu":
+        return np.asarray(devices).reshape(shape)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices != shape[0] and slices > 1:
+        raise ValueError(
+            f"mesh.slice is {shape[0]}, and the devices stand in {slices} slices, between which the network is slow: set "
+            f"mesh.slice to {slices}."
+        )
+    if slices > 1:
+        inside, across = (1, *shape[1:]), (slices, *(1 for _ in shape[1:]))
+        return mesh_utils.create_hybrid_device_mesh(inside, across, devices, allow_split_physical_axes=True)
+    return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
 
 
 def param_shardings(mesh: Mesh, axes: Any, shapes: Any) -> Any:
@@ -56,11 +78,11 @@ def param_shardings(mesh: Mesh, axes: Any, shapes: Any) -> Any:
     def one(path: tuple, names: tuple[str, ...], leaf: Any) -> NamedSharding:
         spec = spec_of(names)
         for name, size, split in zip(names, leaf.shape, spec, strict=True):
-            parts = 1 if split is None else int(np.prod([mesh.shape[axis] for axis in np.atleast_1d(split)]))
-            if size % parts:
+            shards = parts(name, mesh.shape)
+            if size % shards:
                 raise ValueError(
                     f"parameter {jax.tree_util.keystr(path)} has {size} {name}, which cannot be split over mesh.{split} "
-                    f"= {parts} devices: choose sizes that are multiples, or lower mesh.{split}."
+                    f"= {shards} devices: choose sizes that are multiples, or lower mesh.{split}."
                 )
         return NamedSharding(mesh, spec)
 
@@ -73,8 +95,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Return the sharding of [B, S] arrays: rows over data and fsdp."""
-    return NamedSharding(mesh, spec_of(("batch", "seq")))
+    """Return the sharding of [B, S] arrays: each row whole on every device that computes a part of it."""
+    return NamedSharding(mesh, spec_of(("batch", None)))
 
 
 def abstract_batch(rows: int, length: int, mesh: Mesh) -> Batch:
@@ -90,12 +112,53 @@ def check_rows(rows: int, mesh: Mesh, name: str) -> None:
     Raises:
         ValueError: with `name`, the field that sets the rows.
     """
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    shards = parts("batch", mesh.shape)
     if rows % shards:
+        over = " x ".join(f"mesh.{name}" for name in spec_of(("batch",))[0] if mesh.shape[name] > 1)
         raise ValueError(
-            f"{name} gives {rows} rows, which cannot be split over mesh.data x mesh.fsdp = {shards} devices: use a "
-            f"multiple of {shards}."
+            f"{name} gives {rows} rows, which cannot be split over {over} = {shards} devices: use a multiple of {shards}."
         )
+
+
+class Share(NamedTuple):
+    """The rows of every batch that a process holds: part `index` of `count` equal ones."""
+
+    index: int
+    count: int
+
+
+def share_of_rows(mesh: Mesh) -> Share:
+    """Return which rows of every batch this process holds; processes that compute parts of the same rows share them.
+
+    Raises:
+        ValueError: processes hold rows that overlap in part.
+    """
+    owners = np.vectorize(lambda device: device.process_index, otypes=[int])(mesh.devices)
+    return shares_of(owners)[jax.process_index()]
+
+
+def shares_of(owners: np.ndarray) -> dict[int, Share]:
+    """Return the share of each process.
+
+    Args:
+        owners: process of each device of a mesh, in the shape of the mesh.
+
+    Raises:
+        ValueError: processes hold rows that overlap in part.
+    """
+    over = [MESH_AXES.index(name) for name in spec_of(("batch",))[0]]
+    rows = math.prod(owners.shape[axis] for axis in over)
+    held: dict[int, list[int]] = {}  # process -> rows, of a batch that has one for every shard
+    for row, devices in enumerate(np.moveaxis(owners, over, range(len(over))).reshape(rows, -1)):
+        for owner in set(devices.tolist()):
+            held.setdefault(owner, []).append(row)
+    groups = sorted({tuple(own) for own in held.values()})
+    if sum(map(len, groups)) != rows:
+        raise ValueError(
+            f"a mesh of {dict(zip(MESH_AXES, owners.shape, strict=True))} gives {len(held)} processes rows that overlap in "
+            f"part ({groups} of {rows}): let mesh.context x mesh.tensor be a multiple or a divisor of the devices of a process."
+        )
+    return {process: Share(groups.index(tuple(own)), len(groups)) for process, own in held.items()}
 
 
 def shard_batch(batch: Batch, mesh: Mesh) -> Batch:
@@ -104,6 +167,8 @@ def shard_batch(batch: Batch, mesh: Mesh) -> Batch:
     Raises:
         ValueError: the rows cannot be split evenly over the devices.
     """
-    check_rows(batch.tokens_BS.shape[0] * jax.process_count(), mesh, "the batch")
+    rows, length = batch.tokens_BS.shape
+    rows *= share_of_rows(mesh).count if jax.process_count() > 1 else 1
+    check_rows(rows, mesh, "the batch")
     sharding = batch_sharding(mesh)
-    return Batch(*(jax.make_array_from_process_local_data(sharding, array) for array in batch))
+    return Batch(*(jax.make_array_from_process_local_data(sharding, array, (rows, length)) for array in batch))

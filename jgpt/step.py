@@ -16,9 +16,9 @@ from jaxtyping import Array, PRNGKeyArray
 from jgpt import sharding
 from jgpt.batch import Batch
 from jgpt.config import Config, ModelConfig, TrainConfig
-from jgpt.layout import on_mesh, place
+from jgpt.layout import on_mesh, place, place_tokens
 from jgpt.loss import LossPlan, LossSums, cross_entropy, logits_at_once
-from jgpt.model import gpt
+from jgpt.model import context, gpt
 from jgpt.state import TrainState, shardings_of
 
 Metrics = dict[str, Array]
@@ -44,11 +44,12 @@ def loss_sums(
     )
     output_DV = place(gpt.output_matrix(cfg, params), None, "vocab")  # gathered once, for all pieces of the loss
     to_logits = partial(_placed_logits, cfg)
-    return cross_entropy(to_logits, x_BSD, output_DV, batch.targets_BS, batch.weights_BS, plan)
+    targets_BS, weights_BS = context.spread(batch.targets_BS), context.spread(batch.weights_BS)
+    return cross_entropy(to_logits, x_BSD, output_DV, targets_BS, weights_BS, plan)
 
 
 def _placed_logits(cfg: ModelConfig, x_ND: Array, output_DV: Array) -> Array:
-    return place(gpt.logits(cfg, x_ND, output_DV), "batch", "vocab")
+    return place_tokens(gpt.logits(cfg, x_ND, output_DV), "vocab")
 
 
 def gradients(

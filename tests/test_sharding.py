@@ -24,21 +24,42 @@ def test_rules_name_known_axes_alone():
         assert rule is None or set(np.atleast_1d(rule)) <= set(layout.MESH_AXES)
 
 
-def test_batch_rows_lie_over_data_and_fsdp():
-    assert layout.spec_of(("batch", "seq")) == PartitionSpec(("data", "fsdp"), None)
+def test_rows_lie_over_all_axes_but_those_that_cut_them():
+    assert layout.spec_of(("batch", "seq")) == PartitionSpec(("slice", "data", "fsdp", "expert"), "context")
+
+
+@pytest.mark.parametrize(
+    ("shape", "devices", "shares"),
+    [
+        (dict(data=4, fsdp=2), 2, [(0, 4), (1, 4), (2, 4), (3, 4)]),
+        (dict(data=2, tensor=4), 2, [(0, 2), (0, 2), (1, 2), (1, 2)]),  # two processes compute parts of the same rows
+        (dict(expert=2, context=2, tensor=2), 4, [(0, 2), (1, 2)]),
+        (dict(context=8), 2, [(0, 1)] * 4),
+        (dict(slice=2, data=2, tensor=2), 2, [(0, 4), (1, 4), (2, 4), (3, 4)]),
+    ],
+)
+def test_processes_that_compute_on_the_same_rows_read_the_same(shape: dict, devices: int, shares: list):
+    sizes = [shape.get(name, 1) for name in layout.MESH_AXES]
+    found = sharding.shares_of(np.arange(8).reshape(sizes) // devices)
+    assert [found[process] for process in range(8 // devices)] == shares
+
+
+def test_processes_whose_rows_overlap_in_part_are_refused():
+    with pytest.raises(ValueError, match=r"rows that overlap in part.*multiple or a divisor of the devices"):
+        sharding.shares_of(np.arange(12).reshape(1, 4, 1, 1, 3, 1) // 4)
 
 
 @needs_eight
 def test_data_takes_the_devices_that_are_left():
-    assert dict(sharding.make_mesh(MeshConfig(fsdp=2, tensor=2)).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    mesh = sharding.make_mesh(MeshConfig(fsdp=2, tensor=2))
+    assert tuple(mesh.shape) == layout.MESH_AXES
+    assert {name: size for name, size in mesh.shape.items() if size > 1} == {"data": 2, "fsdp": 2, "tensor": 2}
     assert sharding.make_mesh(MeshConfig(data=1)).devices.size == 1
 
 
 @needs_eight
 def test_mesh_larger_than_the_devices_is_refused():
-    with pytest.raises(
-        ValueError, match=r"mesh.data 1 x mesh.fsdp 16 x mesh.tensor 1 = 16 devices.*sees 8.*lower an axis"
-    ):
+    with pytest.raises(ValueError, match=r"mesh.data 1 x mesh.fsdp 16 = 16 devices.*sees 8.*lower an axis"):
         sharding.make_mesh(MeshConfig(fsdp=16))
     with pytest.raises(ValueError, match="mesh.fsdp 3"):
         sharding.make_mesh(MeshConfig(fsdp=3))
@@ -59,6 +80,6 @@ def test_axis_that_cannot_be_split_is_refused():
 def test_rows_that_cannot_be_split_are_refused():
     batch = Batch(*(np.zeros((6, 4), np.int32),) * 5)
     with pytest.raises(
-        ValueError, match="gives 6 rows, which cannot be split over mesh.data x mesh.fsdp = 8.*multiple of 8"
+        ValueError, match="gives 6 rows, which cannot be split over mesh.data x mesh.fsdp = 8 devices.*multiple of 8"
     ):
-        sharding.shard_batch(batch, sharding.make_mesh(MeshConfig()))
+        sharding.shard_batch(batch, sharding.make_mesh(MeshConfig(fsdp=2)))

@@ -100,6 +100,29 @@ def test_sharded_equals_one_device(shape, optimizer):
     assert embedding.addressable_shards[0].data.size == embedding.size // (fsdp * tensor)
 
 
+CUT = dict(ngrams=(2,), windows=(5, None), tie_embeddings=True, positions="learned")
+
+
+@pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
+@pytest.mark.parametrize(
+    ("mesh", "model", "train"),
+    [
+        (MeshConfig(context=8), {}, {}),
+        (MeshConfig(data=2, context=4), CUT, dict(loss_chunk_tokens=32)),
+        (MeshConfig(fsdp=2, context=2, tensor=2), dict(scan_layers=True, remat="full"), dict(accumulation_steps=2)),
+    ],
+    ids=["context", "data", "all"],
+)
+def test_rows_cut_over_devices_equal_one_device(mesh, model, train):
+    config = dataclasses.replace(
+        CONFIG, model=dataclasses.replace(CONFIG.model, **model), train=dataclasses.replace(CONFIG.train, **train)
+    )
+    single, alone = run_on_one_device(config)
+    losses, final = run(config, mesh)
+    np.testing.assert_allclose(losses, single, atol=MESH_TOLERANCE)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-4), alone.params, final.params)
+
+
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
 def test_the_normaliser_of_one_pass_gives_the_same_steps_where_ids_are_split(monkeypatch):
     plain, _ = run_on_one_device(CONFIG)

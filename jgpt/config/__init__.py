@@ -61,11 +61,17 @@ class Config:
             "never be reached; lower optim.warmup_steps.",
         )
         rows = self.train.batch_size // self.train.accumulation_steps
-        shards = (self.mesh.data or 1) * self.mesh.fsdp
+        shards = self.mesh.row_shards
         require(
             rows % shards == 0,
-            f"train.batch_size / accumulation_steps = {rows} rows cannot be split over mesh.data x mesh.fsdp = {shards} "
-            "devices: use a multiple.",
+            f"train.batch_size / accumulation_steps = {rows} rows cannot be split over mesh.slice x mesh.data x mesh.fsdp x "
+            f"mesh.expert = {shards} devices: use a multiple.",
+        )
+        cuts = 2 * self.mesh.context if self.mesh.context > 1 else 1
+        require(
+            self.model.context_length % cuts == 0,
+            f"model.context_length {self.model.context_length} cannot be cut into 2 x mesh.context = {cuts} stretches, two a "
+            "device: use a multiple.",
         )
         require(
             self.eval.stride is None or self.eval.stride <= self.model.context_length,

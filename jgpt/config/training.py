@@ -141,15 +141,26 @@ class CheckpointConfig:
 class MeshConfig:
     """How devices are laid out; the product of the axes must equal the number of devices used."""
 
+    slice: int = 1
+    """Slices or pods, each with a copy of the model and its own rows; gradients alone cross the network between them."""
     data: int | None = None
-    """Copies of the model, each with its own rows; None = all devices that fsdp and tensor leave."""
+    """Copies of the model, each with its own rows; None = all devices that the other axes leave."""
     fsdp: int = 1
     """Devices over which parameters, optimizer state and rows are sharded."""
+    expert: int = 1
+    """Devices over which the experts of each layer, and rows, are sharded."""
+    context: int = 1
+    """Devices over which each row is cut."""
     tensor: int = 1
     """Devices over which heads, MLP and vocabulary are sharded."""
 
+    @property
+    def row_shards(self) -> int:
+        """Into how many parts the rows of a batch are split; at least, where `data` is not given."""
+        return self.slice * (self.data or 1) * self.fsdp * self.expert
+
     def __post_init__(self) -> None:
-        for name in ("data", "fsdp", "tensor"):
+        for name in ("slice", "data", "fsdp", "expert", "context", "tensor"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"mesh.{name} is {value}: must be at least 1.")
 

@@ -25,8 +25,8 @@ def train_batches(
     batch_size: int,
     seed: int,
     start_steps: Mapping[str, int] | None = None,
-    process_index: int = 0,
-    process_count: int = 1,
+    part: int = 0,
+    of_parts: int = 1,
     prefetch: int = 4,
 ) -> grain.DatasetIterator:
     """Return an endless iterator of batches, whose `get_state` and `set_state` name the exact position.
@@ -37,20 +37,17 @@ def train_batches(
     Args:
         rows: packed rows of each task.
         weights: share of each task in the rows.
-        batch_size: rows a step over all processes.
+        batch_size: rows a step over all parts.
         seed: of the order.
         start_steps: steps done before each task joins, at least one 0; None = all join at once.
-        process_index: this process; it reads every process_count-th row, beginning with its own index.
-        process_count: processes that share a batch.
+        part: of every batch that is read: every of_parts-th row, beginning with the part's own index.
+        of_parts: into which processes split a batch; those that compute on the same rows read the same part.
         prefetch: batches made ahead by a thread.
 
     Raises:
-        ValueError: the rows of a batch cannot be split evenly over the processes.
+        ValueError: the rows of a batch cannot be split evenly.
     """
-    if batch_size % process_count:
-        raise ValueError(
-            f"train.batch_size {batch_size} is not divisible by the {process_count} processes: use a multiple."
-        )
+    _check("train.batch_size", batch_size, of_parts)
     seeds = np.random.SeedSequence(seed).generate_state(len(rows))
     tasks = [
         grain.MapDataset.range(len(task_rows))
@@ -62,8 +59,8 @@ def train_batches(
     ]
     starts = [batch_size * (start_steps or {}).get(name, 0) for name in rows]
     mixed = grain.MapDataset.select_from_datasets(tasks, Interleaving([weights[name] for name in rows], starts))
-    mine = mixed[process_index::process_count] if process_count > 1 else mixed
-    batches = mine.batch(batch_size // process_count, drop_remainder=True, batch_fn=stack)
+    mine = mixed[part::of_parts] if of_parts > 1 else mixed
+    batches = mine.batch(batch_size // of_parts, drop_remainder=True, batch_fn=stack)
     return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)))
 
 
@@ -84,22 +81,24 @@ class _EpochRows(grain.MapWithIndexTransform):
         return self._rows.at(element, shift, epoch)
 
 
-def eval_batches(
-    rows: PackedRows, *, batch_size: int, process_index: int = 0, process_count: int = 1
-) -> Iterator[Batch]:
+def eval_batches(rows: PackedRows, *, batch_size: int, part: int = 0, of_parts: int = 1) -> Iterator[Batch]:
     """Yield every row exactly once; the last batch is filled up with padding rows, whose weights are zero.
 
-    Every process yields the same number of batches of batch_size / process_count rows.
+    Every part yields the same number of batches of batch_size / of_parts rows; see `train_batches`.
 
     Raises:
-        ValueError: the rows of a batch cannot be split evenly over the processes.
+        ValueError: the rows of a batch cannot be split evenly.
     """
-    if batch_size % process_count:
-        raise ValueError(
-            f"eval.batch_size {batch_size} is not divisible by the {process_count} processes: use a multiple."
-        )
-    local = batch_size // process_count
+    _check("eval.batch_size", batch_size, of_parts)
+    local = batch_size // of_parts
     empty = Batch(*(np.zeros_like(array) for array in rows[0]))
     for begin in range(0, len(rows), batch_size):
-        own = range(begin + process_index * local, begin + (process_index + 1) * local)
+        own = range(begin + part * local, begin + (part + 1) * local)
         yield stack([rows[i] if i < len(rows) else empty for i in own])
+
+
+def _check(name: str, batch_size: int, of_parts: int) -> None:
+    if batch_size % of_parts:
+        raise ValueError(
+            f"{name} {batch_size} is not divisible by the {of_parts} parts that processes read: use a multiple."
+        )

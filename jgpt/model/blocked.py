@@ -42,7 +42,7 @@ def attend(
     outs = []
     for first, start, stop in block_bounds(S, visible.window):
         q_BGKQ = q_BSGRK[:, start:stop].transpose(0, 2, 4, 3, 1).reshape(B, G, K, -1)
-        mask_B1TQ = _keys_first(cut(visible, slice(start, stop), slice(first, stop)).mask(), R)
+        mask_B1TQ = keys_first(cut(visible, slice(start, stop), slice(first, stop)).mask(), R)
         out_BGKQ = _core(q_BGKQ, k_BGTK[:, :, first:stop], v_BGKT[..., first:stop], mask_B1TQ, softcap)
         outs.append(out_BGKQ.reshape(B, G, K, R, stop - start))
     return jnp.concatenate(outs, axis=-1).transpose(0, 4, 1, 3, 2).reshape(B, S, H, K)
@@ -70,23 +70,23 @@ def cut(visible: Visibility, queries: slice, keys: slice) -> Visibility:
     )
 
 
-def _keys_first(mask_BST: Bool[Array, "B S T"], groups: int) -> Array:
+def keys_first(mask_BST: Bool[Array, "B S T"], groups: int) -> Array:
     """Return the mask as [B 1 T Q], the same for each of the `groups` query heads in Q."""
     return jnp.tile(mask_BST.swapaxes(1, 2), (1, 1, groups))[:, None]
 
 
-class _Sums(NamedTuple):
+class Sums(NamedTuple):
     """What a stretch of keys adds to each query's softmax: the weighted values, the normaliser, and its exponent."""
 
     weighted: Array  # [... K Q]
     total: Array  # [... 1 Q]
     largest: Array  # [... 1 Q]
 
-    def plus(self, other: "_Sums") -> "_Sums":
+    def plus(self, other: "Sums") -> "Sums":
         """Return the sums over both stretches."""
         largest = jnp.maximum(self.largest, other.largest)
         mine, theirs = jnp.exp(self.largest - largest), jnp.exp(other.largest - largest)
-        return _Sums(self.weighted * mine + other.weighted * theirs, self.total * mine + other.total * theirs, largest)
+        return Sums(self.weighted * mine + other.weighted * theirs, self.total * mine + other.total * theirs, largest)
 
     def result(self, dtype: jnp.dtype) -> tuple[Array, Array]:
         """Return the attended values [... K Q] and the log-normaliser [... 1 Q]."""
@@ -98,23 +98,23 @@ def _scores(q: Array, k: Array, softcap: float | None) -> Array:
     return scores if softcap is None else softcap * jnp.tanh(scores / softcap)
 
 
-def _sums(q: Array, k: Array, v: Array, mask: Array, softcap: float | None) -> _Sums:
+def sums(q: Array, k: Array, v: Array, mask: Array, softcap: float | None) -> Sums:
     """Return the sums of queries [... K Q] over keys [... T K] with values [... K T] where mask [... T Q] is true."""
     scores = jnp.where(mask, _scores(q, k, softcap), MASKED)
     largest = scores.max(-2, keepdims=True)
     weights = jnp.exp(scores - largest)
     total = weights.sum(-2, keepdims=True)
     weighted = jnp.einsum("...kt,...tq->...kq", v, weights.astype(v.dtype), preferred_element_type=jnp.float32)
-    return _Sums(weighted, total, largest)
+    return Sums(weighted, total, largest)
 
 
-def _pull(
+def pull(
     q: Array, k: Array, v: Array, mask: Array, softcap: float | None, log_z: Array, delta: Array, dout: Array
 ) -> tuple[Array, Array, Array]:
     """Return the gradients of q, k and v through these keys.
 
     Args:
-        q: queries [... K Q]; k, v and mask as in `_sums`.
+        q: queries [... K Q]; k, v and mask as in `sums`.
         k: keys.
         v: values.
         mask: of what is seen.
@@ -139,9 +139,9 @@ def _pull(
     return dq, dk, dv_rows.swapaxes(-2, -1)
 
 
-def _delta(dout: Array, out: Array) -> Array:
-    """Return the sum of dout * out over the channels, which lie behind B and G."""
-    return jnp.sum((dout * out).astype(jnp.float32), axis=2, keepdims=True)
+def delta(dout: Array, out: Array, axis: int = 2) -> Array:
+    """Return the sum of dout * out over the channels."""
+    return jnp.sum((dout * out).astype(jnp.float32), axis=axis, keepdims=True)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -152,14 +152,14 @@ def _core(q_BGKQ: Array, k_BGTK: Array, v_BGKT: Array, mask_B1TQ: Array, softcap
 def _core_forward(
     q_BGKQ: Array, k_BGTK: Array, v_BGKT: Array, mask_B1TQ: Array, softcap: float | None
 ) -> tuple[Array, tuple]:
-    out_BGKQ, log_z_BG1Q = _sums(q_BGKQ, k_BGTK, v_BGKT, mask_B1TQ, softcap).result(q_BGKQ.dtype)
+    out_BGKQ, log_z_BG1Q = sums(q_BGKQ, k_BGTK, v_BGKT, mask_B1TQ, softcap).result(q_BGKQ.dtype)
     return out_BGKQ, (q_BGKQ, k_BGTK, v_BGKT, mask_B1TQ, out_BGKQ, log_z_BG1Q)
 
 
 def _core_backward(softcap: float | None, saved: tuple, dout_BGKQ: Array) -> tuple[Array, Array, Array, None]:
     q_BGKQ, k_BGTK, v_BGKT, mask_B1TQ, out_BGKQ, log_z_BG1Q = saved
-    delta_BG1Q = _delta(dout_BGKQ, out_BGKQ)
-    return *_pull(q_BGKQ, k_BGTK, v_BGKT, mask_B1TQ, softcap, log_z_BG1Q, delta_BG1Q, dout_BGKQ), None
+    delta_BG1Q = delta(dout_BGKQ, out_BGKQ)
+    return *pull(q_BGKQ, k_BGTK, v_BGKT, mask_B1TQ, softcap, log_z_BG1Q, delta_BG1Q, dout_BGKQ), None
 
 
 _core.defvjp(_core_forward, _core_backward)
@@ -209,7 +209,7 @@ class _Columns(NamedTuple):
             None if q_segments_BS is None else columns(q_segments_BS, 0),
             None if kv_segments_BT is None else columns(kv_segments_BT, 0),
         )
-        return _keys_first(seen.mask(), groups).reshape(B, 1, self.stride, n, groups * n)
+        return keys_first(seen.mask(), groups).reshape(B, 1, self.stride, n, groups * n)
 
 
 def _attend_strided(
@@ -223,7 +223,7 @@ def _attend_strided(
     S, R = q_BGKRS.shape[-1], q_BGKRS.shape[3]
     near = visible._replace(pattern=None, window=stride)
     masks = [
-        _keys_first(cut(near, slice(start, stop), slice(first, stop)).mask(), R)
+        keys_first(cut(near, slice(start, stop), slice(first, stop)).mask(), R)
         for first, start, stop in block_bounds(S, stride)
     ]
     return _strided(q_BGKRS, k_BGTK, v_BGKT, masks, _Columns(stride, S).mask(visible, R), stride, softcap)
@@ -243,13 +243,13 @@ def _strided_forward(
     columns = _Columns(stride, S)
     n = columns.rows
     q_BGCKQ = columns.split(q_BGKRS, 4).reshape(B, G, stride, K, R * n)
-    above = _sums(q_BGCKQ, columns.split(k_BGTK, 2), columns.split(v_BGKT, 3), far, softcap)
+    above = sums(q_BGCKQ, columns.split(k_BGTK, 2), columns.split(v_BGKT, 3), far, softcap)
     above = [columns.join(x.reshape(B, G, stride, -1, R, n), 4) for x in above]
     outs, logs = [], []
     for (first, start, stop), mask in zip(block_bounds(S, stride), near, strict=True):
         q_BGKQ = q_BGKRS[..., start:stop].reshape(B, G, K, -1)
-        row = _sums(q_BGKQ, k_BGTK[:, :, first:stop], v_BGKT[..., first:stop], mask, softcap)
-        both = row.plus(_Sums(*(x[..., start:stop].reshape(B, G, x.shape[2], -1) for x in above)))
+        row = sums(q_BGKQ, k_BGTK[:, :, first:stop], v_BGKT[..., first:stop], mask, softcap)
+        both = row.plus(Sums(*(x[..., start:stop].reshape(B, G, x.shape[2], -1) for x in above)))
         out, log_z = (x.reshape(B, G, -1, R, stop - start) for x in both.result(q_BGKRS.dtype))
         outs.append(out)
         logs.append(log_z)
@@ -260,13 +260,13 @@ def _strided_forward(
 def _strided_backward(stride: int, softcap: float | None, saved: tuple, dout_BGKRS: Array) -> tuple:
     q_BGKRS, k_BGTK, v_BGKT, near, far, out_BGKRS, log_z_BG1RS = saved
     B, G, K, R, S = q_BGKRS.shape
-    delta_BG1RS = _delta(dout_BGKRS, out_BGKRS)
+    delta_BG1RS = delta(dout_BGKRS, out_BGKRS)
     columns = _Columns(stride, S)
 
     def queries(x: Array) -> Array:
         return columns.split(x, 4).reshape(B, G, stride, x.shape[2], -1)
 
-    dq, dk, dv = _pull(
+    dq, dk, dv = pull(
         queries(q_BGKRS),
         columns.split(k_BGTK, 2),
         columns.split(v_BGKT, 3),
@@ -282,9 +282,9 @@ def _strided_backward(stride: int, softcap: float | None, saved: tuple, dout_BGK
         block = [
             x[..., start:stop].reshape(B, G, x.shape[2], -1) for x in (q_BGKRS, log_z_BG1RS, delta_BG1RS, dout_BGKRS)
         ]
-        q, log_z, delta, dout = block
+        q, log_z, own_delta, dout = block
         k, v = k_BGTK[:, :, first:stop], v_BGKT[..., first:stop]
-        dq_block, dk_block, dv_block = _pull(q, k, v, mask, softcap, log_z, delta, dout)
+        dq_block, dk_block, dv_block = pull(q, k, v, mask, softcap, log_z, own_delta, dout)
         dq = dq.at[..., start:stop].add(dq_block.reshape(B, G, K, R, stop - start))
         dk, dv = dk.at[:, :, first:stop].add(dk_block), dv.at[..., first:stop].add(dv_block)
     return dq, dk, dv, [None] * len(near), None

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from jgpt.config import ModelConfig
 from jgpt.layout import place
+from jgpt.model import context
 from jgpt.model.layers import GPT2_INIT_STD
 from jgpt.model.matrices import Stored, parameter, take
 
@@ -63,26 +64,29 @@ class Embedding(nn.Module):
     def __call__(
         self, tokens_BS: Int[Array, "B S"], positions_BS: Int[Array, "B S"], cached_BT: Int[Array, "B T"] | None = None
     ) -> Float[Array, "B S D"]:
-        """Return the residual stream before the first block. `cached_BT` as in `last_tokens`."""
+        """Return the residual stream before the first block, in the order of `context.spread`.
+
+        Tokens and positions are as they stand in the row. `cached_BT` as in `last_tokens`.
+        """
         cfg = self.cfg
         std = GPT2_INIT_STD if cfg.init == "gpt2" or cfg.tie_embeddings else 1.0
         normal = nn.initializers.normal(std)
         table = nn.with_partitioning(normal, ("vocab", "embed"))
         tokens_VD = parameter(self, "tokens", table, (cfg.vocab_size, cfg.embed_dim))
-        x_BSD = place(take(_gathered(tokens_VD, "vocab"), tokens_BS), "batch", "seq", None)
+        x_BSD = place(take(_gathered(tokens_VD, "vocab"), context.spread(tokens_BS)), "batch", "seq", None)
         if cfg.positions == "learned":
             table = nn.with_partitioning(normal, ("position", "embed"))
             positions_PD = self.param("positions", table, (cfg.context_length, cfg.embed_dim))
-            x_BSD = x_BSD + place(positions_PD, "position", None)[positions_BS]
+            x_BSD = x_BSD + place(positions_PD, "position", None)[context.spread(positions_BS)]
         ids = [tokens_BS]
         for n in range(2, max(cfg.ngrams, default=1) + 1):
             ids.append(last_tokens(tokens_BS, positions_BS, n - 1, cached_BT))
             if n in cfg.ngrams:
                 table = nn.with_partitioning(nn.initializers.normal(0.5 * std), ("ngram", "embed"))
                 ngrams_RD = parameter(self, f"ngrams_{n}", table, (cfg.ngram_rows, cfg.embed_dim))
-                rows_BSD = take(_gathered(ngrams_RD, "ngram"), hash_ngrams(ids, cfg.ngram_rows))
-                rows_BSD = place(rows_BSD, "batch", "seq", None)
+                rows_BS = context.spread(hash_ngrams(ids, cfg.ngram_rows))
+                rows_BSD = place(take(_gathered(ngrams_RD, "ngram"), rows_BS), "batch", "seq", None)
                 if cfg.ngram_ids is not None:
-                    rows_BSD = jnp.where((tokens_BS < cfg.ngram_ids)[:, :, None], rows_BSD, 0.0)
+                    rows_BSD = jnp.where(context.spread(tokens_BS < cfg.ngram_ids)[:, :, None], rows_BSD, 0.0)
                 x_BSD = x_BSD + rows_BSD
         return x_BSD.astype(cfg.compute_dtype)

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jgpt.check import require
 from jgpt.config import ModelConfig, PictureGrid
+from jgpt.model import context
 from jgpt.model.attention import choose_attention
 from jgpt.model.cache import Cache
 from jgpt.model.embedding import Embedding
@@ -192,6 +193,9 @@ def features(
 ) -> tuple[Float[Array, "B S D"], Cache | None]:
     """Return the normalised residual stream after the last block, and the updated cache.
 
+    Where a mesh cuts rows over devices, arguments are as they stand in the row and the result is in the order of
+    `context.spread`.
+
     Args:
         cfg: a resolved config (see `resolve`).
         params: from `init`, stacked or unstacked.
@@ -216,7 +220,12 @@ def features(
     x_BSD = Embedding(cfg).apply({"params": params["embedding"]}, tokens_BS, positions_BS, cached_BT)
     real_BS = None if last_B is None else jnp.arange(tokens_BS.shape[1])[None, :] <= last_B[:, None]
     visible = Visibility(
-        positions_BS, kv_positions_BT, segments_BS, segments_BS, q_real_BS=real_BS, documents=max_documents
+        context.spread(positions_BS),
+        kv_positions_BT,
+        None if segments_BS is None else context.spread(segments_BS),
+        segments_BS,
+        q_real_BS=real_BS,
+        documents=max_documents,
     )
     turn = rotary(cfg, positions_BS, tokens_BS, cached_BT)
     if train:

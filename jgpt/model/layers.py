@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jgpt.config import ModelConfig
-from jgpt.layout import RULES, place
+from jgpt.layout import RULES, flatten, place, unflatten
+from jgpt.model import context
 from jgpt.model.attention import ATTENTION, cached_attention
 from jgpt.model.cache import Int8LayerCache, LayerCache, recall
 from jgpt.model.fused import gelu, normalise, squared_relu, swiglu
@@ -63,7 +64,7 @@ class Dense(nn.Module):
         kernel = parameter(self, "kernel", nn.with_partitioning(self.kernel_init, self.axes), self.shape)
         outputs = self.shape[self.contract :]
         rows, columns = _product(self.shape[: self.contract]), _product(outputs)
-        flat = x.reshape(-1, rows).astype(self.dtype)
+        flat = flatten(x).reshape(-1, rows).astype(self.dtype)
         if isinstance(kernel, Stored):
             y = multiply(flat, kernel).astype(self.dtype)
         else:
@@ -81,7 +82,7 @@ class Dense(nn.Module):
             axes = tuple("norm" if axis == "embed" else axis for axis in self.axes[self.contract :])
             bias = self.param("bias", nn.with_partitioning(nn.initializers.zeros_init(), axes), outputs)
             y = y + bias.reshape(1, *y.shape[1:]).astype(self.dtype)
-        return y.reshape(*x.shape[:2], *outputs)
+        return unflatten(y.reshape(-1, *outputs), x.shape[0])
 
 
 def _product(shape: tuple[int, ...]) -> int:
@@ -144,7 +145,9 @@ class Attention(nn.Module):
             k_BGTK, v_BGTK, visible, cache = recall(cache, k_BSGK, v_BSGK, visible, fresh)
             if fresh:
                 k_BSGK, v_BSGK = jnp.swapaxes(k_BGTK, 1, 2), jnp.swapaxes(v_BGTK, 1, 2)
-        if cache is None or fresh:
+        if cache is None and context.is_cut():
+            out_BSHK = context.attend(q_BSHK, k_BSGK, v_BSGK, visible, cfg.attention_softcap)
+        elif cache is None or fresh:
             out_BSHK = ATTENTION[cfg.attention](q_BSHK, k_BSGK, v_BSGK, visible, cfg.attention_softcap)
         else:
             out_BSHK = cached_attention(q_BSHK, k_BGTK, v_BGTK, visible, cfg.attention_softcap)

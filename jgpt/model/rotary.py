@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jgpt.config import ModelConfig, PictureGrid
+from jgpt.model import context
 
 
 class Rotary(NamedTuple):
@@ -26,7 +27,7 @@ def rotary(
     tokens_BS: Int[Array, "B S"],
     cached_BT: Int[Array, "B T"] | None = None,
 ) -> Rotary | None:
-    """Return the turns of these tokens, the same in all layers; None where positions are not rotary.
+    """Return the turns of these tokens in the order of `context.spread`, the same in all layers; None where not rotary.
 
     Pair k of n = rotary_fraction K/2 turns by position * rope_base^(-k/n) (Su et al. 2021, equation 15); the others keep
     their values at every distance, so that content can be matched exactly (GPT-NeoX, Black et al. 2022, turns a quarter).
@@ -47,9 +48,10 @@ def rotary(
     if cfg.positions == "rotary_2d" and cfg.picture is not None:
         row_BS, column_BS = plane(cfg.picture, positions_BS, tokens_BS, cached_BT)
         by_row_111k = (jnp.arange(half) % 2 == 0)[None, None, None, :]
+        row_BS, column_BS = context.spread(row_BS), context.spread(column_BS)
         place_BS1k = jnp.where(by_row_111k, row_BS[:, :, None, None], column_BS[:, :, None, None])
     else:
-        place_BS1k = positions_BS[:, :, None, None]
+        place_BS1k = context.spread(positions_BS)[:, :, None, None]
     angle_BS1k = place_BS1k.astype(jnp.float32) * frequency_k[None, None, None, :]
     # kept from being fused into every layer: XLA:CPU would compute them again for each
     return Rotary(*jax.lax.optimization_barrier((jnp.cos(angle_BS1k), jnp.sin(angle_BS1k))))

@@ -62,14 +62,16 @@ def collectives(text: str, mesh: Mapping[str, int]) -> list[Collective]:
     """
     bodies, entry = hlo.computations(text)
     turns = hlo.executions(bodies, entry, fusions=True)
-    once: dict[Any, tuple[int, str, str]] = {}  # of each channel: executions, computation, line
+    kernels = hlo.executions(bodies, entry, fusions=False)  # the rest are fusions
+    once: dict[Any, tuple[int, str, str]] = {}  # executions, computation, line
     for name, times in turns.items():
         for at, line in enumerate(bodies[name]):
             if _kind(line) is None:
                 continue
             channel = _CHANNEL.search(line)
-            # XLA:TPU writes a gather that runs beside products into every fusion that it runs beside
-            key = channel.group(1) if channel else (name, at)
+            # XLA:TPU writes a gather that runs beside products into every fusion that it runs beside. Elsewhere a channel
+            # says nothing: all that `jax.shard_map` exchanges has the same.
+            key = channel.group(1) if channel and name not in kernels else (name, at)
             if times > once.get(key, (0,))[0]:
                 once[key] = times, name, line
     found: dict[tuple, list[float]] = defaultdict(lambda: [0, 0.0, 0.0])

@@ -61,15 +61,17 @@ def test_order_depends_on_the_seed_alone():
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_processes_partition_every_batch(count: int):
-    shards = [numbers(batches(process_index=i, process_count=count), 15) for i in range(count)]
+    shards = [numbers(batches(part=i, of_parts=count), 15) for i in range(count)]
     for whole, parts in zip(numbers(batches(), 15), zip(*shards, strict=True), strict=True):
         assert all(len(part) == 8 // count for part in parts)
         assert Counter(itertools.chain(*parts)) == Counter(whole)
 
 
 def test_batch_that_processes_cannot_share_is_refused():
-    with pytest.raises(ValueError, match="train.batch_size 8 is not divisible by the 3 processes: use a multiple"):
-        batches(process_count=3)
+    with pytest.raises(
+        ValueError, match="train.batch_size 8 is not divisible by the 3 parts that processes read: use a multiple"
+    ):
+        batches(of_parts=3)
 
 
 def test_every_row_comes_once_an_epoch_in_a_new_order():
@@ -101,9 +103,7 @@ def scored(made: list[Batch]) -> Counter:
 @pytest.mark.parametrize("processes", [1, 2])
 def test_evaluation_scores_every_target_once(rows: int, processes: int):
     packed = numbered(rows, start=1)
-    made = [
-        list(eval_batches(packed, batch_size=4, process_index=i, process_count=processes)) for i in range(processes)
-    ]
+    made = [list(eval_batches(packed, batch_size=4, part=i, of_parts=processes)) for i in range(processes)]
     assert {len(own) for own in made} == {-(-rows // 4)}  # every process takes part in every batch
     flat = list(itertools.chain(*made))
     assert all(batch.tokens_BS.shape == (4 // processes, LENGTH) for batch in flat)
@@ -113,8 +113,8 @@ def test_evaluation_scores_every_target_once(rows: int, processes: int):
 
 
 def test_evaluation_refuses_a_batch_that_processes_cannot_share():
-    with pytest.raises(ValueError, match="eval.batch_size 5 is not divisible by the 2 processes"):
-        list(eval_batches(numbered(10), batch_size=5, process_count=2))
+    with pytest.raises(ValueError, match="eval.batch_size 5 is not divisible by the 2 parts that processes read"):
+        list(eval_batches(numbered(10), batch_size=5, of_parts=2))
 
 
 def test_task_that_starts_later_joins_at_its_step_and_no_row_is_lost_or_repeated():
@@ -161,6 +161,6 @@ def test_documents_vary_by_epoch_and_a_resumed_run_sees_the_same():
     again = batches(rows, weights, batch_size=3)
     again.set_state(state)
     assert numbers(again, 5) == expected
-    halves = [numbers(batches(rows, weights, batch_size=6, process_index=i, process_count=2), 3) for i in (0, 1)]
+    halves = [numbers(batches(rows, weights, batch_size=6, part=i, of_parts=2), 3) for i in (0, 1)]
     whole = numbers(batches(rows, weights, batch_size=6), 3)
     assert [sorted(a + b) for a, b in zip(*halves, strict=True)] == [sorted(batch) for batch in whole]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -160,12 +161,10 @@ CONFIG = Config(
 )
 
 
-def planned(data: int, fsdp: int, tensor: int) -> Step:
-    config = Config(
-        model=MODEL, train=CONFIG.train, optim=CONFIG.optim, mesh=MeshConfig(data=data, fsdp=fsdp, tensor=tensor)
-    )
+def planned(**mesh: int) -> Step:
+    config = replace(CONFIG, mesh=MeshConfig(**{"data": 1} | mesh))
     model = gpt.resolve(MODEL, vocab_size=VOCAB, backend="cpu")
-    return compile_step(config, model, jax.devices()[: data * fsdp * tensor])
+    return compile_step(config, model, jax.devices()[: math.prod(mesh.values())])
 
 
 def weights() -> list[int]:
@@ -182,35 +181,59 @@ def weights() -> list[int]:
 @pytest.mark.parametrize(
     ("shape", "kinds"),
     [
-        ((8, 1, 1), {"all-reduce"}),  # gradients, loss
-        ((1, 8, 1), {"all-gather", "all-reduce", "reduce-scatter"}),  # weights where they are used; gradients
-        ((1, 1, 8), {"all-reduce", "all-gather", "collective-permute", "all-to-all"}),
-        ((2, 2, 2), {"all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all"}),
+        (dict(data=8), {"all-reduce"}),  # gradients, loss
+        (dict(slice=2, data=4), {"all-reduce"}),
+        (dict(fsdp=8), {"all-gather", "all-reduce", "reduce-scatter"}),  # weights where they are used; gradients
+        (
+            dict(context=8),
+            {"all-gather", "all-reduce", "reduce-scatter"},
+        ),  # keys and values; their gradients, all gradients
+        (dict(tensor=8), {"all-reduce", "all-gather", "collective-permute", "all-to-all"}),
+        (
+            dict(data=2, fsdp=2, tensor=2),
+            {"all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all"},
+        ),
+        (
+            dict(fsdp=2, context=2, tensor=2),
+            {"all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all"},
+        ),
     ],
-    ids=["data", "fsdp", "tensor", "all"],
+    ids=str,
 )
-def test_a_step_exchanges_weights_and_gradients_but_no_rows_and_no_logits(shape: tuple, kinds: set) -> None:
+def test_a_step_exchanges_weights_and_gradients_but_no_rows_and_no_logits(shape: dict, kinds: set) -> None:
     """No array that is made by a collective is larger than a weight; a whole batch's activations or logits would be."""
-    step = planned(*shape)
+    step = planned(**shape)
     assert {each.kind for each in step.collectives} <= kinds
     stream = ROWS * MODEL.context_length * MODEL.embed_dim * 4
     assert max(weights()) < stream < ROWS * MODEL.context_length * VOCAB * 4
     moved = [each for each in step.collectives if each.kind not in ("all-reduce", "reduce-scatter")]  # these are sums
     assert all(each.largest <= max(weights()) for each in moved), moved
-    if shape == (8, 1, 1):
+    if shape == dict(data=8):
         sent = sum(each.sent for each in step.collectives)
         everything = step.memory.parameters
         assert 2 * everything * 7 / 8 <= sent <= 1.05 * 2 * everything * 7 / 8 + 1000
 
 
 @needs_eight
+def test_rows_that_are_cut_exchange_keys_and_values_alone() -> None:
+    """Per layer, forward and backward gather keys and values; the backward pass scatters their gradients."""
+    step = planned(context=8)
+    keys = ROWS * MODEL.context_length * MODEL.kv_heads * MODEL.width_of_head * 4
+    sent = {each.kind: each.sent for each in step.collectives}
+    assert sent["all-gather"] == MODEL.num_layers * 2 * 2 * keys * 7 / 8
+    assert sent["reduce-scatter"] == MODEL.num_layers * 2 * keys * 7 / 8
+
+
+@needs_eight
 def test_bytes_on_each_device_fall_as_they_should() -> None:
-    one, fsdp, tensor = planned(1, 1, 1), planned(1, 8, 1), planned(1, 1, 8)
+    one, fsdp, tensor, context = planned(), planned(fsdp=8), planned(tensor=8), planned(context=8)
     for split in (fsdp, tensor):
         assert split.memory.parameters < one.memory.parameters / 7  # norms are whole on each
         assert split.memory.optimizer < one.memory.optimizer / 7
     assert fsdp.memory.batch == one.memory.batch / 8 and tensor.memory.batch == one.memory.batch
     assert fsdp.memory.activations < one.memory.activations / 4  # rows are split, gathered weights are not
-    data = planned(8, 1, 1)
+    assert context.memory.batch == one.memory.batch  # a few bytes a token, whole on every device
+    assert context.memory.activations < one.memory.activations / 4  # rows are cut, the keys of one layer are not
+    data = planned(data=8)
     assert data.memory.parameters == one.memory.parameters and data.memory.activations < one.memory.activations / 4
     assert one.collectives == [] and np.isclose(one.flops, fsdp.flops)
