@@ -159,6 +159,7 @@ VOCAB, ROWS = 1024, 64
 CONFIG = Config(
     model=MODEL, train=TrainConfig(batch_size=ROWS, steps=10), optim=OptimConfig(name="adamw", warmup_steps=1)
 )
+KEYS = ROWS * MODEL.context_length * MODEL.kv_heads * MODEL.width_of_head * 4  # bytes of one layer's
 
 
 def planned(**mesh: int) -> Step:
@@ -198,7 +199,7 @@ def weights() -> list[int]:
             {"all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all"},
         ),
     ],
-    ids=str,
+    ids=["data", "slices", "fsdp", "context", "tensor", "all", "all that cut"],
 )
 def test_a_step_exchanges_weights_and_gradients_but_no_rows_and_no_logits(shape: dict, kinds: set) -> None:
     """No array that is made by a collective is larger than a weight; a whole batch's activations or logits would be."""
@@ -207,7 +208,8 @@ def test_a_step_exchanges_weights_and_gradients_but_no_rows_and_no_logits(shape:
     stream = ROWS * MODEL.context_length * MODEL.embed_dim * 4
     assert max(weights()) < stream < ROWS * MODEL.context_length * VOCAB * 4
     moved = [each for each in step.collectives if each.kind not in ("all-reduce", "reduce-scatter")]  # these are sums
-    assert all(each.largest <= max(weights()) for each in moved), moved
+    keys = KEYS // shape.get("fsdp", 1) // shape.get("tensor", 1)  # or values, of the rows that a device computes
+    assert all(each.largest <= (keys if each.axes == ("context",) else max(weights())) for each in moved), moved
     if shape == dict(data=8):
         sent = sum(each.sent for each in step.collectives)
         everything = step.memory.parameters
@@ -218,10 +220,9 @@ def test_a_step_exchanges_weights_and_gradients_but_no_rows_and_no_logits(shape:
 def test_rows_that_are_cut_exchange_keys_and_values_alone() -> None:
     """Per layer, forward and backward gather keys and values; the backward pass scatters their gradients."""
     step = planned(context=8)
-    keys = ROWS * MODEL.context_length * MODEL.kv_heads * MODEL.width_of_head * 4
     sent = {each.kind: each.sent for each in step.collectives}
-    assert sent["all-gather"] == MODEL.num_layers * 2 * 2 * keys * 7 / 8
-    assert sent["reduce-scatter"] == MODEL.num_layers * 2 * keys * 7 / 8
+    assert sent["all-gather"] == MODEL.num_layers * 2 * 2 * KEYS * 7 / 8
+    assert sent["reduce-scatter"] == MODEL.num_layers * 2 * KEYS * 7 / 8
 
 
 @needs_eight
