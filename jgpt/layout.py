@@ -132,6 +132,11 @@ def unflatten(x_N: Shaped[Array, "N *A"], batch: int) -> Shaped[Array, "B S *A"]
     return x_N.reshape(rows, cut, batch // rows, N // batch // cut, *rest).swapaxes(1, 2).reshape(batch, -1, *rest)
 
 
+def token_axes() -> tuple[str, ...] | None:
+    """Return the mesh axes over which the tokens of `flatten` lie."""
+    return _only((*_names(RULES["batch"]), *_names(RULES["seq"])), free_axes())
+
+
 def place_tokens(x_N: Shaped[Array, "N *A"], *axes: str | None) -> Shaped[Array, "N *A"]:
     """Return x with its first axis over the devices that have the tokens (see `flatten`), and the others as in `place`.
 
@@ -142,6 +147,5 @@ def place_tokens(x_N: Shaped[Array, "N *A"], *axes: str | None) -> Shaped[Array,
     free = free_axes()
     if not free:
         return x_N
-    tokens = _only((*_names(RULES["batch"]), *_names(RULES["seq"])), free)
     others = [_only(split, free) for split in spec_of(axes)] or [PartitionSpec.UNCONSTRAINED] * (x_N.ndim - 1)
-    return jax.lax.with_sharding_constraint(x_N, PartitionSpec(tokens, *others))
+    return jax.lax.with_sharding_constraint(x_N, PartitionSpec(token_axes(), *others))

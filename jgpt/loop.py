@@ -264,6 +264,8 @@ class _Meter:
             "tokens_per_second": rate,
             "seconds": now - self._begun,
         }
+        if "load_balance" in values[-1]:
+            out["load_balance"] = float(values[-1]["load_balance"])
         if self._peak is not None:
             out["mfu"] = rate * self._flops / self._peak
         self._pending, self._since = [], now

@@ -29,6 +29,8 @@ PEAK_FLOPS: Final = (
 def flops_per_token(cfg: ModelConfig) -> float:
     """Return the model FLOPs of one trained token, forward and backward: 6 a matrix weight, plus causal attention.
 
+    Of experts, those that a token is sent to count.
+
     The count of Kaplan et al. 2020 (appendix of PaLM, Chowdhery et al. 2022), with attention scores counted half, since
     half of them are masked, windows counted at their width, and sparse patterns at the keys they let a query see. The
     embedding look-up costs nothing; the head does.
@@ -38,6 +40,8 @@ def flops_per_token(cfg: ModelConfig) -> float:
     """
     D, F, K = cfg.embed_dim, cfg.hidden_dim, cfg.width_of_head
     mlp = D * F * (3 if cfg.mlp == "swiglu" else 2)
+    if cfg.num_experts is not None:
+        mlp = mlp * cfg.experts_per_token + D * cfg.num_experts
     attention = D * K * (2 * cfg.num_heads + 2 * cfg.kv_heads)
     weights = cfg.depth * (mlp + attention) + D * (cfg.vocab_size or 0)
     seen = sum(_keys_seen(cfg, layer) for layer in range(cfg.depth))

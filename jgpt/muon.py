@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Float
 
 COEFFICIENTS: Final = (3.4445, -4.7750, 2.0315)  # of the quintic iteration; Jordan et al. 2024
-BATCH_AXES: Final = ("layers", "gate")  # each entry along these is a matrix of its own
+BATCH_AXES: Final = ("layers", "gate", "experts")  # each entry along these is a matrix of its own
 
 
 class MuonState(NamedTuple):

@@ -33,10 +33,10 @@ def decay_mask(axes: Any) -> Any:
 
 
 def muon_labels(axes: Any) -> Any:
-    """Return "muon" for the hidden matrices (stacked over layers), "adam" for the rest."""
+    """Return "muon" for the hidden matrices (stacked over layers), "adam" for the rest, routers among them."""
 
     def label(names: tuple[str, ...]) -> str:
-        return "muon" if "layers" in names and "embed" in names else "adam"
+        return "muon" if "layers" in names and "embed" in names and "choice" not in names else "adam"
 
     return jax.tree.map(label, axes, is_leaf=_is_axes)
 

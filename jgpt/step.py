@@ -5,7 +5,7 @@ Owns gradients, accumulation and the compiled step; refuses everything that happ
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,17 @@ from jgpt.config import Config, ModelConfig, TrainConfig
 from jgpt.layout import on_mesh, place, place_tokens
 from jgpt.loss import LossPlan, LossSums, cross_entropy, logits_at_once
 from jgpt.model import context, gpt
+from jgpt.model.experts import Routing
 from jgpt.state import TrainState, shardings_of
 
 Metrics = dict[str, Array]
+
+
+class StepSums(NamedTuple):
+    """What a batch sums up to: the loss, and how evenly experts were chosen, times the weight of the targets."""
+
+    loss: LossSums
+    balance: Array
 
 
 def loss_sums(
@@ -33,7 +41,20 @@ def loss_sums(
     max_documents: int | None = None,
 ) -> tuple[Array, LossSums]:
     """Return the objective of a batch and the loss sums behind it; `dropout_key` None switches dropout off."""
-    x_BSD, _ = gpt.features(
+    objective, sums, _ = _objective(cfg, params, batch, plan, dropout_key, max_documents)
+    return objective, sums
+
+
+def _objective(
+    cfg: ModelConfig,
+    params: gpt.Params,
+    batch: Batch,
+    plan: LossPlan,
+    dropout_key: PRNGKeyArray | None,
+    max_documents: int | None,
+) -> tuple[Array, LossSums, Routing | None]:
+    """Return the objective of the targets, its sums, and how experts were chosen."""
+    x_BSD, _, routing = gpt.routed_features(
         cfg,
         params,
         batch.tokens_BS,
@@ -45,7 +66,7 @@ def loss_sums(
     output_DV = place(gpt.output_matrix(cfg, params), None, "vocab")  # gathered once, for all pieces of the loss
     to_logits = partial(_placed_logits, cfg)
     targets_BS, weights_BS = context.spread(batch.targets_BS), context.spread(batch.weights_BS)
-    return cross_entropy(to_logits, x_BSD, output_DV, targets_BS, weights_BS, plan)
+    return *cross_entropy(to_logits, x_BSD, output_DV, targets_BS, weights_BS, plan), routing
 
 
 def _placed_logits(cfg: ModelConfig, x_ND: Array, output_DV: Array) -> Array:
@@ -60,17 +81,23 @@ def gradients(
     key: PRNGKeyArray,
     plan: LossPlan,
     max_documents: int | None = None,
-) -> tuple[gpt.Params, LossSums]:
-    """Return the gradient of the mean loss over the batch's targets, and the loss sums.
+) -> tuple[gpt.Params, StepSums]:
+    """Return the gradient of the mean loss over the batch's targets, and the sums.
 
     Micro-batches add up gradients of sums and divide once by the whole weight, so that the result does not depend on
-    how the rows were cut.
+    how the rows were cut; but for the balance of experts, which is that of each micro-batch.
     """
     M = cfg.train.accumulation_steps
+    zero = jnp.zeros((), jnp.float32)
 
-    def total(params: gpt.Params, part: Batch, key: PRNGKeyArray) -> tuple[Array, LossSums]:
+    def total(params: gpt.Params, part: Batch, key: PRNGKeyArray) -> tuple[Array, StepSums]:
         dropout_key = key if model.dropout > 0 else None
-        return loss_sums(model, params, part, plan, dropout_key, max_documents)
+        objective, sums, routing = _objective(model, params, part, plan, dropout_key, max_documents)
+        if routing is None:
+            return objective, StepSums(sums, zero)
+        extra = cfg.train.load_balance_loss * routing.balance + cfg.train.router_z_loss * routing.squared_log_z
+        balance = jax.lax.stop_gradient(routing.balance)
+        return objective + sums.weight * extra, StepSums(sums, sums.weight * balance)
 
     gradient = jax.grad(total, has_aux=True)
     if M == 1:
@@ -83,10 +110,9 @@ def gradients(
             part, part_key = xs
             return jax.tree.map(jnp.add, carry, gradient(params, part, part_key)), None
 
-        zero = jnp.zeros((), jnp.float32)
-        start = (jax.tree.map(jnp.zeros_like, params), LossSums(zero, zero, zero))
+        start = (jax.tree.map(jnp.zeros_like, params), StepSums(LossSums(zero, zero, zero), zero))
         (grads, sums), _ = jax.lax.scan(body, start, (parts, jax.random.split(key, M)))
-    return jax.tree.map(lambda g: g / jnp.maximum(sums.weight, 1e-9), grads), sums
+    return jax.tree.map(lambda g: g / jnp.maximum(sums.loss.weight, 1e-9), grads), sums
 
 
 def loss_plan(train: TrainConfig, mesh: Mesh) -> LossPlan:
@@ -111,7 +137,10 @@ def train_step(
     state: TrainState,
     batch: Batch,
 ) -> tuple[TrainState, Metrics]:
-    """Return the state after one optimizer step, and {"loss" [nats], "grad_norm", "weight"} before it."""
+    """Return the state after one optimizer step, and {"loss" [nats], "grad_norm", "weight"} before it.
+
+    With experts also "load_balance": 1 where all are chosen alike, up to their number where one has everything.
+    """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
     grads, sums = gradients(cfg, model, state.params, batch, key, plan, max_documents)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -121,11 +150,10 @@ def train_step(
         # early on the average follows faster, so that it does not remember the random start
         decay = jnp.minimum(cfg.optim.ema_decay, (1 + state.step) / (10 + state.step))
         ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, params)
-    metrics = {
-        "loss": sums.nats / jnp.maximum(sums.weight, 1e-9),
-        "grad_norm": optax.tree.norm(grads),
-        "weight": sums.weight,
-    }
+    weight = jnp.maximum(sums.loss.weight, 1e-9)
+    metrics = {"loss": sums.loss.nats / weight, "grad_norm": optax.tree.norm(grads), "weight": sums.loss.weight}
+    if model.num_experts is not None:
+        metrics["load_balance"] = sums.balance / weight
     return TrainState(state.step + 1, params, opt_state, state.key_data, ema), metrics
 
 

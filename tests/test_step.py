@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jgpt import optim, presets, sharding, state, step
+from jgpt import layout, optim, presets, sharding, state, step
 from jgpt.batch import Batch
 from jgpt.config import Config, MeshConfig, OptimConfig, TrainConfig
 from jgpt.loss import LossPlan
@@ -101,26 +101,82 @@ def test_sharded_equals_one_device(shape, optimizer):
 
 
 CUT = dict(ngrams=(2,), windows=(5, None), tie_embeddings=True, positions="learned")
+EXPERTS = dict(num_experts=8, mlp_dim=48)
 
 
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
 @pytest.mark.parametrize(
     ("mesh", "model", "train"),
     [
-        (MeshConfig(context=8), {}, {}),
-        (MeshConfig(data=2, context=4), CUT, dict(loss_chunk_tokens=32)),
-        (MeshConfig(fsdp=2, context=2, tensor=2), dict(scan_layers=True, remat="full"), dict(accumulation_steps=2)),
+        (dict(context=8), {}, {}),
+        (dict(data=2, context=4), CUT, dict(loss_chunk_tokens=32)),
+        (dict(fsdp=2, context=2, tensor=2), dict(scan_layers=True, remat="full"), dict(accumulation_steps=2)),
+        (dict(slice=2, data=2, fsdp=2), {}, {}),
+        (dict(expert=8), EXPERTS, {}),
+        (dict(data=8), EXPERTS | dict(mlp="relu2", experts_per_token=1), {}),
+        (dict(fsdp=2, expert=2, tensor=2), EXPERTS | dict(scan_layers=True, remat="dots"), dict(loss_chunk_tokens=64)),
+        (dict(slice=2, expert=2, context=2), EXPERTS | dict(mlp="gelu"), {}),
     ],
-    ids=["context", "data", "all"],
+    ids=[
+        "context",
+        "data context",
+        "fsdp context tensor",
+        "slice",
+        "expert",
+        "experts",
+        "fsdp expert tensor",
+        "slice expert",
+    ],
 )
-def test_rows_cut_over_devices_equal_one_device(mesh, model, train):
+def test_losses_and_gradients_on_every_mesh_equal_one_device(mesh, model, train):
     config = dataclasses.replace(
         CONFIG, model=dataclasses.replace(CONFIG.model, **model), train=dataclasses.replace(CONFIG.train, **train)
     )
     single, alone = run_on_one_device(config)
-    losses, final = run(config, mesh)
+    losses, final = run(config, MeshConfig(**({"data": 1} | mesh)))
     np.testing.assert_allclose(losses, single, atol=MESH_TOLERANCE)
+    one, many = gradients(config, MeshConfig(data=1)), gradients(config, MeshConfig(**({"data": 1} | mesh)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=MESH_TOLERANCE), one, many)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-4), alone.params, final.params)
+
+
+def gradients(config, mesh_config):
+    """Return the gradients of the first step, from parameters that are no zeros."""
+    mesh = sharding.make_mesh(mesh_config)
+    model = gpt.resolve(config.model, vocab_size=32, backend="cpu")
+    tx = optim.make_optimizer(config.optim, config.train.steps, gpt.param_axes(model))
+    where = state.shardings_of(state.abstract_state(model, tx, mesh)).params
+    shapes, treedef = jax.tree.flatten(jax.eval_shape(lambda: gpt.init(model, jax.random.key(0))))
+    keys = jax.random.split(jax.random.key(1), len(shapes))
+    drawn = [np.asarray(jax.random.normal(k, s.shape)) * 0.2 for k, s in zip(keys, shapes, strict=True)]
+    params = jax.device_put(jax.tree.unflatten(treedef, drawn), where)
+
+    def run(params, batch):
+        return step.gradients(config, model, params, batch, jax.random.key(2), step.loss_plan(config.train, mesh))[0]
+
+    compiled = jax.jit(
+        layout.on_mesh(mesh, run), in_shardings=(where, sharding.batch_sharding(mesh)), out_shardings=where
+    )
+    return jax.device_get(compiled(params, sharding.shard_batch(next(batches(1)), mesh)))
+
+
+def test_experts_are_evenly_used_where_the_loss_asks_for_it():
+    def balance(weight):
+        config = dataclasses.replace(
+            CONFIG,
+            model=dataclasses.replace(CONFIG.model, **EXPERTS, experts_per_token=1),
+            train=dataclasses.replace(CONFIG.train, load_balance_loss=weight),
+        )
+        model = gpt.resolve(config.model, vocab_size=32, backend="cpu")
+        tx = optim.make_optimizer(config.optim, STEPS, gpt.param_axes(model))
+        mesh = sharding.make_mesh(MeshConfig(data=1))
+        train_state = state.create(model, tx, mesh, seed=0)
+        train_step = step.compile_train_step(config, model, tx, train_state, mesh)
+        for batch in batches():
+            train_state, metrics = train_step(train_state, sharding.shard_batch(batch, mesh))
+        return float(metrics["load_balance"])
+
+    assert 1 <= balance(10.0) < 1.1 < balance(0.0)
 
 
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
@@ -148,7 +204,7 @@ def test_all_weights_zero_do_not_poison_the_parameters():
     batch = next(batches())._replace(weights_BS=jnp.zeros((8, 16)))
     params = jax.jit(gpt.init, static_argnums=0)(model, jax.random.key(0))
     grads, sums = jax.jit(lambda p: step.gradients(CONFIG, model, p, batch, jax.random.key(0), LossPlan()))(params)
-    assert float(sums.weight) == 0
+    assert float(sums.loss.weight) == 0
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
 

@@ -67,6 +67,7 @@ class Config:
             f"train.batch_size / accumulation_steps = {rows} rows cannot be split over mesh.slice x mesh.data x mesh.fsdp x "
             f"mesh.expert = {shards} devices: use a multiple.",
         )
+        self._check_experts()
         cuts = 2 * self.mesh.context if self.mesh.context > 1 else 1
         require(
             self.model.context_length % cuts == 0,
@@ -87,6 +88,24 @@ class Config:
             self.tokenizer.image != "none" or all(task.kind != "image" for task in self.data.tasks.values()),
             "data.tasks holds an image task but tokenizer.image is 'none': use 'grey' or 'palette'.",
         )
+
+    def _check_experts(self) -> None:
+        experts, shards = self.model.num_experts, self.mesh.expert
+        require(
+            (experts or 1) % shards == 0,
+            f"mesh.expert is {shards}, over which model.num_experts {experts} cannot be spread evenly: use a divisor, or 1.",
+        )
+        require(
+            self.model.expert_capacity is None or shards > 1,
+            f"model.expert_capacity is {self.model.expert_capacity}, and mesh.expert {shards}: no token leaves its device and "
+            "none is dropped; leave it out, or spread the experts.",
+        )
+        for name in ("load_balance_loss", "router_z_loss"):
+            given, default = getattr(self.train, name), getattr(TrainConfig(), name)
+            require(
+                experts is not None or given == default,
+                f"train.{name} is {given}, and there is no router: set model.num_experts, or leave it out.",
+            )
 
     def task_configs(self) -> dict[str, TaskConfig]:
         """The tasks with `data.path` applied to the single one it replaces."""

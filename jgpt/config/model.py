@@ -58,6 +58,13 @@ class ModelConfig:
     ngram_ids: int | None = None
     """Ids below this have n-grams; None = those that stand for text: n-grams of pixels invite learning by heart."""
     mlp: Literal["gelu", "swiglu", "relu2"] = "relu2"
+    num_experts: int | None = None
+    """Experts of each layer: MLPs without biases, each of `mlp_dim`, of which every token is computed by a few; None = one MLP
+    for all."""
+    experts_per_token: int = 2
+    expert_capacity: float | None = None
+    """Where experts are spread over devices (mesh.expert): rows that a device takes from each other one, as a multiple of the
+    even share; what is sent beyond is dropped, so that the result depends on the mesh. None = room for all, none is dropped."""
     use_bias: bool = False
     qk_norm: bool = True
     windows: tuple[int | None, ...] = (None,)
@@ -120,6 +127,7 @@ class ModelConfig:
         )
         require(0 <= self.rotary_fraction <= 1, f"model.rotary_fraction is {self.rotary_fraction}: must lie in [0, 1].")
         self._check_pictures()
+        self._check_experts()
         require(len(self.windows) >= 1, "model.windows is empty: use (None,) for full attention.")
         for window in self.windows:
             require(
@@ -166,6 +174,25 @@ class ModelConfig:
             self.picture_cells is None or self.picture_width is None or self.picture_cells % self.picture_width == 0,
             f"model.picture_cells {self.picture_cells} is no multiple of model.picture_width {self.picture_width}: a "
             "picture has whole rows; leave both out.",
+        )
+
+    def _check_experts(self) -> None:
+        experts, chosen, capacity = self.num_experts, self.experts_per_token, self.expert_capacity
+        if experts is None:
+            require(
+                chosen == 2 and capacity is None,
+                f"model.experts_per_token is {chosen} and model.expert_capacity {capacity}, and there are no experts: set "
+                "model.num_experts, or leave them out.",
+            )
+            return
+        require(experts >= 2, f"model.num_experts is {experts}: must be at least 2, or None for one MLP.")
+        require(
+            1 <= chosen <= experts,
+            f"model.experts_per_token is {chosen}: must lie between 1 and model.num_experts {experts}.",
+        )
+        require(
+            capacity is None or capacity > 0,
+            f"model.expert_capacity is {capacity}: must be positive (1.25, for instance), or None to drop nothing.",
         )
 
     def _check_patterns(self) -> None:

@@ -78,6 +78,10 @@ class TrainConfig:
     seed: int = 0
     z_loss: float = 0.0
     """Weight of the squared log-normaliser (PaLM, section 5); 0 is off."""
+    load_balance_loss: float = 0.01
+    """With experts: weight of what keeps them evenly used (Switch Transformer, equation 4), of each micro-batch; 0 is off."""
+    router_z_loss: float = 0.001
+    """With experts: weight of the squared log-normaliser of the router (ST-MoE, equation 5); 0 is off."""
     loss_chunk_tokens: int | None = None
     """Tokens whose logits stand in memory at once; None = all where they are small, else chosen by the vocabulary."""
     log_every_steps: int = 10
@@ -90,7 +94,8 @@ class TrainConfig:
             f"train.batch_size {self.batch_size} is not divisible by train.accumulation_steps {self.accumulation_steps}.",
         )
         require(self.seed >= 0, f"train.seed is {self.seed}: must not be negative.")
-        require(self.z_loss >= 0, f"train.z_loss is {self.z_loss}: must not be negative.")
+        for name in ("z_loss", "load_balance_loss", "router_z_loss"):
+            require(getattr(self, name) >= 0, f"train.{name} is {getattr(self, name)}: must not be negative.")
         require(
             self.loss_chunk_tokens is None or self.loss_chunk_tokens >= 1,
             f"train.loss_chunk_tokens is {self.loss_chunk_tokens}: must be at least 1, or None for automatic.",

@@ -23,6 +23,7 @@ from jgpt.model import context
 from jgpt.model.attention import choose_attention
 from jgpt.model.cache import Cache
 from jgpt.model.embedding import Embedding
+from jgpt.model.experts import Routing
 from jgpt.model.layers import GPT2_INIT_STD, Block, Norm
 from jgpt.model.matrices import Stored, multiply, parameter
 from jgpt.model.rotary import rotary
@@ -179,7 +180,13 @@ def _slices(stacked: Array) -> tuple[Array, ...]:
 _slices.defvjp(lambda stacked: (_slices(stacked), None), lambda _, slopes: (jnp.stack(slopes),))
 
 
-def features(
+def features(*arguments: Any, **options: Any) -> tuple[Float[Array, "B S D"], Cache | None]:
+    """Return the first two results of `routed_features`, whose arguments these are."""
+    x_BSD, cache, _ = routed_features(*arguments, **options)
+    return x_BSD, cache
+
+
+def routed_features(
     cfg: ModelConfig,
     params: Params,
     tokens_BS: Int[Array, "B S"],
@@ -190,11 +197,11 @@ def features(
     fresh: bool = False,
     last_B: Int[Array, " B"] | None = None,
     max_documents: int | None = None,
-) -> tuple[Float[Array, "B S D"], Cache | None]:
-    """Return the normalised residual stream after the last block, and the updated cache.
+) -> tuple[Float[Array, "B S D"], Cache | None, Routing | None]:
+    """Return the normalised residual stream after the last block, the updated cache, and how experts were chosen.
 
-    Where a mesh cuts rows over devices, arguments are as they stand in the row and the result is in the order of
-    `context.spread`.
+    The latter is the mean over the layers, None where there are no experts. Where a mesh cuts rows over devices, arguments
+    are as they stand in the row and the result is in the order of `context.spread`.
 
     Args:
         cfg: a resolved config (see `resolve`).
@@ -232,7 +239,7 @@ def features(
         embed_key, *keys = jax.random.split(dropout_key, cfg.depth + 1)
         x_BSD = nn.Dropout(cfg.dropout, deterministic=False).apply({}, x_BSD, rngs={"dropout": embed_key})
 
-    def block(layer_params: Params, x_BSD: Array, layer: int, layer_cache: Any, key: Any) -> tuple[Array, Any]:
+    def block(layer_params: Params, x_BSD: Array, layer: int, layer_cache: Any, key: Any) -> tuple[Array, Any, Any]:
         rngs = {"dropout": key} if train else {}
         seen = visible._replace(window=cfg.window_of(layer), pattern=pattern_of(cfg, layer))
         return Block(cfg).apply({"params": layer_params}, x_BSD, seen, turn, layer_cache, train, fresh, rngs=rngs)
@@ -240,33 +247,41 @@ def features(
     if REMAT[cfg.remat] is not None:
         block = jax.checkpoint(block, policy=REMAT[cfg.remat], static_argnums=(2,))
 
+    routings: list[Routing | None] = []
     if cfg.scan_layers and cache is None and not isinstance(params["blocks"], tuple):
         period = math.lcm(len(cfg.windows), len(cfg.patterns))
         period = period if cfg.num_layers % period == 0 else cfg.num_layers
         turns = cfg.num_layers // period
 
-        def body(first: int, x_BSD: Array, xs: tuple) -> tuple[Array, None]:
+        def body(first: int, x_BSD: Array, xs: tuple) -> tuple[Array, list[Routing | None]]:
+            own = []
             for i in range(period):  # a whole period a turn, so that windows and patterns stay constants
                 layer_params, key = jax.tree.map(lambda a: a[i], xs)  # noqa: B023 - used at once
-                x_BSD, _ = block(layer_params, x_BSD, first + i, None, key)
-            return x_BSD, None
+                x_BSD, _, routing = block(layer_params, x_BSD, first + i, None, key)
+                own.append(routing)
+            return x_BSD, own
 
         def grouped(tree: Any) -> Any:
             return jax.tree.map(lambda a: a.reshape(turns, period, *a.shape[1:]), tree)
 
         for first in range(0, cfg.depth, cfg.num_layers):
             own = jnp.stack(keys[first : first + cfg.num_layers]) if train else None
-            x_BSD, _ = jax.lax.scan(partial(body, first), x_BSD, (grouped(params["blocks"]), grouped(own)))
+            x_BSD, some = jax.lax.scan(partial(body, first), x_BSD, (grouped(params["blocks"]), grouped(own)))
+            routings += some
         new_cache = None
     else:
         layers, caches = unstack(params)["blocks"], []
         for i, layer_params in enumerate(layers * cfg.loops):
             layer_cache = None if cache is None else cache.layers[i]
             key = keys[i] if train else None
-            x_BSD, layer_cache = block(layer_params, x_BSD, i, layer_cache, key)
+            x_BSD, layer_cache, routing = block(layer_params, x_BSD, i, layer_cache, key)
             caches.append(layer_cache)
+            routings.append(routing)
         new_cache = None if cached_BT is None else Cache(cached_BT, tuple(caches))
-    return Head(cfg).apply({"params": params["head"]}, x_BSD), new_cache
+    mean = None
+    if cfg.num_experts is not None:
+        mean = jax.tree.map(lambda *values: jnp.mean(jnp.stack(values)), *routings)
+    return Head(cfg).apply({"params": params["head"]}, x_BSD), new_cache, mean
 
 
 def pattern_of(cfg: ModelConfig, layer: int) -> Pattern | None:

@@ -12,11 +12,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jgpt.batch import PADDING_SEGMENT
 from jgpt.config import ModelConfig
 from jgpt.layout import RULES, flatten, place, unflatten
 from jgpt.model import context
 from jgpt.model.attention import ATTENTION, cached_attention
 from jgpt.model.cache import Int8LayerCache, LayerCache, recall
+from jgpt.model.experts import Experts, Routing
 from jgpt.model.fused import gelu, normalise, squared_relu, swiglu
 from jgpt.model.matrices import Stored, multiply, parameter
 from jgpt.model.rotary import Rotary, rotate
@@ -182,7 +184,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One pre-norm decoder block: x + attention(norm(x)), then x + mlp(norm(x))."""
+    """One pre-norm decoder block: x + attention(norm(x)), then x + mlp(norm(x)), or experts in place of the MLP."""
 
     cfg: ModelConfig
 
@@ -195,8 +197,11 @@ class Block(nn.Module):
         cache: LayerCache | Int8LayerCache | None,
         train: bool,
         fresh: bool = False,
-    ) -> tuple[Float[Array, "B S D"], LayerCache | Int8LayerCache | None]:
-        """Return the residual stream after the block, and the updated cache. `train` switches dropout on; see `Attention`."""
+    ) -> tuple[Float[Array, "B S D"], LayerCache | Int8LayerCache | None, Routing | None]:
+        """Return the residual stream after the block, the updated cache, and how experts were chosen, where there are some.
+
+        `train` switches dropout on; see `Attention` for the rest.
+        """
         cfg = self.cfg
 
         def norm(name: str) -> Norm:
@@ -205,5 +210,12 @@ class Block(nn.Module):
         dropout = nn.Dropout(cfg.dropout, deterministic=not train)
         y_BSD, cache = Attention(cfg, name="attention")(norm("attention_norm")(x_BSD), visible, turn, cache, fresh)
         x_BSD = x_BSD + dropout(y_BSD)
-        y_BSD = MLP(cfg, name="mlp")(norm("mlp_norm")(x_BSD))
-        return x_BSD + dropout(y_BSD), cache
+        y_BSD, routing = norm("mlp_norm")(x_BSD), None
+        if cfg.num_experts is None:
+            y_BSD = MLP(cfg, name="mlp")(y_BSD)
+        else:
+            segments_BS = visible.q_segments_BS
+            real_BS = None if segments_BS is None else segments_BS != PADDING_SEGMENT
+            init = hidden_init(cfg, cfg.embed_dim), residual_init(cfg)
+            y_BSD, routing = Experts(cfg, *init, name="experts")(y_BSD, real_BS)
+        return x_BSD + dropout(y_BSD), cache, routing

@@ -31,6 +31,7 @@ VARIANTS = {
         pattern_stride=5,
     ),
     "looped": presets.modern(**SIZES, loops=2, windows=(4, None, 6)),
+    "experts": presets.llama(**SIZES, num_experts=4, mlp_dim=24),
     "positionless": presets.llama(**SIZES, positions="none", head_dim=10),
 }
 LOGIT_TOLERANCE = 2e-5  # f32, two layers of width 32, logits of order 1
@@ -58,7 +59,7 @@ def batch(rows=2, length=24, seed=0):
 
 
 # what the others are made of stands in these
-FIRST = ("gpt2", "windows", "ngrams", "plane")
+FIRST = ("gpt2", "windows", "ngrams", "plane", "experts")
 
 
 @pytest.fixture(
