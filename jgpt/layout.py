@@ -10,17 +10,20 @@ from functools import wraps
 from typing import Any, Final
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Shaped
 
 from jgpt.check import unknown_name
 
 # from the slowest network to the fastest: neighbours along the last axis exchange most
 MESH_AXES: Final = ("slice", "data", "fsdp", "expert", "context", "tensor")
+ROW_AXES: Final = ("slice", "data", "fsdp", "expert")  # over which the rows of a batch lie
+SLICES: Final = "slices"  # that `over_slices` maps over
 
 RULES: Final[dict[str, str | tuple[str, ...] | None]] = {
-    "batch": ("slice", "data", "fsdp", "expert"),
+    "batch": ("data", "fsdp", "expert"),  # of one slice: see `over_slices`
     "seq": "context",
     "embed": "fsdp",
     "heads": "tensor",
@@ -77,35 +80,53 @@ def place(x: Shaped[Array, "*A"], *axes: str | None) -> Shaped[Array, "*A"]:
         ValueError: no rule names an axis.
     """
     spec = spec_of(axes)
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return x
-    free = free_axes()
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(*(_only(split, free) for split in spec)))
+    return x if jax.sharding.get_abstract_mesh().empty else jax.lax.with_sharding_constraint(x, spec)
 
 
-def free_axes() -> dict[str, int]:
-    """Return mesh axis -> devices of those axes that XLA lays arrays over here; none where there is no mesh.
+def mesh_axes() -> dict[str, int]:
+    """Return mesh axis -> devices of `on_mesh`; empty where there is no mesh."""
+    return dict(jax.sharding.get_abstract_mesh().shape)
 
-    Within `jax.shard_map` the axes it was given are not among them: there every device computes its own part.
+
+def over_slices(function: Callable[..., Any], dtype: str = "float32") -> Callable[..., Any]:
+    """Return `function` (params, batch, key) of the rows of each slice by itself, with its results summed over the slices.
+
+    Left to XLA, the gradients of every micro-batch would cross the slow network between slices; so they do once, in `dtype`
+    (numbers in f32 all the same). Within, `batch` are the rows of one slice. Where there is one slice alone, `function` itself.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
-    return {name: mesh.shape[name] for name, kind in kinds if kind != AxisType.Manual}
+    slices = mesh_axes().get("slice", 1)
+    if slices == 1:
+        return function
+
+    def summed(params: Any, batch: Any, key: Array) -> Any:
+        own = jax.tree.map(lambda a: a.reshape(slices, a.shape[0] // slices, *a.shape[1:]), batch)
+        each = jax.vmap(function, (None, 0, 0), axis_name=SLICES, spmd_axis_name="slice")
+        return jax.tree.map(_sum, each(params, own, jax.random.split(key, slices)))
+
+    def _sum(parts: Array) -> Array:
+        rest = [PartitionSpec.UNCONSTRAINED] * (parts.ndim - 1)
+        narrow = dtype if parts.ndim > 1 else "float32"
+        parts = jax.lax.with_sharding_constraint(parts.astype(narrow), PartitionSpec("slice", *rest))
+        # lax.reduce: jnp.sum would add bfloat16 up in f32, and send that
+        zero = jnp.zeros((), parts.dtype)
+        return jax.lax.reduce(parts, zero, jax.lax.add, (0,)).astype(jnp.float32)
+
+    return summed
+
+
+def sum_over_slices(x: Shaped[Array, "*A"]) -> Shaped[Array, "*A"]:
+    """Return x of one slice summed over all of them, within `over_slices`; x itself where there is one."""
+    return jax.lax.psum(x, SLICES) if mesh_axes().get("slice", 1) > 1 else x
 
 
 def parts(axis: str, mesh: Mapping[str, int] | None = None) -> int:
     """Return into how many parts a logical axis is cut over a mesh: axis -> devices; None = the one of `on_mesh`."""
-    mesh = free_axes() if mesh is None else mesh
+    mesh = mesh_axes() if mesh is None else mesh
     return int(np.prod([mesh.get(name, 1) for name in _names(spec_of((axis,))[0])], dtype=int))
 
 
 def _names(split: str | tuple[str, ...] | None) -> tuple[str, ...]:
     return () if split is None else (split,) if isinstance(split, str) else split
-
-
-def _only(split: str | tuple[str, ...] | None, free: Mapping[str, int]) -> tuple[str, ...] | None:
-    return tuple(name for name in _names(split) if name in free) or None
 
 
 def flatten(x_BS: Shaped[Array, "B S *A"]) -> Shaped[Array, "N *A"]:
@@ -132,9 +153,9 @@ def unflatten(x_N: Shaped[Array, "N *A"], batch: int) -> Shaped[Array, "B S *A"]
     return x_N.reshape(rows, cut, batch // rows, N // batch // cut, *rest).swapaxes(1, 2).reshape(batch, -1, *rest)
 
 
-def token_axes() -> tuple[str, ...] | None:
+def token_axes() -> tuple[str, ...]:
     """Return the mesh axes over which the tokens of `flatten` lie."""
-    return _only((*_names(RULES["batch"]), *_names(RULES["seq"])), free_axes())
+    return (*_names(RULES["batch"]), *_names(RULES["seq"]))
 
 
 def place_tokens(x_N: Shaped[Array, "N *A"], *axes: str | None) -> Shaped[Array, "N *A"]:
@@ -144,8 +165,5 @@ def place_tokens(x_N: Shaped[Array, "N *A"], *axes: str | None) -> Shaped[Array,
         x_N: by tokens.
         axes: one name for each further axis; none at all = as XLA finds best.
     """
-    free = free_axes()
-    if not free:
-        return x_N
-    others = [_only(split, free) for split in spec_of(axes)] or [PartitionSpec.UNCONSTRAINED] * (x_N.ndim - 1)
-    return jax.lax.with_sharding_constraint(x_N, PartitionSpec(token_axes(), *others))
+    others = [*spec_of(axes)] or [PartitionSpec.UNCONSTRAINED] * (x_N.ndim - 1)
+    return jax.lax.with_sharding_constraint(x_N, PartitionSpec(token_axes(), *others)) if mesh_axes() else x_N

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jgpt.batch import Batch
 from jgpt.config import MeshConfig
-from jgpt.layout import MESH_AXES, parts, spec_of
+from jgpt.layout import MESH_AXES, ROW_AXES, parts, spec_of
 
 
 def make_mesh(cfg: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
@@ -96,7 +96,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Return the sharding of [B, S] arrays: each row whole on every device that computes a part of it."""
-    return NamedSharding(mesh, spec_of(("batch", None)))
+    return NamedSharding(mesh, PartitionSpec(ROW_AXES, None))
 
 
 def abstract_batch(rows: int, length: int, mesh: Mesh) -> Batch:
@@ -112,9 +112,9 @@ def check_rows(rows: int, mesh: Mesh, name: str) -> None:
     Raises:
         ValueError: with `name`, the field that sets the rows.
     """
-    shards = parts("batch", mesh.shape)
+    shards = math.prod(mesh.shape[name] for name in ROW_AXES)
     if rows % shards:
-        over = " x ".join(f"mesh.{name}" for name in spec_of(("batch",))[0] if mesh.shape[name] > 1)
+        over = " x ".join(f"mesh.{name}" for name in ROW_AXES if mesh.shape[name] > 1)
         raise ValueError(
             f"{name} gives {rows} rows, which cannot be split over {over} = {shards} devices: use a multiple of {shards}."
         )
@@ -146,7 +146,7 @@ def shares_of(owners: np.ndarray) -> dict[int, Share]:
     Raises:
         ValueError: processes hold rows that overlap in part.
     """
-    over = [MESH_AXES.index(name) for name in spec_of(("batch",))[0]]
+    over = [MESH_AXES.index(name) for name in ROW_AXES]
     rows = math.prod(owners.shape[axis] for axis in over)
     held: dict[int, list[int]] = {}  # process -> rows, of a batch that has one for every shard
     for row, devices in enumerate(np.moveaxis(owners, over, range(len(over))).reshape(rows, -1)):

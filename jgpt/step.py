@@ -16,7 +16,7 @@ from jaxtyping import Array, PRNGKeyArray
 from jgpt import sharding
 from jgpt.batch import Batch
 from jgpt.config import Config, ModelConfig, TrainConfig
-from jgpt.layout import on_mesh, place, place_tokens
+from jgpt.layout import on_mesh, over_slices, place, place_tokens
 from jgpt.loss import LossPlan, LossSums, cross_entropy, logits_at_once
 from jgpt.model import context, gpt
 from jgpt.model.experts import Routing
@@ -100,9 +100,10 @@ def gradients(
         return objective + sums.weight * extra, StepSums(sums, sums.weight * balance)
 
     gradient = jax.grad(total, has_aux=True)
-    if M == 1:
-        grads, sums = gradient(params, batch, key)
-    else:
+
+    def added(params: gpt.Params, batch: Batch, key: PRNGKeyArray) -> tuple[gpt.Params, StepSums]:
+        if M == 1:
+            return gradient(params, batch, key)
         # rows are dealt out in turn, so that each device's rows stay on it
         parts = jax.tree.map(lambda a: a.reshape(a.shape[0] // M, M, *a.shape[1:]).swapaxes(0, 1), batch)
 
@@ -111,7 +112,9 @@ def gradients(
             return jax.tree.map(jnp.add, carry, gradient(params, part, part_key)), None
 
         start = (jax.tree.map(jnp.zeros_like, params), StepSums(LossSums(zero, zero, zero), zero))
-        (grads, sums), _ = jax.lax.scan(body, start, (parts, jax.random.split(key, M)))
+        return jax.lax.scan(body, start, (parts, jax.random.split(key, M)))[0]
+
+    grads, sums = over_slices(added, cfg.mesh.slice_reduction)(params, batch, key)
     return jax.tree.map(lambda g: g / jnp.maximum(sums.loss.weight, 1e-9), grads), sums
 
 
@@ -182,8 +185,15 @@ def compile_train_step(
 def compile_eval_step(model: ModelConfig, train: TrainConfig, mesh: Mesh) -> Callable[[Any, Batch], LossSums]:
     """Return the jitted loss sums of a batch without dropout, replicated on every device."""
     plan = loss_plan(train, mesh)
+
+    def sums(params: gpt.Params, batch: Batch) -> LossSums:
+        def own(params: gpt.Params, batch: Batch, _: PRNGKeyArray) -> LossSums:
+            return loss_sums(model, params, batch, plan)[1]
+
+        return over_slices(own)(params, batch, jax.random.key(0))
+
     return jax.jit(
-        on_mesh(mesh, lambda params, batch: loss_sums(model, params, batch, plan)[1]),
+        on_mesh(mesh, sums),
         out_shardings=sharding.replicated(mesh),
         compiler_options=_compiler_options(mesh),
     )

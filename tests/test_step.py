@@ -176,7 +176,7 @@ def test_experts_are_evenly_used_where_the_loss_asks_for_it():
             train_state, metrics = train_step(train_state, sharding.shard_batch(batch, mesh))
         return float(metrics["load_balance"])
 
-    assert 1 <= balance(10.0) < 1.1 < balance(0.0)
+    assert 1 <= balance(10.0) < (1 + balance(0.0)) / 2
 
 
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")

@@ -158,6 +158,8 @@ class MeshConfig:
     """Devices over which each row is cut."""
     tensor: int = 1
     """Devices over which heads, MLP and vocabulary are sharded."""
+    slice_reduction: Literal["float32", "bfloat16"] = "float32"
+    """Type in which gradients are summed between slices, once a step: bfloat16 halves what crosses the network."""
 
     @property
     def row_shards(self) -> int:
@@ -168,6 +170,11 @@ class MeshConfig:
         for name in ("slice", "data", "fsdp", "expert", "context", "tensor"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"mesh.{name} is {value}: must be at least 1.")
+        require(
+            self.slice_reduction == "float32" or self.slice > 1,
+            f"mesh.slice_reduction is {self.slice_reduction!r}, and mesh.slice {self.slice}: there is nothing to sum between "
+            "slices; leave it out.",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,10 +14,9 @@ from typing import Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, Shaped
 
-from jgpt.layout import free_axes, parts, place, spec_of
+from jgpt.layout import mesh_axes, parts, place, spec_of
 from jgpt.model import blocked
 from jgpt.model.visibility import MASKED, Pattern, Visibility
 
@@ -56,24 +55,20 @@ def attend(
         visible: with queries in the order of `spread`, and keys as they stand in the row.
         softcap: of the scores.
     """
-    free = free_axes()
-    rule = _Rule(visible.window, visible.pattern, softcap, free["context"])
-
-    def spec(*axes: str | None) -> PartitionSpec:
-        return PartitionSpec(*spec_of(axes))
-
-    queries, whole = spec("batch", "seq"), spec("batch", None)
+    mesh = mesh_axes()
+    rule = _Rule(visible.window, visible.pattern, softcap, mesh["context"])
+    queries, whole = spec_of(("batch", "seq")), spec_of(("batch", None))
     segments = None if visible.q_segments_BS is None else (visible.q_segments_BS, visible.kv_segments_BT)
     return jax.shard_map(
         partial(_on_device, rule),
         in_specs=(
-            spec("batch", "seq", "heads", None),
-            *(spec("batch", "seq", "kv_heads", None),) * 2,
+            spec_of(("batch", "seq", "heads", None)),
+            *(spec_of(("batch", "seq", "kv_heads", None)),) * 2,
             (queries, whole),
             None if segments is None else (queries, whole),
         ),
-        out_specs=spec("batch", "seq", "heads", None),
-        axis_names=set(free),
+        out_specs=spec_of(("batch", "seq", "heads", None)),
+        axis_names=set(mesh),
         check_vma=False,
     )(q_BSHK, k_BSGK, v_BSGK, (visible.q_positions_BS, visible.kv_positions_BT), segments)
 

@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from jgpt.config import ModelConfig
-from jgpt.layout import flatten, free_axes, place, place_tokens, spec_of, token_axes, unflatten
+from jgpt.layout import flatten, mesh_axes, place, place_tokens, spec_of, sum_over_slices, token_axes, unflatten
 from jgpt.model.fused import gelu, squared_relu, swiglu
 from jgpt.model.grouped import grouped_product
 
@@ -73,23 +73,23 @@ def _routing(logits_NE: Array, chosen_NE: Array, real_N: Array | None) -> Routin
     """Return how evenly experts were chosen; the gradient flows through the probabilities alone."""
     E = logits_NE.shape[1]
     weights_N = jnp.ones(len(logits_NE)) if real_N is None else real_N.astype(jnp.float32)
-    tokens = jnp.maximum(weights_N.sum(), 1.0)
-    share_E = weights_N @ chosen_NE.astype(jnp.float32)
+    tokens = jnp.maximum(sum_over_slices(weights_N.sum()), 1.0)
+    share_E = sum_over_slices(weights_N @ chosen_NE.astype(jnp.float32))
     share_E = jax.lax.stop_gradient(share_E / jnp.maximum(share_E.sum(), 1.0))
-    mean_E = weights_N @ jax.nn.softmax(logits_NE, axis=-1) / tokens
-    log_z_N = jax.nn.logsumexp(logits_NE, axis=-1)
-    return Routing(E * jnp.sum(share_E * mean_E), jnp.sum(weights_N * jnp.square(log_z_N)) / tokens)
+    mean_E = sum_over_slices(weights_N @ jax.nn.softmax(logits_NE, axis=-1)) / tokens
+    squares = sum_over_slices(weights_N @ jnp.square(jax.nn.logsumexp(logits_NE, axis=-1)))
+    return Routing(E * jnp.sum(share_E * mean_E), squares / tokens)
 
 
 def _mixture(cfg: ModelConfig, x_ND: Array, logits_NE: Array, up: Array, down_EFD: Array) -> tuple[Array, Array]:
     """Return what the experts make of tokens, and true where one was chosen; tokens stay on their devices, or come back."""
-    free = free_axes()
-    if not free:
+    mesh = mesh_axes()
+    if not mesh:
         return _on_device(cfg, {}, x_ND, logits_NE, up, down_EFD)
     tokens = PartitionSpec(token_axes())
     gate = (None,) * (up.ndim - 3)
     return jax.shard_map(
-        partial(_on_device, cfg, free),
+        partial(_on_device, cfg, mesh),
         in_specs=(
             tokens,
             tokens,
@@ -97,7 +97,7 @@ def _mixture(cfg: ModelConfig, x_ND: Array, logits_NE: Array, up: Array, down_EF
             spec_of(("experts", "mlp", "embed")),
         ),
         out_specs=(tokens, tokens),
-        axis_names=set(free),
+        axis_names=set(mesh),
         check_vma=False,
     )(x_ND, logits_NE, up, down_EFD)
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 ROWS: Final = 128  # of a block on CPUs, at most
 
 
+@jax.custom_vjp
 def grouped_product(
     x_ND: Float[Array, "N D"], w_EDF: Float[Array, "E D F"], sizes_E: Int[Array, " E"]
 ) -> Float[Array, "N F"]:
@@ -23,7 +24,31 @@ def grouped_product(
         w_EDF: one matrix a group.
         sizes_E: rows of each group; at most N together.
     """
+    return _product(x_ND, w_EDF, sizes_E)
+
+
+# one after the other under vmap, for which ragged_dot has no rule: slices are mapped over, and each device has one of them
+@jax.custom_batching.sequential_vmap
+def _product(x_ND: Array, w_EDF: Array, sizes_E: Array) -> Array:
     return jax.lax.platform_dependent(x_ND, w_EDF, sizes_E, cpu=_by_blocks, default=jax.lax.ragged_dot)
+
+
+@jax.custom_batching.sequential_vmap
+def _slopes(x_ND: Array, w_EDF: Array, sizes_E: Array, slope_NF: Array) -> tuple[Array, Array]:
+    """Return the gradients of rows and matrices."""
+    return jax.lax.platform_dependent(
+        x_ND, w_EDF, sizes_E, slope_NF, cpu=_slopes_by_blocks, default=_slopes_of_ragged_dot
+    )
+
+
+def _slopes_of_ragged_dot(x_ND: Array, w_EDF: Array, sizes_E: Array, slope_NF: Array) -> tuple[Array, Array]:
+    return jax.vjp(lambda x_ND, w_EDF: jax.lax.ragged_dot(x_ND, w_EDF, sizes_E), x_ND, w_EDF)[1](slope_NF)
+
+
+grouped_product.defvjp(
+    lambda x_ND, w_EDF, sizes_E: (_product(x_ND, w_EDF, sizes_E), (x_ND, w_EDF, sizes_E)),
+    lambda saved, slope_NF: (*_slopes(*saved, slope_NF), None),
+)
 
 
 class _Blocks(NamedTuple):
@@ -70,19 +95,13 @@ def _joined(x_bqF: Array, blocks: _Blocks) -> Array:
     return jnp.where(blocks.real_N1, flat.at[blocks.place_N].get(mode="clip"), 0)
 
 
-@jax.custom_vjp
 def _by_blocks(x_ND: Array, w_EDF: Array, sizes_E: Array) -> Array:
-    return _by_blocks_forward(x_ND, w_EDF, sizes_E)[0]
-
-
-def _by_blocks_forward(x_ND: Array, w_EDF: Array, sizes_E: Array) -> tuple[Array, tuple[Array, Array, Array]]:
     blocks = _blocks(len(x_ND), sizes_E)
     y_bqF = jax.lax.map(lambda block: block[0] @ w_EDF[block[1]], (_cut(x_ND, blocks), blocks.group_b))
-    return _joined(y_bqF, blocks), (x_ND, w_EDF, sizes_E)
+    return _joined(y_bqF, blocks)
 
 
-def _by_blocks_backward(saved: tuple[Array, Array, Array], slope_NF: Array) -> tuple[Array, Array, None]:
-    x_ND, w_EDF, sizes_E = saved
+def _slopes_by_blocks(x_ND: Array, w_EDF: Array, sizes_E: Array, slope_NF: Array) -> tuple[Array, Array]:
     blocks = _blocks(len(x_ND), sizes_E)
 
     def body(dw_EDF: Array, block: tuple[Array, Array, Array]) -> tuple[Array, Array]:
@@ -91,7 +110,4 @@ def _by_blocks_backward(saved: tuple[Array, Array, Array], slope_NF: Array) -> t
 
     parts = _cut(x_ND, blocks), _cut(slope_NF, blocks), blocks.group_b
     dw_EDF, dx_bqD = jax.lax.scan(body, jnp.zeros_like(w_EDF), parts)
-    return _joined(dx_bqD, blocks), dw_EDF, None
-
-
-_by_blocks.defvjp(_by_blocks_forward, _by_blocks_backward)
+    return _joined(dx_bqD, blocks), dw_EDF
