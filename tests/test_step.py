@@ -160,6 +160,21 @@ def gradients(config, mesh_config):
     return jax.device_get(compiled(params, sharding.shard_batch(next(batches(1)), mesh)))
 
 
+@pytest.mark.parametrize("remat", ["weights", "offload"])
+def test_what_is_recomputed_or_kept_elsewhere_changes_nothing(remat):
+    config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, remat=remat, scan_layers=True))
+    np.testing.assert_allclose(run(config)[0], run_on_one_device(CONFIG)[0], atol=MESH_TOLERANCE)
+
+
+@pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
+def test_gradients_rounded_between_slices_are_those_of_one_device_but_for_that():
+    config = dataclasses.replace(CONFIG, mesh=MeshConfig(slice=2, slice_reduction="bfloat16"))
+    one, rounded = gradients(CONFIG, MeshConfig(data=1)), gradients(config, MeshConfig(slice=2, data=2, fsdp=2))
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(rounded), strict=True):
+        np.testing.assert_allclose(a, b, atol=2**-7 * np.abs(a).max())  # two parts of 8 bits each
+    assert any(not np.allclose(a, b, atol=1e-6) for a, b in zip(*map(jax.tree.leaves, (one, rounded)), strict=True))
+
+
 def test_experts_are_evenly_used_where_the_loss_asks_for_it():
     def balance(weight):
         config = dataclasses.replace(

@@ -87,8 +87,10 @@ class ModelConfig:
     """Backend of attention; auto chooses by device and shape."""
     scan_layers: bool = False
     """Compile one block and loop over it: quick to compile when deep, slower per step on CPU."""
-    remat: Literal["none", "full", "dots"] = "none"
-    """What the backward pass recomputes: nothing, whole blocks, or all but matrix products."""
+    remat: Literal["none", "full", "dots", "weights", "offload"] = "none"
+    """What the backward pass recomputes. none: nothing; full: whole blocks; dots: all but matrix products; weights: all but
+    products with weights, so that scores of attention are not kept either; offload: as weights, and what is kept waits in the
+    host's memory."""
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of activations; auto = float32 on CPU (bf16 is slower there), bfloat16 on accelerators."""
     vocab_multiple: int = 8

@@ -30,7 +30,13 @@ from jgpt.model.rotary import rotary
 from jgpt.model.visibility import Pattern, Visibility
 
 Params = dict[str, Any]  # a nested dict of arrays
-REMAT = {"none": None, "full": jax.checkpoint_policies.nothing_saveable, "dots": jax.checkpoint_policies.dots_saveable}
+REMAT = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_saveable,
+    "weights": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "offload": jax.checkpoint_policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
+}
 
 
 def resolve(

@@ -27,6 +27,7 @@ KINDS: Final = (
 _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 _MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{([^}]*)\}")
+_BETWEEN_SLICES = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 _AXIS = re.compile(r"'(\w+)'(?::\((\d+)\)(\d+))?(?:=(\d+))?")
 _LISTED = re.compile(r"replica_groups=\{(\{[\d,{}]*\})\}")
 _PAIRS = re.compile(r"source_target_pairs=\{(\{[\d,{}]*\})\}")
@@ -76,14 +77,18 @@ def collectives(text: str, mesh: Mapping[str, int]) -> list[Collective]:
                 once[key] = times, name, line
     found: dict[tuple, list[float]] = defaultdict(lambda: [0, 0.0, 0.0])
     for times, name, line in once.values():
-        kind, groups = _kind(line) or "", _groups(line)
-        size = len(groups[0]) if groups else math.prod(mesh.values())
+        kind = _kind(line) or ""
+        if _BETWEEN_SLICES.search(line):
+            axes, size = ("slice",), mesh.get("slice", 1)
+        else:
+            groups = _groups(line)
+            axes, size = _axes(groups, mesh), len(groups[0]) if groups else math.prod(mesh.values())
         if size < 2:
             continue
         made = _made(line, kind)
         if name.startswith("all-reduce-scatter"):  # how XLA:TPU writes a reduce-scatter: a fusion that keeps a part
             kind, made = "reduce-scatter", made / size
-        total = found[kind, _axes(groups, mesh), size]
+        total = found[kind, axes, size]
         total[0] += times
         total[1] += times * _sent(kind, made, size)
         total[2] = max(total[2], made)
@@ -95,9 +100,16 @@ def collectives(text: str, mesh: Mapping[str, int]) -> list[Collective]:
 
 
 def _kind(line: str) -> str | None:
-    """Return the kind of collective that a line begins, None where it is none."""
+    """Return the kind of collective that a line begins, None where it is none.
+
+    XLA:TPU leaves what crosses slices to a runtime on the hosts, to which a program sends its part.
+    """
     found = hlo.parse(line)
     kind = found.operation.removesuffix("-start") if found else ""
+    between = _BETWEEN_SLICES.search(line) if kind == "send" else None
+    if between is not None:
+        kind = between.group(1).lower().replace("_", "-")
+        return kind if kind in KINDS else "collective-permute"
     return kind if kind in KINDS else None
 
 
@@ -105,6 +117,8 @@ def _made(line: str, kind: str) -> float:
     """Return the bytes of what a collective makes; one that is only started lists what it takes as well."""
     found = hlo.parse(line)
     made = hlo.sizes(found.shape) if found else []
+    if found and found.operation == "send":
+        return made[0]
     if found and found.operation.endswith("-start") and len(made) > 1 and kind != "all-reduce":
         return sum(made[len(made) // 2 :]) if kind == "all-gather" else made[1]
     return sum(made)

@@ -104,7 +104,7 @@ def devices_of(machine: Machine) -> Sequence[Any]:
         os.environ.setdefault("TPU_WORKER_ID", "0")
         os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
         os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"num_slices": machine.slices} if machine.slices > 1 else {}
     else:
         hosts = -(-machine.size // 8)
         options = {"topology": f"1x{hosts}x{machine.size // hosts}", "target_config": target(device)}

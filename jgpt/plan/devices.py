@@ -23,7 +23,7 @@ class Device:
         flops: dense bf16 products [FLOP/s].
         bandwidth: of its memory [bytes/s].
         link: what a device takes in along one dimension of the network, both directions of a ring together [bytes/s].
-        network: to other hosts [bytes/s]; None = the torus goes on there.
+        network: what it takes in from other hosts, or from other slices of TPUs [bytes/s]; None = not known.
         platform: of jax.
         source: of the numbers.
         per_chip: devices of a chip; layouts count chips.
@@ -53,14 +53,15 @@ class Device:
 HOPPER_REACHED: Final = (0.8, 0.84)
 HOPPER_LAUNCH: Final = 2e-6
 
-# Vendors' pages, read in November 2026. ICI per chip is given there in both directions over all links (4 in a 2-D torus, 6 in a
-# 3-D one): a dimension of the torus is two links, and a device takes in half of what they carry.
+# Vendors' pages, read in November 2026. ICI per chip is given there in both directions over all links (4 in a 2-D torus, 6
+# in a 3-D one): a dimension of the torus is two links, and a device takes in half of what they carry. Of the data centre's
+# network the pages say 6.4 and 25.6 Tb/s for a pod of 256 v5e and v6e, and 50 Gb/s a chip for v5p.
 DEVICES: Final = {
     d.name: d
     for d in (
-        Device("v5e", 16 * GIB, 197e12, 819e9, 100e9, None, "tpu", "cloud.google.com/tpu/docs/v5e: 400 GB/s ICI"),
-        Device("v5p", 95 * GIB, 459e12, 2765e9, 200e9, None, "tpu", "cloud.google.com/tpu/docs/v5p: 1200 GB/s ICI"),
-        Device("v6e", 32 * GIB, 918e12, 1638e9, 200e9, None, "tpu", "cloud.google.com/tpu/docs/v6e: 800 GB/s ICI"),
+        Device("v5e", 16 * GIB, 197e12, 819e9, 100e9, 3.125e9, "tpu", "cloud.google.com/tpu/docs/v5e: 400 GB/s ICI, DCN"),
+        Device("v5p", 95 * GIB, 459e12, 2765e9, 200e9, 6.25e9, "tpu", "cloud.google.com/tpu/docs/v5p: 1200 GB/s ICI, DCN"),
+        Device("v6e", 32 * GIB, 918e12, 1638e9, 200e9, 12.5e9, "tpu", "cloud.google.com/tpu/docs/v6e: 800 GB/s ICI, DCN"),
         Device(
             "tpu7x", 96 * GIB, 1153.5e12, 3690e9, 100e9, None, "tpu",
             "docs.cloud.google.com/tpu/docs/tpu7x: 192 GiB, 2307 TFLOP/s, 7380 GB/s and 1200 GB/s ICI a chip of two devices", 2,
@@ -84,15 +85,17 @@ class Machine:
     Attributes:
         device: each of them.
         shape: of the torus, or (devices,) where each reaches each alike.
+        slices: such layouts, with the slow network between them.
     """
 
     device: Device
     shape: tuple[int, ...]
+    slices: int = 1
 
     @property
     def size(self) -> int:
         """Devices in all."""
-        return math.prod(self.shape) * self.device.per_chip
+        return math.prod(self.shape) * self.device.per_chip * self.slices
 
     @property
     def usable(self) -> float:
@@ -103,16 +106,26 @@ class Machine:
         return share * self.device.memory
 
     @property
+    def name(self) -> str:
+        """The machine in words."""
+        one = f"{self.device.name} {self.topology}"
+        return one if self.slices == 1 else f"{self.slices} slices of {one}"
+
+    @property
     def topology(self) -> str:
         """The layout as it is written, "16x16"."""
         return "x".join(map(str, self.shape))
 
 
-def parse(text: str) -> Machine:
+def parse(text: str, slices: int = 1) -> Machine:
     """Return what `--device` names: v5e:16x16, v5p:8x8x8, h100x8. `this` is the caller's business.
 
+    Args:
+        text: as the user wrote it.
+        slices: of TPUs, each laid out so.
+
     Raises:
-        ValueError: the kind is not known, or the layout is no list of numbers.
+        ValueError: the kind is not known, the layout is no list of numbers, or several slices cannot be planned.
     """
     name, separator, layout = text.partition(":")
     if not separator:
@@ -132,4 +145,9 @@ def parse(text: str) -> Machine:
         len(shape) == dimensions,
         f"--device {text!r}: {name} has {dimensions} dimension{'s' if dimensions > 1 else ''}, {len(shape)} are given.",
     )
-    return Machine(device, shape)
+    require(
+        slices == 1 or (device.platform == "tpu" and device.network is not None),
+        f"--slices is {slices}, and {name} has no slices, or a network between them that is not known: leave it out "
+        "(v5e, v5p and v6e have).",
+    )
+    return Machine(device, shape, slices)

@@ -96,13 +96,16 @@ def rate(collective: Collective, mesh: Mapping[str, int], spans: Mapping[str, in
     """Return the bytes per second that a device takes in during a collective.
 
     On a torus: a ring along each dimension that its mesh axes span; half where the ring is not closed, since then bytes
-    come from one side only. On GPUs: within a host of 8 over its switch, beyond over the hosts' network.
+    come from one side only. Between slices: over the data centre's network. On GPUs: within a host of 8 over its switch,
+    beyond over the hosts' network.
     """
     device = machine.device
     if device.platform != "tpu":
         inside = 8 if machine.size > 8 else machine.size
         near = device.network is None or (collective.devices <= inside and _inner(collective, mesh, inside))
         return device.link if near else device.network or device.link
+    if "slice" in collective.axes and machine.slices > 1:
+        return device.network or device.link
     dimensions = max(1, min(len(machine.shape), sum(spans.get(axis, 1) for axis in collective.axes)))
     closed = min(machine.shape) >= (16 if len(machine.shape) == 2 else 4)
     return device.link * dimensions * (1.0 if closed else 0.5)

@@ -13,11 +13,16 @@ from jgpt.plan.compiling import Step
 from jgpt.plan.devices import Machine
 from jgpt.plan.roofline import Times
 
-REMATS: Final = ("none", "dots", "full")
+REMATS: Final = ("none", "dots", "weights", "full")
 # Bytes kept for the backward pass of one layer and token, in multiples of the width, bf16: all activations; the results of
-# matrix products; the input of the block alone. Rough: they only order the candidates.
-KEPT: Final = {"none": 80.0, "dots": 48.0, "full": 4.0}
-SCORES: Final = {"none": 8.0, "dots": 4.0, "full": 0.0}  # bytes of each score that attention without a kernel keeps
+# matrix products; those of products with weights; the input of the block alone. Rough: they only order the candidates.
+KEPT: Final = {"none": 80.0, "dots": 48.0, "weights": 20.0, "full": 4.0}
+SCORES: Final = {
+    "none": 8.0,
+    "dots": 4.0,
+    "weights": 0.0,
+    "full": 0.0,
+}  # bytes of each score that attention without a kernel keeps
 ENOUGH: Final = 3  # candidates that fit
 ROOM: Final = 1.5  # candidates whose estimate exceeds the memory by more are not compiled
 
@@ -50,20 +55,20 @@ def remedies(config: Config, model: ModelConfig, devices: int) -> Iterator[Candi
         devices: on which it does not.
     """
     mesh = config.mesh
-    devices = devices // mesh.tensor
+    devices = devices // (mesh.tensor * _given(mesh))
     possible = [fsdp for fsdp in _divisors(devices) if model.embed_dim % fsdp == 0]
     most = possible[-1]
     for fsdp in possible:
         if fsdp > mesh.fsdp and fsdp >= most // 4:
-            changed = dataclasses.replace(config, mesh=_mesh(devices, fsdp, mesh.tensor))
+            changed = dataclasses.replace(config, mesh=_mesh(mesh, devices, fsdp))
             yield Candidate(_words(changed.mesh), changed, model)
-    widest = dataclasses.replace(config, mesh=_mesh(devices, most, mesh.tensor))
+    widest = dataclasses.replace(config, mesh=_mesh(mesh, devices, most))
     spread = _words(widest.mesh)
-    for remat in REMATS[REMATS.index(model.remat) + 1 :]:
+    for remat in REMATS[REMATS.index(model.remat) + 1 :] if model.remat in REMATS else ("full",):
         for base in (config, widest) if mesh.fsdp < most else (config,):
             more = "" if base is config else f"{spread} "
             yield _with_remat(base, model, remat, f"{more}--model.remat {remat}")
-    for steps in _divisors(config.train.batch_size // devices):
+    for steps in _divisors(config.train.batch_size // (devices * mesh.slice * mesh.expert)):
         if steps > config.train.accumulation_steps:
             train = dataclasses.replace(config.train, accumulation_steps=steps)
             words = f"{spread} --model.remat full --train.accumulation-steps {steps}"
@@ -73,6 +78,8 @@ def remedies(config: Config, model: ModelConfig, devices: int) -> Iterator[Candi
 def meshes(config: Config, model: ModelConfig, machine: Machine, parameters: float) -> list[Candidate]:
     """Return meshes, remat policies and micro-batches that a machine allows, those that should be fastest first.
 
+    Slices, expert and context stay as the config has them.
+
     Args:
         config: of the run; its batch stays.
         model: resolved.
@@ -80,17 +87,18 @@ def meshes(config: Config, model: ModelConfig, machine: Machine, parameters: flo
         parameters: bytes of the whole model.
     """
     found: list[tuple[float, int, Candidate]] = []
-    for tensor in _divisors(machine.size):
+    free, rows = machine.size // _given(config.mesh), config.mesh.slice * config.mesh.expert
+    for tensor in _divisors(free):
         if model.num_heads % tensor or model.kv_heads % tensor or tensor > 16:
             continue
-        for fsdp in _divisors(machine.size // tensor):
-            data = machine.size // tensor // fsdp
-            if config.train.batch_size % (data * fsdp) or model.embed_dim % fsdp:
+        for fsdp in _divisors(free // tensor):
+            data = free // tensor // fsdp
+            if config.train.batch_size % (data * fsdp * rows) or model.embed_dim % fsdp:
                 continue
-            for steps in _divisors(config.train.batch_size // (data * fsdp)):
+            for steps in _divisors(config.train.batch_size // (data * fsdp * rows)):
                 for remat in REMATS:
                     train = dataclasses.replace(config.train, accumulation_steps=steps)
-                    mesh = MeshConfig(data=data, fsdp=fsdp, tensor=tensor)
+                    mesh = dataclasses.replace(config.mesh, data=data, fsdp=fsdp, tensor=tensor)
                     words = f"{_words(mesh)} --mesh.tensor {tensor} --model.remat {remat}"
                     words += f" --train.accumulation-steps {steps}" if steps > 1 else ""
                     candidate = _with_remat(dataclasses.replace(config, mesh=mesh, train=train), model, remat, words)
@@ -144,8 +152,14 @@ def _with_remat(config: Config, model: ModelConfig, remat: Any, words: str) -> C
     return Candidate(words, changed, dataclasses.replace(model, remat=remat))
 
 
-def _mesh(devices: int, fsdp: int, tensor: int) -> MeshConfig:
-    return MeshConfig(data=devices // fsdp, fsdp=fsdp, tensor=tensor)
+def _mesh(mesh: MeshConfig, devices: int, fsdp: int) -> MeshConfig:
+    """Return a mesh with so many devices over data and fsdp together."""
+    return dataclasses.replace(mesh, data=devices // fsdp, fsdp=fsdp)
+
+
+def _given(mesh: MeshConfig) -> int:
+    """Return the devices along axes that are not searched: what lies over them, the config says."""
+    return mesh.slice * mesh.expert * mesh.context
 
 
 def _words(mesh: MeshConfig) -> str:
@@ -160,7 +174,7 @@ def _estimate(candidate: Candidate, machine: Machine, parameters: float) -> tupl
     """Return seconds and bytes, roughly: what a device computes, keeps and exchanges."""
     config, model, device = candidate.config, candidate.model, machine.device
     mesh, micro = config.mesh, config.train.accumulation_steps
-    shards = (mesh.data or 1) * mesh.fsdp
+    shards = mesh.row_shards * mesh.context
     tokens = config.train.batch_size * model.context_length / shards  # of a device, tensor parallel or not
     flops = 6 * parameters / 4 * tokens / mesh.tensor * (4 / 3 if model.remat == "full" else 1)
     own = parameters / mesh.tensor

@@ -79,7 +79,8 @@ def _memory(parts: Mapping[str, float], machine: Machine) -> Table:
 def to_dict(step: Step, times: Times, machine: Machine) -> dict[str, Any]:
     """Return a plan as JSON values: bytes of each device, seconds and FLOPs of a step."""
     return {
-        "device": vars(machine.device) | {"layout": machine.topology, "devices": machine.size},
+        "device": vars(machine.device)
+        | {"layout": machine.topology, "slices": machine.slices, "devices": machine.size},
         "mesh": step.mesh,
         "fits": step.fits,
         "memory": vars(step.memory) | {"total": step.memory.total, "of": machine.usable},

@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "config", help="file with get_config(), e.g. configs/text_1b.py, before any --section.field value"
     )
     parser.add_argument("--device", default="this", help="machine to plan for (default: %(default)s)")
+    parser.add_argument("--slices", type=int, default=1, help="of TPUs, each of that layout, with --mesh.slice as many")
     parser.add_argument("--vocab-size", type=int, help="ids of the tokenizer, where the data are not at hand")
     parser.add_argument("--search", action="store_true", help="find the best mesh, remat and micro-batch")
     parser.add_argument("--compiles", type=int, default=12, help="candidates to compile at most (default %(default)s)")
@@ -51,7 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
     from jgpt.configio import from_arguments
     from jgpt.plan.devices import parse
 
-    for name in ("compiles", "tokens", "price", "vocab_size", "sampler", "length"):
+    for name in ("compiles", "slices", "tokens", "price", "vocab_size", "sampler", "length"):
         value = getattr(arguments, name)
         require(value is None or value > 0, f"--{name.replace('_', '-')} is {value}: must be above 0.")
     require(arguments.price is None or arguments.tokens is not None, "--price needs --tokens: say how many.")
@@ -63,7 +64,8 @@ def run(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, name)
         require(value is None or arguments.sampler is not None, f"--{name} is of the sampler: say --sampler ROWS too.")
     config = from_arguments(arguments.config, arguments.overrides, f"jgpt plan {arguments.config}", DESCRIPTION)
-    machine = None if arguments.device == "this" else parse(arguments.device)
+    require(arguments.device != "this" or arguments.slices == 1, "--slices are of TPUs: name them with --device.")
+    machine = None if arguments.device == "this" else parse(arguments.device, arguments.slices)
     if machine is not None:
         os.environ["JAX_PLATFORMS"] = "cpu"  # plugins compile; they must not look for chips
     configure()
@@ -103,10 +105,9 @@ def run(arguments: argparse.Namespace) -> None:
         step, times = compile_step(config, model)
     if arguments.device == "this" and step.fits and not arguments.search:
         times = replace(times, run=here.seconds_by_depth(config, model, max_documents))
-    name = f"{machine.device.name} {machine.topology}"
     shape = ", ".join(f"{axis} {size}" for axis, size in step.mesh.items())
     console.print(
-        f"{arguments.config} on {name}: {machine.size} devices (mesh {shape}), compiled in {step.seconds:.0f} s"
+        f"{arguments.config} on {machine.name}: {machine.size} devices (mesh {shape}), compiled in {step.seconds:.0f} s"
     )
     for table in words.tables(step, times, machine, arguments.price, arguments.tokens):
         console.print(table)
@@ -147,7 +148,7 @@ def _plan_sampler(
         config, model, devices, rows=arguments.sampler, length=length, cache_dtype=arguments.cache
     )
     console.print(
-        f"{arguments.config}, sampling {step.rows} rows of {length} tokens on {machine.device.name} {machine.topology}, "
+        f"{arguments.config}, sampling {step.rows} rows of {length} tokens on {machine.name}, "
         f"compiled in {step.seconds:.0f} s"
     )
     for table in words.decode_tables(step, machine):
@@ -194,7 +195,8 @@ def _resolve(config: "Config", machine: "Machine", vocab_size: int | None) -> "t
 
 def _constants(machine: "Machine") -> str:
     device = machine.device
-    beyond = "" if device.network is None else f" and {device.network / 1e9:,.4g} GB/s beyond"
+    between = device.network is not None and (device.platform != "tpu" or machine.slices > 1)
+    beyond = f" and {device.network / 1e9:,.4g} GB/s beyond" if between and device.network else ""
     return (
         f"constants: {device.flops / 1e12:,.4g} TFLOP/s, memory {device.bandwidth / 1e9:,.4g} GB/s, network "
         f"{device.link / 1e9:,.4g} GB/s in along a dimension{beyond} ({device.source})"

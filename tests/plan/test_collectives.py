@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from jgpt import presets, sharding
-from jgpt.config import Config, MeshConfig, OptimConfig, TrainConfig
+from jgpt.config import Config, MeshConfig, ModelConfig, OptimConfig, TrainConfig
 from jgpt.model import gpt
 from jgpt.plan.collectives import Collective, collectives
 from jgpt.plan.compiling import Step, compile_step
@@ -153,6 +153,19 @@ ENTRY %main (p: f32[8]) -> f32[64] {
     assert found["collective-permute"].axes == ("data",) and found["collective-permute"].sent == 64
 
 
+def test_what_crosses_slices_is_read_off_what_is_sent_to_the_hosts() -> None:
+    sent = '_xla_host_transfer_rendezvous="all-reduce.8_0",_xla_megascale_transfer_type="ALL_REDUCE"'
+    hlo = f"""HloModule m
+ENTRY %main (p: f32[8]) -> f32[8] {{
+  %p = f32[8]{{0}} parameter(0)
+  %s = (f32[8]{{0}}, u32[]{{:S(2)}}, token[]) send(%p, %a), channel_id=2, is_host_transfer=true, frontend_attributes={{{sent}}}
+  %r = (f32[8]{{0}}, u32[]{{:S(2)}}, token[]) recv(%a), channel_id=1, is_host_transfer=true, frontend_attributes={{{sent}}}
+  ROOT %d = f32[8]{{0}} recv-done(%r), channel_id=1
+}}
+"""
+    assert collectives(hlo, {"slice": 4, "fsdp": 2}) == [Collective("all-reduce", ("slice",), 4, 1, 2 * 32 * 3 / 4, 32)]
+
+
 # Widths apart, so that an array is known by its size: a weight, the logits, the residual stream.
 MODEL = presets.llama(num_layers=3, embed_dim=64, num_heads=8, mlp_dim=192, context_length=32, scan_layers=True)
 VOCAB, ROWS = 1024, 64
@@ -162,9 +175,9 @@ CONFIG = Config(
 KEYS = ROWS * MODEL.context_length * MODEL.kv_heads * MODEL.width_of_head * 4  # bytes of one layer's
 
 
-def planned(**mesh: int) -> Step:
-    config = replace(CONFIG, mesh=MeshConfig(**{"data": 1} | mesh))
-    model = gpt.resolve(MODEL, vocab_size=VOCAB, backend="cpu")
+def planned(model: ModelConfig = MODEL, **mesh: int) -> Step:
+    config = replace(CONFIG, model=model, mesh=MeshConfig(**{"data": 1} | mesh))
+    model = gpt.resolve(model, vocab_size=VOCAB, backend="cpu")
     return compile_step(config, model, jax.devices()[: math.prod(mesh.values())])
 
 
@@ -223,6 +236,19 @@ def test_rows_that_are_cut_exchange_keys_and_values_alone() -> None:
     sent = {each.kind: each.sent for each in step.collectives}
     assert sent["all-gather"] == MODEL.num_layers * 2 * 2 * KEYS * 7 / 8
     assert sent["reduce-scatter"] == MODEL.num_layers * 2 * KEYS * 7 / 8
+
+
+@needs_eight
+def test_tokens_go_to_their_experts_and_back_and_nothing_of_experts_is_gathered() -> None:
+    """Per layer: tokens there and back, forward and backward, with the numbers of their experts; experts stay in place."""
+    mixture = replace(MODEL, num_experts=8)
+    one, step = planned(mixture), planned(mixture, expert=8)
+    assert {each.kind for each in step.collectives} == {"all-to-all", "all-reduce"}
+    places = ROWS * MODEL.context_length // 8 * min(mixture.experts_per_token, 8 // 8)  # for the tokens of one device
+    token = 8 * places * MODEL.embed_dim * 4 * 7 / 8
+    sent = sum(each.sent for each in step.collectives if each.kind == "all-to-all")
+    assert sent == MODEL.num_layers * (4 * token + 8 * places * 4 * 7 / 8)
+    assert step.memory.parameters < one.memory.parameters / 3.5  # attention, embedding and head are whole on each
 
 
 @needs_eight
