@@ -37,6 +37,12 @@ def llama(**sizes: Any) -> ModelConfig:
     return ModelConfig(**(options | sizes))
 
 
+def mixtral(**sizes: Any) -> ModelConfig:
+    """Return Mixtral (Jiang et al. 2024): Llama with eight experts in place of the MLP, of which a token is computed by two."""
+    options: dict[str, Any] = dict(num_experts=8, experts_per_token=2)
+    return llama(**(options | sizes))
+
+
 def modern(**sizes: Any) -> ModelConfig:
     """Return the small-scale speedrun recipe (Jordan et al. 2024, modded-nanogpt): rotary, QK-norm, squared ReLU, zero init."""
     options: dict[str, Any] = dict(
@@ -45,4 +51,4 @@ def modern(**sizes: Any) -> ModelConfig:
     return ModelConfig(**(options | sizes))
 
 
-PRESETS: Final[dict[str, Callable[..., ModelConfig]]] = {"gpt2": gpt2, "llama": llama, "modern": modern}
+PRESETS: Final[dict[str, Callable[..., ModelConfig]]] = {"gpt2": gpt2, "llama": llama, "mixtral": mixtral, "modern": modern}

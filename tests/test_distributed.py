@@ -170,6 +170,31 @@ def test_sigterm_to_one_saves_on_all_and_another_number_of_processes_goes_on(
     np.testing.assert_allclose(losses(path.parent / "run")[-1], losses(together.parent / "run")[-1], rtol=SAME)
 
 
+FEW = "--train.steps 4 --optim.warmup-steps 1 --eval.every-steps 4 --checkpoint.every-steps 4 --train.log-every-steps 1"
+FOUR = {
+    "rows": ("--mesh.slice 2 --mesh.fsdp 2 --mesh.tensor 2", ""),
+    # each row lies on two processes
+    "experts": ("--mesh.expert 2 --mesh.context 4", "--model.context-length 136 --model.num-experts 4"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", FOUR)
+def test_four_processes_of_two_devices_equal_one_device(name: str, tmp_path: Path, text: Path) -> None:
+    """Losses of the steps, and every held-out likelihood behind them."""
+    mesh, model = (words.split() for words in FOUR[name])
+    four, one = make_card(tmp_path / "four", text), make_card(tmp_path / "one", text)
+    run_to_end(four, 4, 2, *FEW.split(), *model, *mesh)
+    run_to_end(one, 1, 1, *FEW.split(), *model)
+    runs = [path.parent / "run" for path in (four, one)]
+    assert len(losses(runs[1])) == 4
+    np.testing.assert_allclose(losses(runs[0]), losses(runs[1]), rtol=SAME)
+    scores = [jgpt.configio.json.loads((run / "report.json").read_text())["scores"] for run in runs]
+    for score in (name for name in scores[1] if "nats" in name or "bits" in name):
+        assert scores[0][score] == pytest.approx(scores[1][score], rel=SAME), score
+
+
 PROCESS = """
 import sys
 import jax, numpy as np

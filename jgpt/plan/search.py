@@ -6,6 +6,7 @@ Owns the candidates and their order by a rough estimate; every one that is repor
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple
 
 from jgpt.config import Config, MeshConfig, ModelConfig
@@ -23,7 +24,7 @@ SCORES: Final = {
     "weights": 0.0,
     "full": 0.0,
 }  # bytes of each score that attention without a kernel keeps
-ENOUGH: Final = 3  # candidates that fit
+ENOUGH: Final = 2  # candidates that fit; as many are compiled at once
 ROOM: Final = 1.5  # candidates whose estimate exceeds the memory by more are not compiled
 
 Compile = Callable[[Config, ModelConfig], tuple[Step, Times]]
@@ -111,7 +112,7 @@ def meshes(config: Config, model: ModelConfig, machine: Machine, parameters: flo
 def best(
     candidates: list[Candidate], compile_step: Compile, *, compiles: int, say: Callable[[str], Any]
 ) -> tuple[Tried | None, list[Tried]]:
-    """Return the fastest of those that fit, and all that were tried.
+    """Return the fastest of those that fit, and all that were tried; several are compiled at once, each in one thread.
 
     Args:
         candidates: in the order to try them.
@@ -121,17 +122,23 @@ def best(
     """
     tried: list[Tried] = []
     off: dict[str, float] = {}  # remat policy -> smallest estimate of one that did not fit
-    for candidate in candidates:
-        if len(tried) == compiles or sum(each.step.fits for each in tried) == ENOUGH:
-            break
-        if candidate.bytes > off.get(candidate.model.remat, math.inf):
-            continue  # one that should need less did not fit
-        step, times = compile_step(candidate.config, candidate.model)
-        tried.append(Tried(candidate, step, times))
-        if not step.fits and candidate.bytes:
-            off[candidate.model.remat] = min(off.get(candidate.model.remat, math.inf), candidate.bytes)
-        room = "fits" if step.fits else "does not fit"
-        say(f"  {candidate.words}: {room}, {step.memory.total / 2**30:.1f} GiB, at least {times.bound * 1e3:.0f} ms")
+    waiting = list(candidates)
+    with ThreadPoolExecutor(ENOUGH) as pool:
+        while room := min(ENOUGH - sum(each.step.fits for each in tried), compiles - len(tried)):
+            # passed over: one that should need less did not fit
+            waiting = [c for c in waiting if c.bytes <= off.get(c.model.remat, math.inf)]
+            together, waiting = waiting[:room], waiting[room:]
+            if not together:
+                break
+            compiled = pool.map(lambda candidate: compile_step(candidate.config, candidate.model), together)
+            for candidate, (step, times) in zip(together, compiled, strict=True):
+                tried.append(Tried(candidate, step, times))
+                if not step.fits and candidate.bytes:
+                    off[candidate.model.remat] = min(off.get(candidate.model.remat, math.inf), candidate.bytes)
+                fits = "fits" if step.fits else "does not fit"
+                say(
+                    f"  {candidate.words}: {fits}, {step.memory.total / 2**30:.1f} GiB, at least {times.bound * 1e3:.0f} ms"
+                )
     fitting = [each for each in tried if each.step.fits]
     return min(fitting, key=lambda each: each.times.without_overlap, default=None), tried
 
