@@ -51,4 +51,9 @@ def modern(**sizes: Any) -> ModelConfig:
     return ModelConfig(**(options | sizes))
 
 
-PRESETS: Final[dict[str, Callable[..., ModelConfig]]] = {"gpt2": gpt2, "llama": llama, "mixtral": mixtral, "modern": modern}
+PRESETS: Final[dict[str, Callable[..., ModelConfig]]] = {
+    "gpt2": gpt2,
+    "llama": llama,
+    "mixtral": mixtral,
+    "modern": modern,
+}

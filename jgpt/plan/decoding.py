@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
 from jgpt import sharding
+from jgpt.check import require
 from jgpt.config import Config, ModelConfig
 from jgpt.decoder import decoder_for
 from jgpt.layout import on_mesh, spec_of
@@ -96,6 +97,12 @@ def compile_decode(
         ValueError: rows or parameters cannot be laid over the mesh.
     """
     begun = time.monotonic()
+    laid = config.mesh
+    require(
+        laid.slice == laid.context == laid.expert == 1,
+        f"the sampler lies over mesh.data, fsdp and tensor, and the config has mesh.slice {laid.slice}, mesh.expert "
+        f"{laid.expert} and mesh.context {laid.context}: set them to 1.",
+    )
     mesh = sharding.make_mesh(config.mesh, devices)
     sharding.check_rows(rows, mesh, "--sampler")
     decoder = decoder_for(model, cache_dtype=cache_dtype)
