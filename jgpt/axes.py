@@ -32,7 +32,7 @@ NGRAM: Final = Axis("R", "ngram", "rows of an n-gram table")
 GATE: Final = Axis("C", "gate", "branches of a gated MLP (gate, value)")
 EXPERTS: Final = Axis("E", "experts", "experts of a mixture")
 CHOICE: Final = Axis(
-    "X", "choice", "experts that a router chooses from: never sharded, every device routes its own tokens"
+    "J", "choice", "experts that a router chooses from: never sharded, every device routes its own tokens"
 )
 
 AXES: Final = {

@@ -85,7 +85,7 @@ def decoder_for(cfg: ModelConfig, num_ids: int | None = None, cache_dtype: str |
         cache: Any,
         index_B: Int[Array, " B"],
     ) -> tuple[Float[Array, "B V"], Any]:
-        x_BSD, cache = gpt.features(cfg, params, tokens_BS, positions_BS, cache=cache, fresh=fresh, last_B=index_B)
+        x_BSD, cache, _ = gpt.features(cfg, params, tokens_BS, positions_BS, cache=cache, fresh=fresh, last_B=index_B)
         x_BD = jnp.take_along_axis(x_BSD, jnp.maximum(index_B, 0)[:, None, None], axis=1)[:, 0]
         return gpt.logits(cfg, x_BD, gpt.stored_output(cfg, params)), cache
 

@@ -100,6 +100,10 @@ def _named(name: str, part: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_layers(cfg: ModelConfig) -> None:
     require(
+        cfg.num_experts is None,
+        f"model.num_experts is {cfg.num_experts}: GPT-2 has one MLP a layer; convert a model without experts.",
+    )
+    require(
         cfg.loops == 1,
         f"model.loops is {cfg.loops}: GPT-2 has weights of its own in every layer; convert a model whose loops are 1.",
     )

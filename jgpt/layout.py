@@ -100,16 +100,16 @@ def over_slices(function: Callable[..., Any], dtype: str = "float32") -> Callabl
 
     def summed(params: Any, batch: Any, key: Array) -> Any:
         own = jax.tree.map(lambda a: a.reshape(slices, a.shape[0] // slices, *a.shape[1:]), batch)
-        each = jax.vmap(function, (None, 0, 0), axis_name=SLICES, spmd_axis_name="slice")
-        return jax.tree.map(_sum, each(params, own, jax.random.split(key, slices)))
+        of_each = jax.vmap(function, (None, 0, 0), axis_name=SLICES, spmd_axis_name="slice")
+        return jax.tree.map(add, of_each(params, own, jax.random.split(key, slices)))
 
-    def _sum(parts: Array) -> Array:
-        rest = [PartitionSpec.UNCONSTRAINED] * (parts.ndim - 1)
-        narrow = dtype if parts.ndim > 1 else "float32"
-        parts = jax.lax.with_sharding_constraint(parts.astype(narrow), PartitionSpec("slice", *rest))
+    def add(each: Array) -> Array:
+        rest = [PartitionSpec.UNCONSTRAINED] * (each.ndim - 1)
+        narrow = dtype if each.ndim > 1 else "float32"
+        each = jax.lax.with_sharding_constraint(each.astype(narrow), PartitionSpec("slice", *rest))
         # lax.reduce: jnp.sum would add bfloat16 up in f32, and send that
-        zero = jnp.zeros((), parts.dtype)
-        return jax.lax.reduce(parts, zero, jax.lax.add, (0,)).astype(jnp.float32)
+        zero = jnp.zeros((), each.dtype)
+        return jax.lax.reduce(each, zero, jax.lax.add, (0,)).astype(jnp.float32)
 
     return summed
 

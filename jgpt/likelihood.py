@@ -97,7 +97,7 @@ def weighted_nats(rows: PackedRows, nats: Sequence[np.ndarray]) -> np.ndarray:
 @partial(jax.jit, static_argnums=0)
 def _nats(cfg: ModelConfig, params: Any, batch: Batch) -> Float[Array, "B S"]:
     """Return the nats of each target; logits are made piece by piece, as the loss makes them."""
-    x_BSD, _ = gpt.features(cfg, params, batch.tokens_BS, batch.positions_BS, batch.segments_BS)
+    x_BSD, *_ = gpt.features(cfg, params, batch.tokens_BS, batch.positions_BS, batch.segments_BS)
     output_DV = gpt.output_matrix(cfg, params)
     (B, S, D), V = x_BSD.shape, output_DV.shape[1]
     C = chunks_for(B, S, V, None)

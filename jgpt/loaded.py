@@ -342,11 +342,17 @@ def load(
 
     Raises:
         FileNotFoundError: there is no such run, or it has no checkpoint yet.
-        ValueError: the folder is not a run, its checkpoints are damaged, or there is no such type of weights or cache.
+        ValueError: the folder is not a run, its checkpoints are damaged, or there is no such type of weights or cache, or
+            not for mixtures of experts.
     """
     for name, value in (("weights", weights), ("cache", cache)):
         require(value in (None, "int8"), f"{name} is {value!r}: use 'int8', or leave it out.")
     folder, config = open_existing(run)
+    require(
+        weights is None or config.model.num_experts is None,
+        f"weights is {weights!r}, and {run} has model.num_experts {config.model.num_experts}: experts, which are most of the "
+        "weights, are kept as trained only; leave it out.",
+    )
     vocabulary, tasks = mixture.load(folder.tokenizer)
     devices = sharding.make_mesh(mesh or MeshConfig(data=1))
     model = gpt.resolve(

@@ -13,7 +13,8 @@ import optax
 from jaxtyping import Array, Float
 
 COEFFICIENTS: Final = (3.4445, -4.7750, 2.0315)  # of the quintic iteration; Jordan et al. 2024
-BATCH_AXES: Final = ("layers", "gate", "experts")  # each entry along these is a matrix of its own
+# Each entry along these is a matrix of its own. Experts first: they may be split over devices, and stay there where they lead.
+BATCH_AXES: Final = ("experts", "layers", "gate")
 
 
 class MuonState(NamedTuple):
@@ -43,7 +44,7 @@ def orthogonalise(x_NRC: Float[Array, "N R C"], steps: int) -> Float[Array, "N R
 
 def _as_matrices(leaf: Array, axes: tuple[str, ...]) -> tuple[Array, Callable[[Array], Array], float]:
     """Return (matrices [N, R, C] with R <= C, the way back, sqrt(max(1, outputs / inputs)))."""
-    batch = [i for i, name in enumerate(axes) if name in BATCH_AXES]
+    batch = [axes.index(name) for name in BATCH_AXES if name in axes]
     embed = [i for i, name in enumerate(axes) if name == "embed"]
     other = [i for i in range(leaf.ndim) if i not in batch and i not in embed]
     order = (*batch, *embed, *other)
@@ -71,7 +72,7 @@ def _as_matrices(leaf: Array, axes: tuple[str, ...]) -> tuple[Array, Callable[[A
 def scale_by_muon(axes: Any, momentum: float, steps: int) -> optax.GradientTransformation:
     """Return Muon's direction: Nesterov momentum, orthogonalised, times sqrt(max(1, outputs / inputs)).
 
-    Matrices of the same shape, from any layer or projection, are stacked and iterated together.
+    Matrices of the same shape, from any layer or projection, are stacked and iterated together; experts by themselves.
 
     Args:
         axes: tree of tuples of logical axis names, like the parameters; each must hold "embed" once.
@@ -90,8 +91,12 @@ def scale_by_muon(axes: Any, momentum: float, steps: int) -> optax.GradientTrans
         names = treedef.flatten_up_to(axes)
         parts = [_as_matrices(leaf, name) for leaf, name in zip(leaves, names, strict=True)]
         done: list[Array] = [leaf for leaf in leaves]
-        for shape in sorted({part[0].shape[1:] for part in parts}):
-            group = [i for i, part in enumerate(parts) if part[0].shape[1:] == shape]
+        alone = [
+            i if "experts" in axes else -1 for i, axes in enumerate(names)
+        ]  # others would be stacked on one device
+        kinds = [(part[0].shape[1:], own) for part, own in zip(parts, alone, strict=True)]
+        for kind in sorted(set(kinds)):
+            group = [i for i, own in enumerate(kinds) if own == kind]
             stacked = orthogonalise(jnp.concatenate([parts[i][0] for i in group]), steps)
             at = 0
             for i in group:

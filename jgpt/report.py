@@ -99,11 +99,13 @@ def describe(config: Config, data: Mixture, model: ModelConfig, mesh: Mesh, para
         f"  vocabulary: {vocabulary.size} ids ({vocabulary.text.size} {vocabulary.text_name}, "
         f"{len(vocabulary.image_ids)} image, {vocabulary.text_ids.start} special)"
     )
-    shape = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    shape = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1) or "one device"
+    attention = model.attention if mesh.shape["context"] == 1 else "over mesh.context"
+    experts = f", {model.experts_per_token} of {model.num_experts} experts a token" if model.num_experts else ""
     loops = f", run {model.loops} times" if model.loops > 1 else ""
     yield (
         f"  model: {count:,} parameters, {model.num_layers} layers of width {model.embed_dim}{loops}, context "
-        f"{model.context_length}, {model.compute_dtype}, attention {model.attention}"
+        f"{model.context_length}, {model.compute_dtype}, attention {attention}{experts}"
     )
     yield f"  devices: {mesh.devices.size} x {mesh.devices.flat[0].device_kind} (mesh {shape})"
 

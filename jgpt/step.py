@@ -54,7 +54,7 @@ def _objective(
     max_documents: int | None,
 ) -> tuple[Array, LossSums, Routing | None]:
     """Return the objective of the targets, its sums, and how experts were chosen."""
-    x_BSD, _, routing = gpt.routed_features(
+    x_BSD, _, routing = gpt.features(
         cfg,
         params,
         batch.tokens_BS,
@@ -119,14 +119,15 @@ def gradients(
 
 
 def loss_plan(train: TrainConfig, mesh: Mesh) -> LossPlan:
-    """Return how the loss is computed on this mesh."""
+    """Return how the loss is computed on this mesh, of which each slice computes its own (`layout.over_slices`)."""
     platform = mesh.devices.flat[0].platform
     split = mesh.size == 1 and platform == "cpu"
+    slices, tokens = mesh.shape["slice"], train.loss_chunk_tokens
     return LossPlan(
-        train.loss_chunk_tokens,
+        None if tokens is None else max(1, tokens // slices),
         train.z_loss,
         split,
-        at_once=logits_at_once(platform, mesh.size),
+        at_once=logits_at_once(platform, mesh.size // slices),
         online=platform == "gpu",
     )
 

@@ -116,6 +116,7 @@ EXPERTS = dict(num_experts=8, mlp_dim=48)
         (dict(data=8), EXPERTS | dict(mlp="relu2", experts_per_token=1), {}),
         (dict(fsdp=2, expert=2, tensor=2), EXPERTS | dict(scan_layers=True, remat="dots"), dict(loss_chunk_tokens=64)),
         (dict(slice=2, expert=2, context=2), EXPERTS | dict(mlp="gelu"), {}),
+        (dict(slice=2, context=2, tensor=2), {}, dict(accumulation_steps=2, loss_chunk_tokens=64)),
     ],
     ids=[
         "context",
@@ -126,6 +127,7 @@ EXPERTS = dict(num_experts=8, mlp_dim=48)
         "experts",
         "fsdp expert tensor",
         "slice expert",
+        "slice context",
     ],
 )
 def test_losses_and_gradients_on_every_mesh_equal_one_device(mesh, model, train):

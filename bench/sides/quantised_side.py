@@ -98,7 +98,7 @@ def losses(run: str, documents: int) -> dict:
             B, S = tokens_BM.shape[0], tokens_BM.shape[1] - 1
             empty = init_cache(cfg, B, S, cache or cfg.compute_dtype)
             positions_BS = jnp.broadcast_to(jnp.arange(S)[None, :], (B, S))
-            x_BSD, _ = gpt.features(cfg, params, tokens_BM[:, :-1], positions_BS, cache=empty, fresh=True)
+            x_BSD, *_ = gpt.features(cfg, params, tokens_BM[:, :-1], positions_BS, cache=empty, fresh=True)
             logits_NV = gpt.logits(cfg, x_BSD.reshape(B * S, -1), gpt.output_matrix(cfg, params))
             target_N1 = tokens_BM[:, 1:].reshape(-1, 1)
             each_N = jax.nn.logsumexp(logits_NV, -1) - jnp.take_along_axis(logits_NV, target_N1, 1)[:, 0]

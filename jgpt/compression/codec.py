@@ -29,7 +29,7 @@ from jgpt.compression.container import Container
 from jgpt.compression.lanes import Lanes
 from jgpt.compression.originals import Original
 from jgpt.compression.ranges import FLUSH_BITS, RangeReader, RangeWriter, uniform
-from jgpt.config import MeshConfig
+from jgpt.config import MeshConfig, ModelConfig
 from jgpt.data.loader import eval_batches
 from jgpt.data.packing import pack
 from jgpt.decoder import Decoder, decoder_for
@@ -300,7 +300,9 @@ def fingerprint(model: GPT, name: str) -> bytes:
     vocabulary = model.tokenizer
     digest = hashlib.sha256()
     image = "" if vocabulary.image is None else vocabulary.image.to_json()
-    for part in (model.model, vocabulary.specials, vocabulary.text.to_json(), image, model.tasks[name].to_json()):
+    # what is left at its default is left out, so that files outlive new options
+    architecture = {name: value for name, value in vars(model.model).items() if value != getattr(ModelConfig(), name)}
+    for part in (architecture, vocabulary.specials, vocabulary.text.to_json(), image, model.tasks[name].to_json()):
         digest.update(repr(part).encode())
     for path, leaf in sorted((jax.tree_util.keystr(path), leaf) for path, leaf in _leaves(model.params)):
         digest.update(f"{path} {leaf.shape} {leaf.dtype}".encode())

@@ -68,6 +68,11 @@ class Config:
             f"mesh.expert = {shards} devices: use a multiple.",
         )
         self._check_experts()
+        require(
+            self.mesh.context == 1 or self.model.attention == "auto",
+            f"model.attention is {self.model.attention!r}, and mesh.context is {self.mesh.context}: rows that are cut have an "
+            "attention of their own; leave model.attention at auto.",
+        )
         cuts = 2 * self.mesh.context if self.mesh.context > 1 else 1
         require(
             self.model.context_length % cuts == 0,
@@ -93,7 +98,8 @@ class Config:
         experts, shards = self.model.num_experts, self.mesh.expert
         require(
             (experts or 1) % shards == 0,
-            f"mesh.expert is {shards}, over which model.num_experts {experts} cannot be spread evenly: use a divisor, or 1.",
+            f"mesh.expert is {shards}, over which model.num_experts {experts or 0} cannot be spread evenly: use a divisor, or "
+            "1.",
         )
         require(
             self.model.expert_capacity is None or shards > 1,

@@ -6,6 +6,8 @@ row, whose queries see few keys, with a late one that sees many, so that all dev
 Grattafiori et al. 2024, section 3.3.2, which also gathers keys and values instead of passing them round a ring: with grouped
 heads they are small beside the queries).
 
+Windows and sparse patterns are masks here: what they hide is computed all the same.
+
 Worked example, 8 tokens over 2 devices: stretches 01 23 45 67, device 0 has 01 67, device 1 has 23 45.
 """
 
@@ -94,8 +96,7 @@ def _on_device(rule: _Rule, q_BsHK: Array, k_BsGK: Array, v_BsGK: Array, positio
     """Return the attention of a device's queries to the keys of the whole row."""
     B, s, H, K = q_BsHK.shape
     G = k_BsGK.shape[2]
-    n = -(-s // 2 // QUERIES_AT_ONCE)  # pieces of a stretch of queries
-    n = next(i for i in range(n, s + 1) if s // 2 % i == 0)
+    n = _pieces(s // 2)
     q_BuqGRK = (q_BsHK * K**-0.5).reshape(B, 2 * n, s // 2 // n, G, H // G, K)
     q_uBGKQ = q_BuqGRK.transpose(1, 0, 3, 5, 4, 2).reshape(2 * n, B, G, K, -1)  # Q as in `blocked`
     k_tBGTK = k_BsGK.reshape(B, 2, s // 2, G, K).transpose(1, 0, 3, 2, 4)
@@ -104,6 +105,12 @@ def _on_device(rule: _Rule, q_BsHK: Array, k_BsGK: Array, v_BsGK: Array, positio
     out_uBGKQ = _core(rule, q_uBGKQ, k_tBGTK, v_tBGKT, where)
     out_uBGKRq = out_uBGKQ.reshape(2 * n, B, G, K, H // G, -1)
     return out_uBGKRq.transpose(1, 0, 5, 2, 4, 3).reshape(B, s, H, K)
+
+
+def _pieces(queries: int) -> int:
+    """Return into how many equal pieces a stretch of queries is cut; one where only many small ones are equal."""
+    most = next(size for size in range(min(queries, QUERIES_AT_ONCE), 0, -1) if queries % size == 0)
+    return queries // most if most >= QUERIES_AT_ONCE // 8 else 1
 
 
 def _gathered(x_tBG: Array) -> Array:

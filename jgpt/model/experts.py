@@ -8,11 +8,12 @@ X stands for the experts that a token is sent to, n for the tokens of a device, 
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
@@ -20,6 +21,8 @@ from jgpt.config import ModelConfig
 from jgpt.layout import flatten, mesh_axes, place, place_tokens, spec_of, sum_over_slices, token_axes, unflatten
 from jgpt.model.fused import gelu, squared_relu, swiglu
 from jgpt.model.grouped import grouped_product
+
+PRODUCT: Final = "product of an expert"  # by which `gpt.REMAT` keeps them
 
 
 class Routing(NamedTuple):
@@ -64,15 +67,15 @@ class Experts(nn.Module):
         x_ND = flatten(x_BSD).astype(cfg.compute_dtype)
         # in f32: small differences decide (Fedus et al. 2022, section 2.4)
         logits_NE = place_tokens(x_ND.astype(jnp.float32) @ place(router_DE, None, None), None)
-        y_ND, chosen_NE = _mixture(cfg, x_ND, logits_NE, up, down_EFD)
-        y_BSD = unflatten(y_ND, len(x_BSD))
-        return y_BSD, _routing(logits_NE, chosen_NE, None if real_BS is None else flatten(real_BS))
+        real_N = jnp.ones(len(x_ND), bool) if real_BS is None else flatten(real_BS)
+        y_ND, chosen_NE = _mixture(cfg, x_ND, logits_NE, real_N, up, down_EFD)
+        return unflatten(y_ND, len(x_BSD)), _routing(logits_NE, chosen_NE, real_N)
 
 
-def _routing(logits_NE: Array, chosen_NE: Array, real_N: Array | None) -> Routing:
+def _routing(logits_NE: Array, chosen_NE: Array, real_N: Array) -> Routing:
     """Return how evenly experts were chosen; the gradient flows through the probabilities alone."""
     E = logits_NE.shape[1]
-    weights_N = jnp.ones(len(logits_NE)) if real_N is None else real_N.astype(jnp.float32)
+    weights_N = real_N.astype(jnp.float32)
     tokens = jnp.maximum(sum_over_slices(weights_N.sum()), 1.0)
     share_E = sum_over_slices(weights_N @ chosen_NE.astype(jnp.float32))
     share_E = jax.lax.stop_gradient(share_E / jnp.maximum(share_E.sum(), 1.0))
@@ -81,16 +84,22 @@ def _routing(logits_NE: Array, chosen_NE: Array, real_N: Array | None) -> Routin
     return Routing(E * jnp.sum(share_E * mean_E), squares / tokens)
 
 
-def _mixture(cfg: ModelConfig, x_ND: Array, logits_NE: Array, up: Array, down_EFD: Array) -> tuple[Array, Array]:
-    """Return what the experts make of tokens, and true where one was chosen; tokens stay on their devices, or come back."""
+def _mixture(
+    cfg: ModelConfig, x_ND: Array, logits_NE: Array, real_N: Array, up: Array, down_EFD: Array
+) -> tuple[Array, Array]:
+    """Return what the experts make of tokens, 0 of padding, and true where one was chosen.
+
+    Tokens stay on their devices, or come back there.
+    """
     mesh = mesh_axes()
     if not mesh:
-        return _on_device(cfg, {}, x_ND, logits_NE, up, down_EFD)
+        return _on_device(cfg, {}, x_ND, logits_NE, real_N, up, down_EFD)
     tokens = PartitionSpec(token_axes())
     gate = (None,) * (up.ndim - 3)
     return jax.shard_map(
         partial(_on_device, cfg, mesh),
         in_specs=(
+            tokens,
             tokens,
             tokens,
             spec_of(("experts", "embed", *gate, "mlp")),
@@ -99,16 +108,17 @@ def _mixture(cfg: ModelConfig, x_ND: Array, logits_NE: Array, up: Array, down_EF
         out_specs=(tokens, tokens),
         axis_names=set(mesh),
         check_vma=False,
-    )(x_ND, logits_NE, up, down_EFD)
+    )(x_ND, logits_NE, real_N, up, down_EFD)
 
 
 def _on_device(
-    cfg: ModelConfig, mesh: dict[str, int], x_nD: Array, logits_nE: Array, up: Array, down_EFD: Array
+    cfg: ModelConfig, mesh: dict[str, int], x_nD: Array, logits_nE: Array, real_n: Array, up: Array, down_EFD: Array
 ) -> tuple[Array, Array]:
     """Return `_mixture` of a device's tokens, whose experts may stand on others along mesh.expert."""
     X, E = cfg.experts_per_token, logits_nE.shape[1]
     top_nX, choice_nX = jax.lax.top_k(logits_nE, X)
     share_nX = jax.nn.softmax(top_nX, axis=-1)
+    choice_nX = jnp.where(real_n[:, None], choice_nX, E)  # an expert that is nowhere
     up, down_EFD = (
         jax.lax.all_gather(w.astype(x_nD.dtype), "fsdp", axis=axis, tiled=True) if mesh.get("fsdp", 1) > 1 else w
         for w, axis in ((up, 1), (down_EFD, 2))
@@ -132,12 +142,12 @@ def _experts(cfg: ModelConfig, up: Array, down_EFD: Array, x_MD: Array, expert_M
     """Return each row from its expert; rows are sorted by it, and those of an expert that is not here come last and give 0."""
     E, D = len(up), x_MD.shape[1]
     sizes_E = jnp.sum(expert_M[:, None] == jnp.arange(E)[None, :], axis=0, dtype=jnp.int32)
-    h_MF = grouped_product(x_MD, up.reshape(E, D, -1), sizes_E)
+    h_MF = checkpoint_name(grouped_product(x_MD, up.reshape(E, D, -1), sizes_E), PRODUCT)
     if cfg.mlp == "swiglu":
         h_MF = swiglu(*jnp.split(h_MF, 2, axis=-1))
     else:
         h_MF = gelu(h_MF) if cfg.mlp == "gelu" else squared_relu(h_MF)
-    return grouped_product(h_MF, down_EFD, sizes_E)
+    return checkpoint_name(grouped_product(h_MF, down_EFD, sizes_E), PRODUCT)
 
 
 def _exchanged(

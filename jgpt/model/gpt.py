@@ -7,7 +7,7 @@ The rest of jgpt sees no Flax.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -23,19 +23,39 @@ from jgpt.model import context
 from jgpt.model.attention import choose_attention
 from jgpt.model.cache import Cache
 from jgpt.model.embedding import Embedding
-from jgpt.model.experts import Routing
+from jgpt.model.experts import PRODUCT, Routing
 from jgpt.model.layers import GPT2_INIT_STD, Block, Norm
 from jgpt.model.matrices import Stored, multiply, parameter
 from jgpt.model.rotary import rotary
 from jgpt.model.visibility import Pattern, Visibility
 
 Params = dict[str, Any]  # a nested dict of arrays
+
+
+def _either(one: Callable[..., Any], other: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the policy of `jax.checkpoint` that keeps what either keeps."""
+
+    def policy(*arguments: Any, **options: Any) -> Any:
+        return one(*arguments, **options) or other(*arguments, **options)
+
+    return policy
+
+
+_OF_EXPERTS = jax.checkpoint_policies.save_only_these_names(PRODUCT)  # policies do not see that these are products
 REMAT = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_saveable,
-    "weights": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "offload": jax.checkpoint_policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
+    "dots": _either(jax.checkpoint_policies.dots_saveable, _OF_EXPERTS),
+    "weights": _either(jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _OF_EXPERTS),
+    "offload": _either(
+        jax.checkpoint_policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
+        jax.checkpoint_policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=[],
+            names_which_can_be_offloaded=[PRODUCT],
+            offload_src="device",
+            offload_dst="pinned_host",
+        ),
+    ),
 }
 
 
@@ -186,13 +206,7 @@ def _slices(stacked: Array) -> tuple[Array, ...]:
 _slices.defvjp(lambda stacked: (_slices(stacked), None), lambda _, slopes: (jnp.stack(slopes),))
 
 
-def features(*arguments: Any, **options: Any) -> tuple[Float[Array, "B S D"], Cache | None]:
-    """Return the first two results of `routed_features`, whose arguments these are."""
-    x_BSD, cache, _ = routed_features(*arguments, **options)
-    return x_BSD, cache
-
-
-def routed_features(
+def features(
     cfg: ModelConfig,
     params: Params,
     tokens_BS: Int[Array, "B S"],
@@ -355,6 +369,6 @@ def apply(
     cache: Cache | None = None,
 ) -> tuple[Float[Array, "B S V"], Cache | None]:
     """Return f32 logits of every position, and the updated cache. Arguments as in `features`."""
-    x_BSD, cache = features(cfg, params, tokens_BS, positions_BS, segments_BS, cache)
+    x_BSD, cache, _ = features(cfg, params, tokens_BS, positions_BS, segments_BS, cache)
     B, S, D = x_BSD.shape
     return logits(cfg, x_BSD.reshape(B * S, D), stored_output(cfg, params)).reshape(B, S, -1), cache

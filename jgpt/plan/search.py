@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple
 
 from jgpt.config import Config, MeshConfig, ModelConfig
+from jgpt.metrics import flops_per_token
 from jgpt.plan.compiling import Step
 from jgpt.plan.devices import Machine
 from jgpt.plan.roofline import Times
@@ -183,14 +184,22 @@ def _estimate(candidate: Candidate, machine: Machine, parameters: float) -> tupl
     mesh, micro = config.mesh, config.train.accumulation_steps
     shards = mesh.row_shards * mesh.context
     tokens = config.train.batch_size * model.context_length / shards  # of a device, tensor parallel or not
-    flops = 6 * parameters / 4 * tokens / mesh.tensor * (4 / 3 if model.remat == "full" else 1)
-    own = parameters / mesh.tensor
+    flops = flops_per_token(model) * tokens / mesh.tensor * (4 / 3 if model.remat == "full" else 1)
+    own = (parameters - _of_experts(model) * (1 - 1 / mesh.expert)) / mesh.tensor
     gathered = 2 * micro * own / 2 / mesh.fsdp if (mesh.data or 1) > 1 else 0.0  # gradients, in bf16
     if mesh.fsdp > 1:  # weights forward and backward, and once more where blocks are computed again; gradients
         gathered += (4 if model.remat == "full" else 3) * micro * own / 2
     if mesh.tensor > 1:
         gathered += 8 * model.depth * tokens * model.embed_dim * 2
-    scores = 0.0 if model.attention == "cudnn" else SCORES[model.remat] * model.num_heads * model.context_length
+    blocked = model.attention == "cudnn" or mesh.context > 1
+    scores = 0.0 if blocked else SCORES[model.remat] * model.num_heads * model.context_length
     kept = (KEPT[model.remat] * model.embed_dim + scores) * model.depth * tokens / micro / mesh.tensor
     held = 4 * own / mesh.fsdp + kept  # parameters, two moments, gradients
-    return flops / device.flops + gathered / device.link, held
+    between = 4 * own / mesh.fsdp if mesh.slice > 1 else 0.0  # gradients, in f32
+    return flops / device.flops + gathered / device.link + between / (device.network or device.link), held
+
+
+def _of_experts(model: ModelConfig) -> float:
+    """Return the bytes of all experts, f32."""
+    matrices = 3 if model.mlp == "swiglu" else 2
+    return 4.0 * model.num_layers * (model.num_experts or 0) * matrices * model.embed_dim * model.hidden_dim

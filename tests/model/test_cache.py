@@ -44,7 +44,7 @@ def feed(tokens_BS, first_B, cache, last_B=None, fresh=False):
 @functools.partial(jax.jit, static_argnums=(5,))
 def _feed(params, tokens_BS, first_B, cache, last_B, fresh):
     positions_BS = first_B[:, None] + jnp.arange(tokens_BS.shape[1])[None, :]
-    x_BSD, cache = gpt.features(CFG, params, tokens_BS, positions_BS, cache=cache, fresh=fresh, last_B=last_B)
+    x_BSD, cache, _ = gpt.features(CFG, params, tokens_BS, positions_BS, cache=cache, fresh=fresh, last_B=last_B)
     (B, S, D), output_DV = x_BSD.shape, gpt.output_matrix(CFG, params)
     return gpt.logits(CFG, x_BSD.reshape(-1, D), output_DV).reshape(B, S, -1), cache
 

@@ -80,6 +80,10 @@ def test_equals_attention_of_whole_rows(sizes, rule, softcap):
         np.testing.assert_allclose(slope, wanted, atol=GRADIENT_TOLERANCE)
 
 
+def test_pieces_are_equal_and_not_small():
+    assert [context._pieces(n) for n in (8, 1024, 1031, 1536, 2062, 4096)] == [1, 1, 1, 2, 1, 4]
+
+
 @pytest.mark.parametrize("queries", [1, 3, 4])
 def test_pieces_of_queries_change_nothing(monkeypatch, queries):
     monkeypatch.setattr(context, "QUERIES_AT_ONCE", queries)  # of the 8 of a stretch

@@ -10,7 +10,7 @@ from jax.sharding import AxisType
 
 from jgpt import presets
 from jgpt.layout import MESH_AXES, on_mesh
-from jgpt.model import grouped
+from jgpt.model import gpt, grouped
 from jgpt.model.experts import Experts
 from jgpt.model.grouped import grouped_product
 
@@ -98,6 +98,28 @@ def test_balance_is_one_where_all_are_chosen_alike_and_counts_no_padding():
         apply(params, jnp.where(half[..., None], even, one), half)[1].balance, 1.0, atol=TOLERANCE
     )
     np.testing.assert_allclose(apply(params, one)[1].squared_log_z, 2500.0, rtol=TOLERANCE)
+
+
+@pytest.mark.parametrize("remat", ["dots", "weights"])
+def test_products_of_experts_are_kept_where_products_are(remat):
+    x, params, _ = made(CFG)
+
+    def run(params, x):
+        return Experts(CFG, NORMAL, NORMAL).apply(params, x, None)[0].sum()
+
+    def products(policy):
+        return str(jax.make_jaxpr(jax.grad(jax.checkpoint(run, policy=policy)))(params, x)).count("custom_vmap_call")
+
+    assert products(gpt.REMAT[remat]) < products(gpt.REMAT["full"])
+
+
+def test_padding_is_not_computed():
+    x, params, apply = made(CFG)
+    real = jnp.arange(8)[None] < jnp.array([[5], [8]])
+    out, _ = apply(params, x, real)
+    expected = in_numpy(CFG, params, np.asarray(x))
+    np.testing.assert_allclose(out[real], expected[np.asarray(real)], atol=1e-4)
+    assert not np.asarray(out)[~np.asarray(real)].any()
 
 
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")

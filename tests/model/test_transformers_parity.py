@@ -68,7 +68,7 @@ def test_loss_and_gradients(both):
     positions = jnp.tile(jnp.arange(CONTEXT - 1, dtype=jnp.int32)[None], (2, 1))
 
     def loss(params):
-        x_BSD, _ = gpt.features(cfg, params, jnp.asarray(ids[:, :-1]), positions)
+        x_BSD, *_ = gpt.features(cfg, params, jnp.asarray(ids[:, :-1]), positions)
         weights = jnp.ones((2, CONTEXT - 1))
         output = gpt.output_matrix(cfg, params)
         objective, sums = cross_entropy(

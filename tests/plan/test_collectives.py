@@ -239,6 +239,14 @@ def test_rows_that_are_cut_exchange_keys_and_values_alone() -> None:
 
 
 @needs_eight
+def test_muon_leaves_experts_where_they_are() -> None:
+    mixture = replace(MODEL, num_experts=8)
+    config = replace(CONFIG, model=mixture, mesh=MeshConfig(data=1, expert=8), optim=OptimConfig(warmup_steps=1))
+    step = compile_step(config, gpt.resolve(mixture, vocab_size=VOCAB, backend="cpu"), jax.devices())
+    assert {each.kind for each in step.collectives} == {"all-to-all", "all-reduce"}
+
+
+@needs_eight
 def test_tokens_go_to_their_experts_and_back_and_nothing_of_experts_is_gathered() -> None:
     """Per layer: tokens there and back, forward and backward, with the numbers of their experts; experts stay in place."""
     mixture = replace(MODEL, num_experts=8)
