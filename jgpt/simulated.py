@@ -70,10 +70,15 @@ class Simulation:
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             text=True,
-            env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONUNBUFFERED": "1"},
+            env={
+                **os.environ,
+                "JAX_PLATFORMS": "cpu",
+                "XLA_FLAGS": flags,
+                "NPROC": _threads(self._count),
+                "PYTHONUNBUFFERED": "1",
+            },
             start_new_session=True,  # Ctrl-C reaches the children once, through this process
         )
-        _bind(process.pid, number, self._count)
         reader = threading.Thread(target=self._pass_on, args=(number, process.stdout), daemon=True)
         reader.start()
         return Child(process, reader)
@@ -166,10 +171,10 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _bind(pid: int, number: int, processes: int) -> None:
-    """Bind a child that has just started to its share of the cores, where there are enough: threads must not fight."""
-    if not hasattr(os, "sched_setaffinity"):
-        return
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) >= processes:
-        os.sched_setaffinity(pid, cores[number::processes])
+def _threads(processes: int) -> str:
+    """Return how many threads XLA gives each process: its share of the cores. jax's CPU client reads it from NPROC.
+
+    Processes are not bound to cores: a collective's threads would wait for their turn on them, 4 ms for each.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return str(max(1, cores // processes))
