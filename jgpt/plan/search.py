@@ -104,9 +104,10 @@ def meshes(config: Config, model: ModelConfig, machine: Machine, parameters: flo
                     words = f"{_words(mesh)} --mesh.tensor {tensor} --model.remat {remat}"
                     words += f" --train.accumulation-steps {steps}" if steps > 1 else ""
                     candidate = _with_remat(dataclasses.replace(config, mesh=mesh, train=train), model, remat, words)
-                    seconds, memory = _estimate(candidate, machine, parameters)
-                    if memory <= ROOM * machine.device.memory:
-                        found.append((seconds, len(found), candidate._replace(bytes=memory)))
+                    seconds, state, kept = _estimate(candidate, machine, parameters)
+                    room = machine.device.memory
+                    if state <= room and state + kept <= ROOM * room:
+                        found.append((seconds, len(found), candidate._replace(bytes=state + kept)))
     return [candidate for _, _, candidate in sorted(found)]
 
 
@@ -178,8 +179,8 @@ def _divisors(number: int) -> list[int]:
     return [n for n in range(1, number + 1) if number % n == 0]
 
 
-def _estimate(candidate: Candidate, machine: Machine, parameters: float) -> tuple[float, float]:
-    """Return seconds and bytes, roughly: what a device computes, keeps and exchanges."""
+def _estimate(candidate: Candidate, machine: Machine, parameters: float) -> tuple[float, float, float]:
+    """Return seconds and bytes, roughly: what a device computes and exchanges, its state with gradients, and what it keeps."""
     config, model, device = candidate.config, candidate.model, machine.device
     mesh, micro = config.mesh, config.train.accumulation_steps
     shards = mesh.row_shards * mesh.context
@@ -194,9 +195,9 @@ def _estimate(candidate: Candidate, machine: Machine, parameters: float) -> tupl
     blocked = model.attention == "cudnn" or mesh.context > 1
     scores = 0.0 if blocked else SCORES[model.remat] * model.num_heads * model.context_length
     kept = (KEPT[model.remat] * model.embed_dim + scores) * model.depth * tokens / micro / mesh.tensor
-    held = 4 * own / mesh.fsdp + kept  # parameters, two moments, gradients
+    state = 4 * own / mesh.fsdp  # parameters, two moments, gradients
     between = 4 * own / mesh.fsdp if mesh.slice > 1 else 0.0  # gradients, in f32
-    return flops / device.flops + gathered / device.link + between / (device.network or device.link), held
+    return flops / device.flops + gathered / device.link + between / (device.network or device.link), state, kept
 
 
 def _of_experts(model: ModelConfig) -> float:
