@@ -91,9 +91,8 @@ def scale_by_muon(axes: Any, momentum: float, steps: int) -> optax.GradientTrans
         names = treedef.flatten_up_to(axes)
         parts = [_as_matrices(leaf, name) for leaf, name in zip(leaves, names, strict=True)]
         done: list[Array] = [leaf for leaf in leaves]
-        alone = [
-            i if "experts" in axes else -1 for i, axes in enumerate(names)
-        ]  # others would be stacked on one device
+        # experts that lie on several devices would be gathered to be stacked with others
+        alone = [i if "experts" in own else -1 for i, own in enumerate(names)]
         kinds = [(part[0].shape[1:], own) for part, own in zip(parts, alone, strict=True)]
         for kind in sorted(set(kinds)):
             group = [i for i, own in enumerate(kinds) if own == kind]

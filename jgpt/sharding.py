@@ -37,20 +37,20 @@ def make_mesh(cfg: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
             f"the mesh uses {used} of {len(devices)} devices: with several processes all must take part; "
             "leave mesh.data unset."
         )
-    grid = _grid(tuple(sizes.values()), devices[:used])
+    shape = tuple(sizes.values())
+    if devices[0].platform == "tpu" and used == len(devices):
+        grid = _along_the_network(shape, devices)
+    else:
+        grid = np.asarray(devices[:used]).reshape(shape)
     return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
-def _grid(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
-    """Return devices in the shape of the mesh: axes along the dimensions of a TPU's torus, slices along the first.
-
-    Elsewhere in their own order, in which those of a process stand together.
+def _along_the_network(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
+    """Return TPUs in the shape of the mesh: axes along the dimensions of the torus, slices along the first.
 
     Raises:
         ValueError: there are several slices, and mesh.slice is another number.
     """
-    if devices[0].platform != "tpu":
-        return np.asarray(devices).reshape(shape)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices != shape[0] and slices > 1:
         raise ValueError(

@@ -19,12 +19,8 @@ REMATS: Final = ("none", "dots", "weights", "full")
 # Bytes kept for the backward pass of one layer and token, in multiples of the width, bf16: all activations; the results of
 # matrix products; those of products with weights; the input of the block alone. Rough: they only order the candidates.
 KEPT: Final = {"none": 80.0, "dots": 48.0, "weights": 20.0, "full": 4.0}
-SCORES: Final = {
-    "none": 8.0,
-    "dots": 4.0,
-    "weights": 0.0,
-    "full": 0.0,
-}  # bytes of each score that attention without a kernel keeps
+# bytes of each score that attention without a kernel keeps
+SCORES: Final = {"none": 8.0, "dots": 4.0, "weights": 0.0, "full": 0.0}
 ENOUGH: Final = 2  # candidates that fit; as many are compiled at once
 ROOM: Final = 1.5  # candidates whose estimate exceeds the memory by more are not compiled
 
