@@ -104,33 +104,33 @@ CUT = dict(ngrams=(2,), windows=(5, None), tie_embeddings=True, positions="learn
 EXPERTS = dict(num_experts=8, mlp_dim=48)
 
 
+SLOW = pytest.mark.slow
+MESHES = {
+    "context": (dict(context=8), {}, {}),
+    "data context": (dict(data=2, context=4), CUT, dict(loss_chunk_tokens=32)),
+    "fsdp context tensor": (
+        dict(fsdp=2, context=2, tensor=2),
+        dict(scan_layers=True, remat="full"),
+        dict(accumulation_steps=2),
+    ),
+    "slice": (dict(slice=2, data=2, fsdp=2), {}, {}),
+    "expert": (dict(expert=8), EXPERTS, {}),
+    "experts": (dict(data=8), EXPERTS | dict(mlp="relu2", experts_per_token=1), {}),
+    "fsdp expert tensor": (
+        dict(fsdp=2, expert=2, tensor=2),
+        EXPERTS | dict(scan_layers=True, remat="dots"),
+        dict(loss_chunk_tokens=64),
+    ),
+    "slice expert": (dict(slice=2, expert=2, context=2), EXPERTS | dict(mlp="gelu"), {}),
+    "slice context": (dict(slice=2, context=2, tensor=2), {}, dict(accumulation_steps=2, loss_chunk_tokens=64)),
+}
+MESHES_FIRST = ("data context", "slice", "expert", "slice context")  # every axis stands in one of these
+
+
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
-@pytest.mark.parametrize(
-    ("mesh", "model", "train"),
-    [
-        (dict(context=8), {}, {}),
-        (dict(data=2, context=4), CUT, dict(loss_chunk_tokens=32)),
-        (dict(fsdp=2, context=2, tensor=2), dict(scan_layers=True, remat="full"), dict(accumulation_steps=2)),
-        (dict(slice=2, data=2, fsdp=2), {}, {}),
-        (dict(expert=8), EXPERTS, {}),
-        (dict(data=8), EXPERTS | dict(mlp="relu2", experts_per_token=1), {}),
-        (dict(fsdp=2, expert=2, tensor=2), EXPERTS | dict(scan_layers=True, remat="dots"), dict(loss_chunk_tokens=64)),
-        (dict(slice=2, expert=2, context=2), EXPERTS | dict(mlp="gelu"), {}),
-        (dict(slice=2, context=2, tensor=2), {}, dict(accumulation_steps=2, loss_chunk_tokens=64)),
-    ],
-    ids=[
-        "context",
-        "data context",
-        "fsdp context tensor",
-        "slice",
-        "expert",
-        "experts",
-        "fsdp expert tensor",
-        "slice expert",
-        "slice context",
-    ],
-)
-def test_losses_and_gradients_on_every_mesh_equal_one_device(mesh, model, train):
+@pytest.mark.parametrize("name", [name if name in MESHES_FIRST else pytest.param(name, marks=SLOW) for name in MESHES])
+def test_losses_and_gradients_on_every_mesh_equal_one_device(name):
+    mesh, model, train = MESHES[name]
     config = dataclasses.replace(
         CONFIG, model=dataclasses.replace(CONFIG.model, **model), train=dataclasses.replace(CONFIG.train, **train)
     )

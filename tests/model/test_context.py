@@ -64,7 +64,12 @@ def cut(mesh, rule, softcap):
 
 @pytest.mark.parametrize(
     "sizes",
-    [dict(context=8), dict(data=2, context=2, tensor=2), dict(fsdp=2, context=4), dict(expert=2, context=4)],
+    [
+        dict(context=8),
+        dict(data=2, context=2, tensor=2),
+        pytest.param(dict(fsdp=2, context=4), marks=pytest.mark.slow),
+        pytest.param(dict(expert=2, context=4), marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 @pytest.mark.parametrize(

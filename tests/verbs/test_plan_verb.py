@@ -45,7 +45,7 @@ def plan(monkeypatch: pytest.MonkeyPatch, folder: Path, memory: float, *words: s
 def test_what_fits_is_said_with_its_figures(monkeypatch, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert plan(monkeypatch, tmp_path, 1e9, "--tokens", "1e6", "--price", "3") == 0
     out = capsys.readouterr().out
-    assert "It fits." in out and "8 devices (mesh data 8, fsdp 1, tensor 1)" in out and "at 3 a device and hour" in out
+    assert "It fits." in out and "8 devices (mesh data 8)" in out and "at 3 a device and hour" in out
     found = json.loads((tmp_path / "plan.json").read_text())
     assert (
         found["memory"]["parameters"] > 4 * 2 * 504 * 64 and found["fits"] is True
