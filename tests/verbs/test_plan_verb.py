@@ -14,6 +14,7 @@ from jgpt.plan.devices import Device, Machine
 CARD = """
 from jgpt import presets
 from jgpt.config import *
+from jgpt.plan.search import ENOUGH
 
 def get_config():
     return Config(
@@ -85,7 +86,7 @@ def test_the_sampler_has_a_plan_of_its_own(monkeypatch, tmp_path: Path, capsys: 
 def test_search_lays_it_over_the_devices(monkeypatch, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert plan(monkeypatch, tmp_path, 1e9, "--search", "--compiles", "3") == 0
     found = json.loads((tmp_path / "plan.json").read_text())
-    assert len(found["tried"]) == 3 and all(each["fits"] for each in found["tried"])
+    assert len(found["tried"]) == ENOUGH and all(each["fits"] for each in found["tried"])
     assert re.search("best: --mesh.data", capsys.readouterr().out)
 
 
