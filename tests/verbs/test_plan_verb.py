@@ -10,11 +10,11 @@ import pytest
 from jgpt import cli
 from jgpt.plan import here
 from jgpt.plan.devices import Device, Machine
+from jgpt.plan.search import ENOUGH
 
 CARD = """
 from jgpt import presets
 from jgpt.config import *
-from jgpt.plan.search import ENOUGH
 
 def get_config():
     return Config(
