@@ -23,7 +23,7 @@ ROW_AXES: Final = ("slice", "data", "fsdp", "expert")  # over which the rows of 
 SLICES: Final = "slices"  # that `over_slices` maps over
 
 RULES: Final[dict[str, str | tuple[str, ...] | None]] = {
-    "batch": ("data", "fsdp", "expert"),  # of one slice: see `over_slices`
+    "batch": ROW_AXES[1:],  # of one slice: see `over_slices`
     "seq": "context",
     "embed": "fsdp",
     "heads": "tensor",

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -127,6 +128,7 @@ class Share(NamedTuple):
     count: int
 
 
+@cache
 def share_of_rows(mesh: Mesh) -> Share:
     """Return which rows of every batch this process holds; processes that compute parts of the same rows share them.
 

@@ -301,7 +301,8 @@ def fingerprint(model: GPT, name: str) -> bytes:
     digest = hashlib.sha256()
     image = "" if vocabulary.image is None else vocabulary.image.to_json()
     # what is left at its default is left out, so that files outlive new options
-    architecture = {name: value for name, value in vars(model.model).items() if value != getattr(ModelConfig(), name)}
+    default = vars(ModelConfig())
+    architecture = {name: value for name, value in vars(model.model).items() if value != default[name]}
     for part in (architecture, vocabulary.specials, vocabulary.text.to_json(), image, model.tasks[name].to_json()):
         digest.update(repr(part).encode())
     for path, leaf in sorted((jax.tree_util.keystr(path), leaf) for path, leaf in _leaves(model.params)):

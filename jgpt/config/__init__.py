@@ -107,7 +107,7 @@ class Config:
             "none is dropped; leave it out, or spread the experts.",
         )
         for name in ("load_balance_loss", "router_z_loss"):
-            given, default = getattr(self.train, name), getattr(TrainConfig(), name)
+            given, default = getattr(self.train, name), getattr(TrainConfig, name)
             require(
                 experts is not None or given == default,
                 f"train.{name} is {given}, and there is no router: set model.num_experts, or leave it out.",

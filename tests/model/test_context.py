@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 
-from jgpt.layout import MESH_AXES, flatten, on_mesh, unflatten
+from jgpt import sharding
+from jgpt.config import MeshConfig
+from jgpt.layout import flatten, on_mesh, unflatten
 from jgpt.model import context
 from jgpt.model.attention import einsum_attention
 from jgpt.model.visibility import Pattern, Visibility
@@ -18,8 +19,7 @@ B, S, H, G, K = 2, 32, 4, 2, 8
 
 
 def mesh_of(**sizes):
-    shape = [sizes.get(name, 1) for name in MESH_AXES]
-    return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * len(shape))
+    return sharding.make_mesh(MeshConfig(**({"data": 1} | sizes)))
 
 
 def arrays():

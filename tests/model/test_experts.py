@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 
-from jgpt import presets
-from jgpt.layout import MESH_AXES, on_mesh
+from jgpt import presets, sharding
+from jgpt.config import MeshConfig
+from jgpt.layout import on_mesh
 from jgpt.model import gpt, grouped
 from jgpt.model.experts import Experts
 from jgpt.model.grouped import grouped_product
@@ -124,8 +124,7 @@ def test_padding_is_not_computed():
 
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
 def test_what_exceeds_the_capacity_is_dropped_and_the_rest_is_exact():
-    shape = [{"expert": 4, "data": 2}.get(name, 1) for name in MESH_AXES]
-    mesh = jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * len(shape))
+    mesh = sharding.make_mesh(MeshConfig(data=2, expert=4))
 
     def on_devices(capacity):
         cfg = dataclasses.replace(CFG, expert_capacity=capacity, experts_per_token=1)
