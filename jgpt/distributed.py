@@ -10,79 +10,21 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jgpt import entry, rollcall
+from jgpt import entry, launchers, rollcall
 from jgpt.check import require
 from jgpt.config import DistributedConfig
 from jgpt.heartbeat import Heartbeat
+from jgpt.launchers import Place
 from jgpt.progress import console
-
-# name: (variables that only this launcher sets, number of processes, this process's number); those that jax recognises
-LAUNCHERS: Final = {
-    "Slurm": (("SLURM_JOB_ID", "SLURM_STEP_NODELIST"), "SLURM_NTASKS", "SLURM_PROCID"),
-    "Open MPI": (("OMPI_COMM_WORLD_SIZE",), "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
-    "Kubernetes": (("KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"), None, "JOB_COMPLETION_INDEX"),
-    "TPU pod": (("TPU_WORKER_HOSTNAMES",), None, "TPU_WORKER_ID"),
-}
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a process stands among the others.
-
-    Attributes:
-        launcher: who started it, None where it was told by hand.
-        coordinator: HOST:PORT of process 0; None = jax finds it.
-        processes: of the run; None = jax finds it.
-        process: this one's number; None = jax finds it.
-    """
-
-    launcher: str | None
-    coordinator: str | None
-    processes: int | None
-    process: int | None
-
-
-def find(cfg: DistributedConfig, environment: Mapping[str, str]) -> Place | None:
-    """Return this process's place by config, by JGPT_* variables or by its launcher's; None where it is alone.
-
-    Raises:
-        ValueError: only a part of it is known, or a variable is no number.
-    """
-    told = (
-        cfg.coordinator or environment.get("JGPT_COORDINATOR"),
-        _number(cfg.num_processes, environment, "JGPT_NUM_PROCESSES"),
-        _number(cfg.process_id, environment, "JGPT_PROCESS_ID"),
-    )
-    for name, (marks, count, number) in LAUNCHERS.items():
-        if all(mark in environment for mark in marks):
-            processes = told[1] if told[1] is not None else _number(None, environment, count)
-            if name == "TPU pod" and processes is None:
-                processes = environment["TPU_WORKER_HOSTNAMES"].count(",") + 1
-            if processes == 1:
-                return None
-            process = told[2] if told[2] is not None else _number(None, environment, number)
-            return Place(name, told[0], processes, process)
-    if told == (None, None, None):
-        return None
-    rollcall.check_place(*told)
-    checked = replace(cfg, coordinator=told[0], num_processes=told[1], process_id=told[2])  # holds the rules
-    return Place(None, checked.coordinator, checked.num_processes, checked.process_id)
-
-
-def _number(given: int | None, environment: Mapping[str, str], name: str | None) -> int | None:
-    text = environment.get(name) if name is not None and given is None else None
-    require(text is None or text.isdecimal(), f"the variable {name} is {text!r}: must be a number.")
-    return given if text is None else int(text)
 
 
 @contextmanager
@@ -95,24 +37,31 @@ def joined(cfg: DistributedConfig) -> Iterator[Heartbeat | None]:
         ValueError: the processes do not fit each other.
         TimeoutError: some did not come in time; the message says which.
     """
-    place = None if jax.distributed.is_initialized() else find(cfg, os.environ)
+    begun = jax.distributed.is_initialized()
+    place = None if begun else launchers.find(cfg, os.environ)
     if place is None:
+        require(
+            begun or jax.process_count() == 1,
+            f"this is one of {jax.process_count()} processes (a pod of TPU VMs?), and does not know where the others are, so "
+            "that none would notice when one is lost: start as docs/launch/tpu_vm.sh does, or give --distributed.coordinator, "
+            "--distributed.num-processes and --distributed.process-id.",
+        )
         yield None
         return
-    try:
-        _start(place, cfg)
-    except RuntimeError as error:  # jax's own words for what a launcher did not provide
-        raise ValueError(
-            f"{place.launcher or 'the coordinator'} was recognised, but jax could not join its processes: {error}. Give "
-            "--distributed.coordinator HOST:PORT, or unset the launcher's variables to train alone."
-        ) from None
+    _start(place, cfg)
     from jax._src import distributed  # the public interface has no key-value store; Orbax uses this one too
 
     client: Any = distributed.global_state.client
     before, console.quiet = console.quiet, jax.process_index() > 0
     stopped: SystemExit | None = None
     try:
-        with Heartbeat(client, jax.process_index(), jax.process_count(), cfg.heartbeat_seconds) as heartbeat:
+        with Heartbeat(
+            client,
+            jax.process_index(),
+            jax.process_count(),
+            cfg.heartbeat_seconds,
+            stalled_seconds=cfg.stall_seconds,
+        ) as heartbeat:
             try:
                 yield heartbeat
             except SystemExit as error:  # all were asked to stop, and do so together
@@ -148,13 +97,14 @@ def _start(place: Place, cfg: DistributedConfig) -> None:
         file=sys.stderr,
         flush=True,
     )
-    if place.coordinator is not None and place.processes is not None and place.process is not None:
-        about = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
-        rollcall.attend(place.coordinator, place.process, place.processes, cfg.start_seconds, about)
+    known = launchers.settle(place, cfg.start_seconds)
+    about = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
+    rollcall.attend(known.coordinator, known.process, known.processes, cfg.start_seconds, about)
     jax.distributed.initialize(
-        coordinator_address=place.coordinator,
-        num_processes=place.processes,
-        process_id=place.process,
+        coordinator_address=known.coordinator,
+        num_processes=known.processes,
+        process_id=known.process,
+        local_device_ids=known.devices,
         initialization_timeout=cfg.start_seconds,
         heartbeat_timeout_seconds=2 * cfg.heartbeat_seconds,  # jax's own watch stands behind ours
     )
@@ -176,6 +126,14 @@ def wait(what: str) -> None:
     if jax.process_count() > 1:
         with jax.transfer_guard("allow"):
             multihost_utils.sync_global_devices(what)
+
+
+def from_first(value: int) -> int:
+    """Return what process 0 has, on every process."""
+    if jax.process_count() == 1:
+        return value
+    with jax.transfer_guard("allow"):
+        return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def stop_asked(step: int, signum: int) -> int:

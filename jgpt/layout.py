@@ -5,8 +5,9 @@ over `fsdp` instead, gather the rows of the whole batch on every device and spli
 memory. A logical axis that no rule names is an error: silent replication is how memory is lost unnoticed.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Final
 
 import jax
@@ -20,10 +21,11 @@ from jgpt.check import unknown_name
 # from the slowest network to the fastest: neighbours along the last axis exchange most
 MESH_AXES: Final = ("slice", "data", "fsdp", "expert", "context", "tensor")
 ROW_AXES: Final = ("slice", "data", "fsdp", "expert")  # over which the rows of a batch lie
-SLICES: Final = "slices"  # that `over_slices` maps over
+COPY_AXES: Final = ROW_AXES[:2]  # over which the model is copied
+COPIES: Final = "copies"  # that `over_copies` maps over
 
 RULES: Final[dict[str, str | tuple[str, ...] | None]] = {
-    "batch": ROW_AXES[1:],  # of one slice: see `over_slices`
+    "batch": ROW_AXES[len(COPY_AXES) :],  # of one copy of the model: see `over_copies`
     "seq": "context",
     "embed": "fsdp",
     "heads": "tensor",
@@ -88,35 +90,68 @@ def mesh_axes() -> dict[str, int]:
     return dict(jax.sharding.get_abstract_mesh().shape)
 
 
-def over_slices(function: Callable[..., Any], dtype: str = "float32") -> Callable[..., Any]:
-    """Return `function` (params, batch, key) of the rows of each slice by itself, with its results summed over the slices.
+def copies(mesh: Mapping[str, int] | None = None) -> int:
+    """Return how many copies of the model there are on a mesh: axis -> devices; None = the one of `on_mesh`."""
+    mesh = mesh_axes() if mesh is None else mesh
+    return math.prod(mesh.get(name, 1) for name in COPY_AXES)
 
-    Left to XLA, the gradients of every micro-batch would cross the slow network between slices; so they do once, in `dtype`
-    (numbers in f32 all the same). Within, `batch` are the rows of one slice. Where there is one slice alone, `function` itself.
+
+def over_copies(function: Callable[..., Any], between_slices: str = "float32") -> Callable[..., Any]:
+    """Return `function` (params, batch, key) of the rows of each copy by itself, with its results summed over the copies.
+
+    Left to XLA, the gradients of every micro-batch would be summed over all copies, each as soon as it is there and some before
+    they are scattered over `fsdp`; so each array is summed once a step, in f32, and between slices in the type that is named
+    (numbers in f32 all the same). Within, `batch` are the rows of one copy. Where there is one copy alone, `function` itself.
     """
-    slices = mesh_axes().get("slice", 1)
-    if slices == 1:
+    count = copies()
+    if count == 1:
         return function
 
     def summed(params: Any, batch: Any, key: Array) -> Any:
-        own = jax.tree.map(lambda a: a.reshape(slices, a.shape[0] // slices, *a.shape[1:]), batch)
-        of_each = jax.vmap(function, (None, 0, 0), axis_name=SLICES, spmd_axis_name="slice")
-        return jax.tree.map(add, of_each(params, own, jax.random.split(key, slices)))
-
-    def add(each: Array) -> Array:
-        rest = [PartitionSpec.UNCONSTRAINED] * (each.ndim - 1)
-        narrow = dtype if each.ndim > 1 else "float32"
-        each = jax.lax.with_sharding_constraint(each.astype(narrow), PartitionSpec("slice", *rest))
-        # lax.reduce: jnp.sum would add bfloat16 up in f32, and send that
-        zero = jnp.zeros((), each.dtype)
-        return jax.lax.reduce(each, zero, jax.lax.add, (0,)).astype(jnp.float32)
+        of_each = jax.vmap(function, (None, 0, 0), axis_name=COPIES, spmd_axis_name=COPY_AXES)
+        each = of_each(params, _dealt(batch, count), jax.random.split(key, count))
+        return jax.tree.map(partial(_sum, between_slices), each)
 
     return summed
 
 
-def sum_over_slices(x: Shaped[Array, "*A"]) -> Shaped[Array, "*A"]:
-    """Return x of one slice summed over all of them, within `over_slices`; x itself where there is one."""
-    return jax.lax.psum(x, SLICES) if mesh_axes().get("slice", 1) > 1 else x
+def each_copy(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `function` (params, *arrays by rows), of which each copy computes its own rows; what it returns is by rows too."""
+
+    def joined(params: Any, *rows: Any) -> Any:
+        count = copies()
+        if count == 1:
+            return function(params, *rows)
+        of_each = jax.vmap(partial(function, params), spmd_axis_name=COPY_AXES)
+        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), of_each(*_dealt(rows, count)))
+
+    return joined
+
+
+def _dealt(rows: Any, count: int) -> Any:
+    return jax.tree.map(lambda a: a.reshape(count, a.shape[0] // count, *a.shape[1:]), rows)
+
+
+def _sum(between_slices: str, each: Shaped[Array, "C *A"]) -> Shaped[Array, "*A"]:
+    """Return the sum of what each copy has."""
+    slices = mesh_axes().get("slice", 1)
+    if between_slices == "float32" or each.ndim == 1:
+        return _added(each.astype(jnp.float32), COPY_AXES)
+    within = _added(each.astype(jnp.float32).reshape(slices, -1, *each.shape[1:]).swapaxes(0, 1), ("data",), "slice")
+    return _added(within.astype(between_slices), ("slice",)).astype(jnp.float32)
+
+
+def _added(each: Shaped[Array, "C *A"], over: tuple[str, ...], *then: str) -> Shaped[Array, "*A"]:
+    """Return the sum over the first axis, which lies over the axes of a mesh; `then`: over what the next axes lie."""
+    rest = [PartitionSpec.UNCONSTRAINED] * (each.ndim - 1 - len(then))
+    each = jax.lax.with_sharding_constraint(each, PartitionSpec(over, *then, *rest))
+    # lax.reduce: jnp.sum would add bfloat16 up in f32, and send that
+    return jax.lax.reduce(each, jnp.zeros((), each.dtype), jax.lax.add, (0,))
+
+
+def sum_over_copies(x: Shaped[Array, "*A"]) -> Shaped[Array, "*A"]:
+    """Return x of one copy summed over all of them, within `over_copies`; x itself where there is one."""
+    return jax.lax.psum(x, COPIES) if copies() > 1 else x
 
 
 def parts(axis: str, mesh: Mapping[str, int] | None = None) -> int:

@@ -57,6 +57,11 @@ class Parts:
         """Rows of an evaluation batch."""
         return self.config.eval.batch_size or self.config.train.batch_size
 
+    def reach(self, at: int, doing: str) -> None:
+        """Let the other processes know what this one does."""
+        if self.heartbeat is not None:
+            self.heartbeat.reach(at, doing)
+
     def sampled(self, train_state: state.TrainState) -> GPT:
         """Return the model as it stands, ready to be sampled by this process alone; all must call it together."""
         tasks = {name: data.task for name, data in self.data.tasks.items()}
@@ -89,7 +94,7 @@ def _train(config: Config, config_path: str, heartbeat: Heartbeat | None) -> Non
     sharding.check_rows(micro_batch, mesh, "train.batch_size / train.accumulation_steps")
     sharding.check_rows(config.eval.batch_size or config.train.batch_size, mesh, "eval.batch_size")
     folder = runfolder.check(config)
-    if folder.report.is_file() and config.run.on_existing == "resume":
+    if distributed.from_first(folder.report.is_file() and config.run.on_existing == "resume"):
         say(report.complete_message(config, config_path))
         return
     say(f"{config.run.dir}: reading data")
@@ -116,8 +121,11 @@ def _train(config: Config, config_path: str, heartbeat: Heartbeat | None) -> Non
     if distributed.is_first():
         runfolder.prepare(config)
         mixture.save(data, folder.tokenizer)
-    distributed.wait("the run's folder is prepared")
-    runfolder.require_prepared(config)
+    if jax.process_count() > 1:
+        runfolder.require_prepared(config, distributed.from_first(folder.sign() if distributed.is_first() else 0))
+        distributed.wait("all see the run's folder")
+        if distributed.is_first():
+            folder.signature.unlink()
     parts = Parts(
         config=config,
         folder=folder,
@@ -157,6 +165,7 @@ def _train(config: Config, config_path: str, heartbeat: Heartbeat | None) -> Non
         with _writer(folder, int(train_state.step)) as writer:
             train_state, likelihoods = _run_steps(parts, train_state, batches, checkpoints, writer, config_path)
             say("scoring the held-out data")
+            parts.reach(config.train.steps, "scores")
             model = parts.sampled(train_state)
             params = train_state.eval_params()
             scores, answered = evaluate.final_scores(
@@ -195,10 +204,14 @@ def _run_steps(
     scores = None
     with Interrupt(jax.process_count() > 1) as interrupt, TrainProgress(first, last) as progress:
         for at in range(first + 1, last + 1):
-            if parts.heartbeat is not None:
-                parts.heartbeat.reach(at)
+            parts.reach(at, "reads data")
+            begun = time.monotonic()
             batch = require_weight(next(batches))
+            waited = time.monotonic() - begun
+            parts.reach(at, "trains")
             train_state, measured = parts.train_step(train_state, sharding.shard_batch(batch, parts.mesh))
+            if parts.heartbeat is not None:
+                parts.heartbeat.took(waited)
             meter.add(measured)
             stop = distributed.stop_asked(at, interrupt.signum)  # read once: it may change at any moment
             validates = at % config.eval.every_steps == 0 or at == last
@@ -209,10 +222,12 @@ def _run_steps(
                 progress.update(at, values["loss"], values["tokens_per_second"], values.get("mfu"))
             validation_loss = None
             if validates:
+                parts.reach(at, "validates")
                 scores = _validate(parts, train_state, writer, at)
                 validation_loss = evaluate.mean_loss(scores)
                 meter.restart()
             if saves:
+                parts.reach(at, "saves")
                 meter.check(at)  # a state that has diverged never gets into a checkpoint
                 checkpoints.save(
                     at,

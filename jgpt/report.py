@@ -4,6 +4,7 @@ Owns the words and the files of the report; scores come from `evaluate`, picture
 """
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from jax.sharding import Mesh
 from rich.table import Table
 from rich.text import Text
 
-from jgpt import gallery, grading, opening, pictures, runfolder
+from jgpt import gallery, grading, opening, pictures, runfolder, simulated
 from jgpt.config import Config, ModelConfig
 from jgpt.data.examples import Conversation, QuestionAnswer
 from jgpt.evaluate import by_category
@@ -44,7 +45,7 @@ PICTURE_SAMPLING = Sampling(temperature=1.0)  # the model's own distribution: no
 def command(config: Config, config_path: str, *extra: str) -> str:
     """Return the command that trains `config` on, with the overrides the user gave."""
     given = [argument for argument in sys.argv[1:] if argument != config_path]
-    return shlex.join(["python", "train.py", config_path, *_without(given, *NOT_REPEATED), *extra])
+    return f"{_program()} {shlex.join([config_path, *_without(given, *NOT_REPEATED), *extra])}"
 
 
 def _without(arguments: list[str], *fields: str) -> list[str]:
@@ -65,7 +66,12 @@ def continue_command(config: Config, config_path: str) -> str:
     """Return the command that goes on with a complete run for as many steps again."""
     given = [a for a in sys.argv[1:] if a != config_path]
     extra = ["--train.steps", str(2 * config.train.steps), "--run.on-existing", "extend"]
-    return shlex.join(["python", "train.py", config_path, *_without(given, *NOT_REPEATED, "train.steps"), *extra])
+    return f"{_program()} {shlex.join([config_path, *_without(given, *NOT_REPEATED, 'train.steps'), *extra])}"
+
+
+def _program() -> str:
+    """Return what started this run: `train.py`, or what started that."""
+    return os.environ.get(simulated.COMMAND, "python train.py")
 
 
 def complete_message(config: Config, config_path: str) -> str:

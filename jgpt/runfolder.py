@@ -4,15 +4,19 @@ Owns the names inside `runs/NAME/` and the rules of resuming, overwriting and ex
 """
 
 import json
+import secrets
 import shutil
 import socket
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from jgpt import configio
 from jgpt.check import require
 from jgpt.config import Config, DistributedConfig
+
+SEEN_SECONDS: Final = 60.0  # within which a shared file system shows what another host has written
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,17 @@ class RunFolder:
     def report(self) -> Path:
         """Final scores; its presence says that the run is complete."""
         return self.root / "report.json"
+
+    @property
+    def signature(self) -> Path:
+        """Where there are several processes, what process 0 writes for the others to see that theirs is the same folder."""
+        return self.root / "seen-by-all"
+
+    def sign(self) -> int:
+        """Write a number into the folder by which others know it (`require_prepared`), and return it; below 2 ** 31."""
+        number = secrets.randbits(31)
+        self.signature.write_text(str(number))
+        return number
 
 
 def open_existing(path: str | Path) -> tuple[RunFolder, Config]:
@@ -124,17 +139,25 @@ def prepare(config: Config) -> RunFolder:
     return folder
 
 
-def require_prepared(config: Config) -> None:
-    """Refuse to go on where the folder that `prepare` made, perhaps in another process, is not seen.
+def require_prepared(config: Config, signed: int, seconds: float = SEEN_SECONDS) -> None:
+    """Refuse to go on where the folder that process 0 has prepared and signed is not seen, but none or another one.
+
+    Args:
+        config: of the run.
+        signed: what `RunFolder.sign` returned there.
+        seconds: to wait for it to be seen.
 
     Raises:
-        ValueError: this host has another file system.
+        ValueError: this host has another file system, or this process was given another config.
     """
     folder = RunFolder(Path(config.run.dir))
+    end = time.monotonic() + seconds
+    while not _signed(folder, signed) and time.monotonic() < end:
+        time.sleep(min(0.1, seconds))
     require(
-        folder.config.is_file(),
-        f"{folder.root.absolute()} on {socket.gethostname()} does not hold the run that process 0 has prepared: run.dir must "
-        "lie on a file system that all processes share.",
+        _signed(folder, signed),
+        f"{folder.root.absolute()} on {socket.gethostname()} is not the folder that process 0 has prepared: run.dir must lie "
+        "on a file system that all processes share.",
     )
     found = configio.load(folder.config)
     changed = [*configio.changed_fields(found, config), *(["mesh"] if found.mesh != config.mesh else [])]
@@ -143,6 +166,13 @@ def require_prepared(config: Config) -> None:
         f"process 0 has prepared {config.run.dir!r} with other values of {', '.join(changed)} than this process on "
         f"{socket.gethostname()} was given: start all with the same command.",
     )
+
+
+def _signed(folder: RunFolder, number: int) -> bool:
+    try:
+        return folder.signature.read_text() == str(number) and folder.config.is_file()
+    except OSError:
+        return False
 
 
 def _check_ours(folder: RunFolder, name: str) -> None:

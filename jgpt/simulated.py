@@ -20,6 +20,7 @@ from typing import Any, Final
 from jgpt.check import require
 from jgpt.rollcall import names
 
+COMMAND: Final = "JGPT_COMMAND"  # the variable that tells a process what to say starts its run again
 POLL_SECONDS: Final = 0.05
 
 
@@ -76,6 +77,7 @@ class Simulation:
                 "XLA_FLAGS": flags,
                 "NPROC": _threads(self._count),
                 "PYTHONUNBUFFERED": "1",
+                COMMAND: f"jgpt simulate --processes {self._count} --devices-per-process {self._devices}",
             },
             start_new_session=True,  # Ctrl-C reaches the children once, through this process
         )

@@ -16,7 +16,7 @@ from jaxtyping import Array, PRNGKeyArray
 from jgpt import sharding
 from jgpt.batch import Batch
 from jgpt.config import Config, ModelConfig, TrainConfig
-from jgpt.layout import on_mesh, over_slices, place, place_tokens
+from jgpt.layout import copies, on_mesh, over_copies, place, place_tokens
 from jgpt.loss import LossPlan, LossSums, cross_entropy, logits_at_once
 from jgpt.model import context, gpt
 from jgpt.model.experts import Routing
@@ -114,20 +114,20 @@ def gradients(
         start = (jax.tree.map(jnp.zeros_like, params), StepSums(LossSums(zero, zero, zero), zero))
         return jax.lax.scan(body, start, (parts, jax.random.split(key, M)))[0]
 
-    grads, sums = over_slices(added, cfg.mesh.slice_reduction)(params, batch, key)
+    grads, sums = over_copies(added, cfg.mesh.slice_reduction)(params, batch, key)
     return jax.tree.map(lambda g: g / jnp.maximum(sums.loss.weight, 1e-9), grads), sums
 
 
 def loss_plan(train: TrainConfig, mesh: Mesh) -> LossPlan:
-    """Return how the loss is computed on this mesh, of which each slice computes its own (`layout.over_slices`)."""
+    """Return how the loss is computed on this mesh, by each copy of the model for itself (`layout.over_copies`)."""
     platform = mesh.devices.flat[0].platform
     split = mesh.size == 1 and platform == "cpu"
-    slices, tokens = mesh.shape["slice"], train.loss_chunk_tokens
+    count, tokens = copies(mesh.shape), train.loss_chunk_tokens
     return LossPlan(
-        None if tokens is None else max(1, tokens // slices),
+        None if tokens is None else max(1, tokens // count),
         train.z_loss,
         split,
-        at_once=logits_at_once(platform, mesh.size // slices),
+        at_once=logits_at_once(platform, mesh.size // count),
         online=platform == "gpu",
     )
 
@@ -191,7 +191,7 @@ def compile_eval_step(model: ModelConfig, train: TrainConfig, mesh: Mesh) -> Cal
         def own(params: gpt.Params, batch: Batch, _: PRNGKeyArray) -> LossSums:
             return loss_sums(model, params, batch, plan)[1]
 
-        return over_slices(own)(params, batch, jax.random.key(0))
+        return over_copies(own)(params, batch, jax.random.key(0))
 
     return jax.jit(
         on_mesh(mesh, sums),

@@ -19,7 +19,7 @@ ORDER = (
     "config tokenizers sampling filters checkpoint regular schema automaton",
     "presets configio data metrics interop render",
     "runfolder tasks model",
-    "sharding distributed optim decoder decode_loop speculative sampler sampler_batch beam likelihood image_fit",
+    "launchers sharding distributed optim decoder decode_loop speculative sampler sampler_batch beam likelihood image_fit",
     "state",
     "step choices growing completion",
     "show plan",

@@ -17,7 +17,7 @@ from test_end_to_end import STEPS, card, last_step
 import jgpt
 from jgpt import distributed, runfolder
 from jgpt.config import DistributedConfig
-from jgpt.distributed import Place, find
+from jgpt.launchers import Place, find, settle
 from jgpt.simulated import Simulation, free_port
 
 NONE = DistributedConfig()
@@ -42,6 +42,17 @@ SAME = 1e-5  # relative; f32, sums over devices in another order, over 12 steps
         ({}, dict(OMPI_COMM_WORLD_SIZE="4", OMPI_COMM_WORLD_RANK="3"), Place("Open MPI", None, 4, 3)),
         ({}, dict(TPU_WORKER_HOSTNAMES="a,b,c,d", TPU_WORKER_ID="2"), Place("TPU pod", None, 4, 2)),
         ({}, dict(TPU_WORKER_HOSTNAMES="localhost", TPU_WORKER_ID="0"), None),
+        (
+            {},
+            dict(TPU_WORKER_HOSTNAMES="a,b,c,d", TPU_WORKER_ID="2", MEGASCALE_NUM_SLICES="3", MEGASCALE_SLICE_ID="2"),
+            Place("TPU pod", None, 12, 10),
+        ),
+        (
+            {},  # under GKE
+            dict(TPU_WORKER_HOSTNAMES="a,b", TPU_WORKER_ID="1", KUBERNETES_SERVICE_HOST="x", JOB_COMPLETION_INDEX="1"),
+            Place("TPU pod", None, 2, 1),
+        ),
+        (dict(process_id=5), dict(TPU_WORKER_HOSTNAMES="a,b", MEGASCALE_NUM_SLICES="3"), Place("TPU pod", None, 6, 5)),
         ({}, dict(KUBERNETES_SERVICE_HOST="x", JOB_COMPLETION_INDEX="5"), Place("Kubernetes", None, None, 5)),
         ({}, dict(KUBERNETES_SERVICE_HOST="x"), None),  # a notebook in a cluster
     ],
@@ -62,6 +73,42 @@ def test_a_place_is_found(config: dict, environment: dict, place: Place | None) 
 def test_half_a_place_is_refused(environment: dict, words: str) -> None:
     with pytest.raises(ValueError, match=re.escape(words)):
         find(NONE, environment)
+
+
+def test_slurm_tells_jax_where_the_first_process_is_and_whose_devices_are_whose(monkeypatch) -> None:
+    told = dict(
+        SLURM_JOB_ID="7",
+        SLURM_STEP_NODELIST="gpu[03-05],x1",
+        SLURM_NTASKS="8",
+        SLURM_PROCID="5",
+        SLURM_LOCALID="1",
+        SLURM_STEP_NUM_NODES="4",
+    )
+    monkeypatch.setattr(os, "environ", told)
+    place = find(NONE, told)
+    assert place is not None
+    known = settle(place, 1)
+    assert known.coordinator is not None and known.coordinator.startswith("gpu03:")
+    assert (known.processes, known.process, known.devices) == (8, 5, [1])
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        (
+            dict(OMPI_COMM_WORLD_SIZE="4", OMPI_COMM_WORLD_RANK="3"),
+            "give --distributed.coordinator; unset",
+        ),  # version 5
+        (dict(KUBERNETES_SERVICE_HOST="x", JOB_COMPLETION_INDEX="5"), "pip install 'jax[k8s]', or give"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")  # of jax, which says the same at length
+def test_what_a_launcher_did_not_tell_is_named(environment: dict, words: str, monkeypatch) -> None:
+    monkeypatch.setattr(os, "environ", environment)
+    place = find(NONE, environment)
+    assert place is not None
+    with pytest.raises(ValueError, match=re.escape(words)):
+        settle(place, 1)
 
 
 def test_alone_nothing_changes(monkeypatch) -> None:
@@ -149,6 +196,35 @@ def test_a_killed_process_ends_all_and_they_resume_to_the_bit(together: Path, tm
     run_to_end(path, 2, 2, *MESH)
     a, b = (jgpt.load(p.parent / "run").params for p in (together, path))
     jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+FAILS = """
+import os, sys
+os.environ["JAX_PLATFORMS"] = "cpu"
+from jgpt import distributed
+from jgpt.config import DistributedConfig
+own, port, failing = map(int, sys.argv[1:])
+place = DistributedConfig(coordinator=f"127.0.0.1:{port}", num_processes=3, process_id=own, heartbeat_seconds=8)
+with distributed.joined(place):
+    distributed.wait("all have begun")
+    if own == failing:
+        raise OSError(28, "No space left on device")
+    distributed.wait("what never comes")
+"""
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_why_one_failed_is_said_by_all_whichever_it_is(failing: int) -> None:
+    port = free_port()
+    words = [sys.executable, "-c", FAILS]
+    processes = [
+        subprocess.Popen([*words, str(i), str(port), str(failing)], stderr=subprocess.PIPE, text=True) for i in range(3)
+    ]
+    said = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2, 2], "\n".join(said)
+    for i, lines in enumerate(said):
+        assert "No space left on device" in lines
+        assert i == failing or f"error: process {failing} failed: [Errno 28] No space left" in lines
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from jax.errors import JaxRuntimeError
 
-from jgpt.heartbeat import LOST, OTHER_FAILED, Heartbeat
+from jgpt.heartbeat import LOST, OTHER_FAILED, SLOW_STEPS, Heartbeat
 
 BEAT, SILENCE = 0.02, 0.4  # seconds
 
@@ -57,7 +57,8 @@ def test_while_all_beat_nobody_leaves_and_who_is_done_may_be_silent() -> None:
 def test_who_is_silent_is_named_with_the_last_steps(capsys: pytest.CaptureFixture) -> None:
     store, left = Store(), []
     with beating(store, 0, left) as zero, beating(store, 1, []) as one, beating(store, 2, []) as two:
-        zero.reach(8), one.reach(7), two.reach(8)
+        for beat, step in ((zero, 8), (one, 7), (two, 8)):
+            beat.reach(step, "trains")
         until(lambda: all("\t8\t" in store.values.get(f"jgpt/beat/{i}", "") for i in (0, 2)))
         until(lambda: "\t7\t" in store.values.get("jgpt/beat/1", ""))
         begun = time.monotonic()
@@ -89,10 +90,76 @@ def test_an_error_that_a_dead_process_has_caused_waits_for_its_name(
 ) -> None:
     store, left = Store(), []
     store.dead.add(1)
-    store.values["jgpt/beat/1"] = "7\t3\tgoing\t"  # its last beat, not yet seen when the error comes
+    store.values["jgpt/beat/1"] = "7\t3\ttrains\t0.000\tgoing\t"  # its last beat, not yet seen when the error comes
     with pytest.raises(type(error)), beating(store, 0, left, 2):
         raise error
     assert left == [LOST] and "process 1 said nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_whoever_fails_the_store_lasts_until_all_have_read_why(first: int, capsys: pytest.CaptureFixture) -> None:
+    """The store ends with process 0, as jax's coordinator does."""
+    store, left = Store(), {}
+
+    def part(i: int, status: int) -> None:
+        left[i] = status
+        store.gone = store.gone or i == 0
+
+    def leave(i: int):
+        return lambda status: part(i, status)
+
+    others = [
+        Heartbeat(store, i, 3, SILENCE, leave=leave(i), beat_seconds=BEAT * (1 + i)) for i in range(3) if i != first
+    ]
+    with others[0], others[1]:
+        with pytest.raises(OSError), Heartbeat(store, first, 3, SILENCE, leave=leave(first), beat_seconds=BEAT):
+            raise OSError("No space left on device")
+        part(first, -1)
+        until(lambda: len(left) == 3)
+    assert left == {i: -1 if i == first else OTHER_FAILED for i in range(3)}
+    assert capsys.readouterr().err.count(f"process {first} failed: No space left on device") == 2
+
+
+def test_who_is_lost_is_named_by_all_that_are_left(capsys: pytest.CaptureFixture) -> None:
+    store, left = Store(), []
+
+    def leave_first(status: int) -> None:
+        left.append(status)
+        store.gone = True
+
+    zero = Heartbeat(store, 0, 3, SILENCE, leave=leave_first, beat_seconds=BEAT / 4)
+    with zero, beating(store, 1, left), beating(store, 2, []):
+        until(lambda: len(store.values) == 3)
+        store.dead.add(2)
+        until(lambda: len(left) == 2)
+    assert left == [LOST, LOST] and capsys.readouterr().err.count("error: process 2 said nothing") == 2
+
+
+def test_where_nobody_gets_on_all_end_and_say_what_they_are_at(capsys: pytest.CaptureFixture) -> None:
+    store, left = Store(), []
+    long = dict(leave=left.append, beat_seconds=BEAT, stalled_seconds=2 * SILENCE)
+    with Heartbeat(store, 0, 2, SILENCE, **long) as zero, Heartbeat(store, 1, 2, SILENCE, **long) as one:
+        begun = time.monotonic()
+        for step in range(5):  # one alone gets on
+            one.reach(step, "trains")
+            time.sleep(SILENCE)
+        assert not left and time.monotonic() - begun > 4 * SILENCE
+        zero.reach(5, "reads data")
+        until(lambda: left == [LOST, LOST])
+    assert "begun anything new for 0.8 s: process 0: reads data; process 1: trains.\n" in capsys.readouterr().err
+
+
+def test_who_keeps_the_others_waiting_is_named_once(capsys: pytest.CaptureFixture) -> None:
+    store, left = Store(), []
+    with beating(store, 0, left) as zero, beating(store, 1, left) as one, beating(store, 2, left) as two:
+        for step in range(2 * SLOW_STEPS):
+            for beat, waited in ((zero, 0.001), (one, 0.0), (two, 0.02)):
+                beat.reach(step, "trains")
+                beat.took(waited)
+            time.sleep(0.02)
+        time.sleep(5 * BEAT)
+    said = capsys.readouterr().err
+    assert said.count("process 2 waits 0.02 s a step for its data, the others 0.00 s") == 1 and left == []
 
 
 def test_an_error_of_ones_own_waits_for_nobody() -> None:
@@ -111,7 +178,7 @@ import ctypes, threading, time
 from test_heartbeat import Store
 from jgpt.heartbeat import Heartbeat
 with Heartbeat(Store(), 1, 2, 20) as beat:
-    beat.reach(7)
+    beat.reach(7, "trains")
     pthread = ctypes.CDLL(None)
     thread = ctypes.c_ulong()
     abort = ctypes.cast(pthread.abort, ctypes.c_void_p)

@@ -37,6 +37,8 @@ def test_slurm_queues_again_what_was_lost_and_not_what_would_fail_again(
     assert done.returncode == status
     assert "srun --kill-on-bad-exit=0 python train.py configs/own.py --data.path a b" in done.stdout
     assert ("scontrol requeue 7" in done.stdout) == again
+    often = dry("slurm.sbatch", tmp_path, programs, "configs/own.py", SLURM_JOB_ID="7", SLURM_RESTART_COUNT="20")
+    assert often.returncode == status and "scontrol" not in often.stdout
 
 
 def test_tpu_vms_are_told_their_places(tmp_path: Path) -> None:

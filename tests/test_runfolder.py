@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +184,16 @@ def test_overwriting_leaves_nothing_behind(run: Path):
     runfolder.prepare(config(run, "overwrite", steps=50))
     assert [path.name for path in run.parent.iterdir()] == ["one"]
     assert list(files(run)) == ["config.json"]
+
+
+def test_processes_know_by_its_signature_that_they_see_the_same_folder(run: Path, tmp_path: Path):
+    number = runfolder.RunFolder(run).sign()
+    runfolder.require_prepared(config(run, steps=100), number)
+    own = tmp_path / "of another host"
+    shutil.copytree(run, own)
+    runfolder.RunFolder(own).signature.write_text(str(number ^ 1))  # from a run of its own
+    for elsewhere in (tmp_path / "none", own):
+        with pytest.raises(ValueError, match="is not the folder that process 0 has prepared"):
+            runfolder.require_prepared(config(elsewhere, steps=100), number, seconds=0.01)
+    with pytest.raises(ValueError, match="other values of train.steps than this process"):
+        runfolder.require_prepared(config(run, steps=70), number)

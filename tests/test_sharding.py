@@ -27,7 +27,7 @@ def test_rules_name_known_axes_alone():
 def test_rows_lie_over_all_axes_but_those_that_cut_them():
     where = sharding.batch_sharding(sharding.make_mesh(MeshConfig(data=1)))
     assert where.spec == PartitionSpec(("slice", "data", "fsdp", "expert"), None)
-    assert layout.spec_of(("batch", "seq")) == PartitionSpec(("data", "fsdp", "expert"), "context")  # of one slice
+    assert layout.spec_of(("batch", "seq")) == PartitionSpec(("fsdp", "expert"), "context")  # of one copy
 
 
 @pytest.mark.parametrize(

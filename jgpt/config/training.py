@@ -194,6 +194,8 @@ class DistributedConfig:
     """How long to wait at the start until all processes are there."""
     heartbeat_seconds: int = 20
     """How long a process may be silent until the others take it for dead and end."""
+    stall_seconds: int | None = 3600
+    """How long all may be at the same thing (a step, a validation, a checkpoint) until they end; None = for ever."""
 
     def __post_init__(self) -> None:
         require(
@@ -211,4 +213,9 @@ class DistributedConfig:
         require(
             self.heartbeat_seconds >= 4,
             f"distributed.heartbeat_seconds is {self.heartbeat_seconds}: must be at least 4.",
+        )
+        require(
+            self.stall_seconds is None or self.stall_seconds >= self.heartbeat_seconds,
+            f"distributed.stall_seconds is {self.stall_seconds}: must be at least distributed.heartbeat_seconds, "
+            f"{self.heartbeat_seconds}.",
         )

@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from jgpt.config import ModelConfig
-from jgpt.layout import flatten, mesh_axes, place, place_tokens, spec_of, sum_over_slices, token_axes, unflatten
+from jgpt.layout import flatten, mesh_axes, place, place_tokens, spec_of, sum_over_copies, token_axes, unflatten
 from jgpt.model.fused import gelu, squared_relu, swiglu
 from jgpt.model.grouped import grouped_product
 
@@ -76,11 +76,11 @@ def _routing(logits_NE: Array, chosen_NE: Array, real_N: Array) -> Routing:
     """Return how evenly experts were chosen; the gradient flows through the probabilities alone."""
     E = logits_NE.shape[1]
     weights_N = real_N.astype(jnp.float32)
-    tokens = jnp.maximum(sum_over_slices(weights_N.sum()), 1.0)
-    share_E = sum_over_slices(weights_N @ chosen_NE.astype(jnp.float32))
+    tokens = jnp.maximum(sum_over_copies(weights_N.sum()), 1.0)
+    share_E = sum_over_copies(weights_N @ chosen_NE.astype(jnp.float32))
     share_E = jax.lax.stop_gradient(share_E / jnp.maximum(share_E.sum(), 1.0))
-    mean_E = sum_over_slices(weights_N @ jax.nn.softmax(logits_NE, axis=-1)) / tokens
-    squares = sum_over_slices(weights_N @ jnp.square(jax.nn.logsumexp(logits_NE, axis=-1)))
+    mean_E = sum_over_copies(weights_N @ jax.nn.softmax(logits_NE, axis=-1)) / tokens
+    squares = sum_over_copies(weights_N @ jnp.square(jax.nn.logsumexp(logits_NE, axis=-1)))
     return Routing(E * jnp.sum(share_E * mean_E), squares / tokens)
 
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jgpt import sharding
 from jgpt.check import require
 from jgpt.config import Config, ModelConfig
 from jgpt.decoder import decoder_for
-from jgpt.layout import on_mesh, spec_of
+from jgpt.layout import ROW_AXES, each_copy, on_mesh, spec_of
 from jgpt.model import gpt
 from jgpt.model.cache import Cache
 from jgpt.plan.collectives import Collective, collectives
@@ -109,8 +109,8 @@ def compile_decode(
     params = _params(model, mesh)
     cache = _cache(jax.eval_shape(partial(decoder.init_cache, rows, length)), mesh)
     ids = jax.ShapeDtypeStruct((rows, 1), jnp.int32, sharding=sharding.batch_sharding(mesh))
-    last = jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=NamedSharding(mesh, spec_of(("batch",))))
-    step = jax.jit(on_mesh(mesh, decoder.apply), donate_argnums=3)
+    last = jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=_by_rows(mesh))
+    step = jax.jit(on_mesh(mesh, each_copy(decoder.apply)), donate_argnums=3)
     lowered, held = step.lower(params, ids, ids, cache, last), shard_bytes((params, cache))
     found, run = [], []
     try:
@@ -144,7 +144,7 @@ def _params(model: ModelConfig, mesh: Mesh) -> Any:
     where = sharding.param_shardings(mesh, gpt.param_axes(model), shapes)
 
     def leaf(shape: Any, place: NamedSharding, lead: int) -> jax.ShapeDtypeStruct:
-        spec = NamedSharding(mesh, jax.sharding.PartitionSpec(*place.spec[lead:]))
+        spec = NamedSharding(mesh, PartitionSpec(*place.spec[lead:]))
         return jax.ShapeDtypeStruct(shape.shape[lead:], shape.dtype, sharding=spec)
 
     layer = jax.tree.map(partial(leaf, lead=1), shapes["blocks"], where["blocks"])
@@ -161,10 +161,15 @@ def _cache(cache: Cache, mesh: Mesh) -> Cache:
     """Return an abstract cache, rows over data and fsdp, heads over tensor."""
 
     def leaf(x: Any) -> jax.ShapeDtypeStruct:
-        axes = ("batch", "kv_heads", None, None) if x.ndim > 2 else ("batch", None)
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec_of(axes[: x.ndim])))
+        axes = ("kv_heads", None, None) if x.ndim > 2 else (None,)
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_by_rows(mesh, *axes[: x.ndim - 1]))
 
     return jax.tree.map(leaf, cache)
+
+
+def _by_rows(mesh: Mesh, *axes: str | None) -> NamedSharding:
+    """Return how an array by rows lies, with the names of its further axes."""
+    return NamedSharding(mesh, PartitionSpec(ROW_AXES, *spec_of(axes)))
 
 
 def to_dict(step: DecodeStep, machine: Machine) -> dict[str, Any]:
