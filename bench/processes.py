@@ -3,7 +3,7 @@
     python bench/processes.py
 
 Both train the same rows by `jgpt simulate`'s processes, in turns; the rate is the median of what metrics.jsonl says after the
-first steps, which compile. Two processes have a core each, one process has both.
+first steps, which compile. Two processes have as many threads as there are cores for each, one process has all.
 """
 
 import json

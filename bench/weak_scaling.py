@@ -3,10 +3,10 @@
     pip install -e '.[plan]' && python bench/weak_scaling.py
 
 For each mesh the train step is compiled for TPU v5p and read: FLOPs and bytes of the kernels of one device, which must stay the
-same within 5 %, and bytes of the exchanges, held against arithmetic. Gradients come in bf16, those of the two tables (embedding
-and head) in f32. Over `data` they are summed, 2 (n - 1) / n of their bytes. Over `fsdp` they are scattered, (k - 1) / k of the
-bytes, and the shards summed over `data`; the weights of blocks are gathered twice and the head's once, in bf16, and the rows
-that the embedding gives are gathered instead of its table.
+same within 5 %, and bytes of the exchanges, held against arithmetic. Over `data` gradients are summed in f32, 2 (n - 1) / n of
+the bytes of a shard. Over `fsdp` they are scattered, (k - 1) / k of the bytes, those of blocks in bf16 and those of the two
+tables (embedding and head) in f32; the weights of blocks are gathered twice and the head's once, in bf16, and the rows that the
+embedding gives are gathered instead of its table.
 """
 
 import os
@@ -58,7 +58,7 @@ def main() -> None:
             moved = sum(k.times * k.bytes for k in step.kernels)
             sent = sum(c.sent for c in step.collectives)
             data, own = chips // fsdp, (fsdp - 1) / fsdp
-            expected = 2 * (data - 1) / data * gradients / fsdp
+            expected = 2 * (data - 1) / data * 4 * (blocks + 2 * table) / fsdp
             expected += own * (gradients + 2 * 2 * blocks + 2 * table + 2 * fsdp * ROWS * CONTEXT * WIDTH)
             name = f"data {data}, fsdp {fsdp}"
             results[name] = {

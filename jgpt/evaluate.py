@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 
 from jgpt import grading, picture_scores, sharding
 from jgpt.check import require, unknown_name
+from jgpt.config import EvalConfig
 from jgpt.data import sources
 from jgpt.data.examples import Picture
 from jgpt.data.loader import eval_batches
@@ -132,25 +133,31 @@ def by_category(answered: dict[str, list[Answered]]) -> dict[str, dict[str, dict
 
 
 def final_scores(
-    model: GPT,
-    data: Mixture,
+    params: gpt.Params,
     eval_step: EvalStep,
+    data: Mixture,
     mesh: Mesh,
     batch_size: int,
+    settings: EvalConfig,
+    model: GPT | None,
     known: dict[str, float] | None = None,
-    params: gpt.Params | None = None,
 ) -> tuple[dict[str, float], dict[str, list[Answered]]]:
     """Return every score of the run, task by task, and the answers behind them.
 
-    Arguments as in `likelihoods`; `known` are the likelihoods where they have been computed for these parameters. `params`
-    are the model's on the mesh, where the model's own lie on the devices of one of several processes; None = the model's own.
+    Args:
+        params: on the mesh.
+        eval_step: as in `likelihoods`.
+        data: whose held-out splits are scored.
+        mesh: of the parameters.
+        batch_size: rows of each evaluation batch.
+        settings: of the run.
+        model: that answers questions, with its own copy of the parameters where there are several processes; None = no answers.
+        known: the likelihoods, where they have been computed for these parameters.
     """
-    params = model.params if params is None else params
     scores = known or likelihoods(params, eval_step, data, mesh, batch_size)
-    settings = model.config.eval
     if settings.stride is not None:
         scores = scores | sliding_likelihoods(params, eval_step, data, mesh, batch_size, settings.stride)
-    answered = answer_held_out(model, data, settings.max_questions, batch_size=batch_size)
+    answered = {} if model is None else answer_held_out(model, data, settings.max_questions, batch_size=batch_size)
     tables = by_category(answered)
     ordered = {}
     for name, task_data in data.tasks.items():

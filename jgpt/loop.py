@@ -62,8 +62,13 @@ class Parts:
         if self.heartbeat is not None:
             self.heartbeat.reach(at, doing)
 
-    def sampled(self, train_state: state.TrainState) -> GPT:
-        """Return the model as it stands, ready to be sampled by this process alone; all must call it together."""
+    def sampled(self, train_state: state.TrainState) -> GPT | None:
+        """Return the model as it stands, ready to be sampled by this process alone; all must call it together.
+
+        None where the config asks for no samples.
+        """
+        if not self.config.eval.samples:
+            return None
         tasks = {name: data.task for name, data in self.data.tasks.items()}
         at = int(train_state.step)
         params = distributed.own_copy(train_state.eval_params(), self.mesh)
@@ -167,13 +172,19 @@ def _train(config: Config, config_path: str, heartbeat: Heartbeat | None) -> Non
             say("scoring the held-out data")
             parts.reach(config.train.steps, "scores")
             model = parts.sampled(train_state)
-            params = train_state.eval_params()
             scores, answered = evaluate.final_scores(
-                model, data, parts.eval_step, mesh, parts.eval_rows, likelihoods, params
+                train_state.eval_params(),
+                parts.eval_step,
+                data,
+                mesh,
+                parts.eval_rows,
+                config.eval,
+                model,
+                likelihoods,
             )
             writer.write(config.train.steps, scores)
     if distributed.is_first():
-        report.finish(model, data, scores, answered, folder, config_path)
+        report.finish(config, data, scores, answered, folder, config_path, model)
 
 
 def _writer(folder: runfolder.RunFolder, steps_done: int) -> metrics.NoWriter:
@@ -309,7 +320,8 @@ def _validate(parts: Parts, train_state: state.TrainState, writer: metrics.NoWri
     scores = evaluate.likelihoods(train_state.eval_params(), parts.eval_step, parts.data, parts.mesh, parts.eval_rows)
     writer.write(at, scores)
     say(f"step {at} held out: " + "  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
-    for name, value in (report.samples_while_training(model, parts.data) if distributed.is_first() else {}).items():
+    shows = model is not None and distributed.is_first()
+    for name, value in (report.samples_while_training(model, parts.data) if shows else {}).items():
         if isinstance(value, str):
             writer.write(at, {f"{name}/sample": value})
             say(f"  {name}: {value}")

@@ -177,19 +177,42 @@ def _shown(score: str, value: float) -> str:
 
 
 def finish(
-    model: GPT,
+    config: Config,
     data: Mixture,
     scores: dict[str, float],
     answered: dict[str, list[Answered]],
     folder: runfolder.RunFolder,
     config_path: str,
+    model: GPT | None,
 ) -> None:
-    """Print the report, write plots and report.json."""
+    """Print the report, write plots and report.json; without samples where there is no `model` for them."""
     console.print(score_table(scores))
     tables = by_category(answered)
     for name, categories in tables.items():
         console.print()
         console.print(category_table(name, categories))
+    if model is not None:
+        _show_samples(model, data, folder)
+    shown = _five(answered)
+    if shown:
+        say("\nheld-out questions:")
+        for item in shown:
+            mark = "right" if item.correct else f"wrong, expected {item.example.answer!r}"
+            say(f"  {_asked(item.example)}  ->  {item.answer!r}  {mark}")
+    records = runfolder.read_metrics(folder.metrics)
+    plot = pictures.loss_plot(folder.plots / "loss.png", records, config.run.dir)
+    say(f"\nloss plot: {plot}")
+    temporary = folder.report.with_suffix(".tmp")
+    temporary.write_text(
+        json.dumps({"step": config.train.steps, "scores": scores, "by_category": tables}, indent=1) + "\n"
+    )
+    temporary.replace(folder.report)
+    say(f"sample:   python sample.py {config.run.dir} --help")
+    say(f"go on:    {continue_command(config, config_path)}")
+
+
+def _show_samples(model: GPT, data: Mixture, folder: runfolder.RunFolder) -> None:
+    """Show a text, pictures or a dialogue of each task."""
     for name, task_data in data.tasks.items():
         task = task_data.task
         if isinstance(task, TextTask):
@@ -201,20 +224,6 @@ def finish(
             say(f"\n{name}, drawn, nearest in training, held out: {_gallery(model, data, name, folder)}")
         elif isinstance(task, ChatTask):
             say(f"\n{name}, held out: {_dialogue(model, name, task_data.splits.validation[0])}")
-    shown = _five(answered)
-    if shown:
-        say("\nheld-out questions:")
-        for item in shown:
-            mark = "right" if item.correct else f"wrong, expected {item.example.answer!r}"
-            say(f"  {_asked(item.example)}  ->  {item.answer!r}  {mark}")
-    records = runfolder.read_metrics(folder.metrics)
-    plot = pictures.loss_plot(folder.plots / "loss.png", records, model.config.run.dir)
-    say(f"\nloss plot: {plot}")
-    temporary = folder.report.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"step": model.step, "scores": scores, "by_category": tables}, indent=1) + "\n")
-    temporary.replace(folder.report)
-    say(f"sample:   python sample.py {model.config.run.dir} --help")
-    say(f"go on:    {continue_command(model.config, config_path)}")
 
 
 def _asked(example: QuestionAnswer) -> str:

@@ -135,8 +135,12 @@ def share_of_rows(mesh: Mesh) -> Share:
     Raises:
         ValueError: processes hold rows that overlap in part.
     """
-    owners = np.vectorize(lambda device: device.process_index, otypes=[int])(mesh.devices)
-    return shares_of(owners)[jax.process_index()]
+    return shares_of(owners(mesh))[jax.process_index()]
+
+
+def owners(mesh: Mesh) -> np.ndarray:
+    """Return the process of each device of a mesh, in its shape."""
+    return np.vectorize(lambda device: device.process_index, otypes=[int])(mesh.devices)
 
 
 def shares_of(owners: np.ndarray) -> dict[int, Share]:

@@ -57,7 +57,7 @@ def run() -> tuple[GPT, mixture.Mixture, Any, Any]:
 def final(run: tuple, **settings: Any) -> tuple[dict[str, float], dict]:
     model, data, eval_step, mesh = run
     config = dataclasses.replace(CONFIG, eval=EvalConfig(**settings))
-    return evaluate.final_scores(dataclasses.replace(model, config=config), data, eval_step, mesh, ROWS)
+    return evaluate.final_scores(model.params, eval_step, data, mesh, ROWS, config.eval, model)
 
 
 def test_every_score_has_its_name_and_they_agree(run: tuple):
@@ -115,7 +115,7 @@ def test_another_file_is_scored_whole(run: tuple, tmp_path: Path):
     (tmp_path / "own.txt").write_text(text)
     data = evaluate.from_path(model, str(tmp_path / "own.txt"), "text")
     assert list(data.tasks) == ["text"] and data.tasks["text"].splits.validation == [text]
-    scores, answered = evaluate.final_scores(model, data, eval_step, mesh, ROWS)
+    scores, answered = evaluate.final_scores(model.params, eval_step, data, mesh, ROWS, model.config.eval, model)
     assert set(scores) == {"text/nats_per_token", "text/perplexity", "text/bits_per_byte"} and not answered
 
 
@@ -153,7 +153,7 @@ def test_questions_too_long_are_left_out_and_counted(run: tuple, tmp_path: Path)
     config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, tasks=tasks))
     model = dataclasses.replace(model, config=config)
     data = evaluate.from_path(model, str(tmp_path / "two.jsonl"), "qa")
-    scores, _ = evaluate.final_scores(model, data, eval_step, mesh, ROWS)
+    scores, _ = evaluate.final_scores(model.params, eval_step, data, mesh, ROWS, model.config.eval, model)
     assert scores["qa/left_out"] == 1 and len(data.tasks["qa"].splits.validation) == 1
 
 

@@ -6,11 +6,66 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from jgpt.configio import from_arguments
 
 ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "docs" / "launch"
+
+
+# Fields of JobSet v1alpha2, Job v1 and Pod v1 that a launch file may use; an unknown one is dropped or refused by the cluster.
+NAMES: dict[str, Any] = {"*": None}  # any key, with a plain value
+POD = {
+    "restartPolicy": None,
+    "terminationGracePeriodSeconds": None,
+    "nodeSelector": NAMES,
+    "containers": {
+        "name": None,
+        "image": None,
+        "workingDir": None,
+        "command": None,
+        "env": {"name": None, "value": None},
+        "resources": {"requests": NAMES, "limits": NAMES},
+        "volumeMounts": {"name": None, "mountPath": None, "readOnly": None},
+    },
+    "volumes": {"name": None, "persistentVolumeClaim": {"claimName": None}},
+}
+JOB = {
+    "parallelism": None,
+    "completions": None,
+    "completionMode": None,
+    "backoffLimit": None,
+    "podFailurePolicy": {
+        "rules": {"action": None, "onExitCodes": {"containerName": None, "operator": None, "values": None}}
+    },
+    "template": {"metadata": {"labels": NAMES}, "spec": POD},
+}
+FIELDS = {
+    "apiVersion": None,
+    "kind": None,
+    "metadata": {"name": None},
+    "spec": {
+        "failurePolicy": {"maxRestarts": None, "rules": {"name": None, "action": None, "onJobFailureReasons": None}},
+        "replicatedJobs": {"name": None, "replicas": None, "template": {"spec": JOB}},
+    },
+}
+
+
+def unknown_fields(value: Any, fields: dict[str, Any] | None, at: str = "") -> list[str]:
+    """Return where a manifest has fields that `fields` does not; of lists, those of their items."""
+    if isinstance(value, list):
+        return [name for item in value for name in unknown_fields(item, fields, at)]
+    if not isinstance(value, dict):
+        return []
+    if fields is None:
+        return [at]
+    found = []
+    for key, inner in value.items():
+        path = f"{at}.{key}".lstrip(".")
+        known = "*" if "*" in fields else key
+        found += unknown_fields(inner, fields[known], path) if known in fields else [path]
+    return found
 
 
 def dry(
@@ -55,8 +110,10 @@ def test_tpu_vms_are_told_their_places(tmp_path: Path) -> None:
 
 
 def test_the_jobset_is_whole_and_its_command_is_one(monkeypatch) -> None:
-    yaml: Any = pytest.importorskip("yaml")
     jobs = yaml.safe_load((LAUNCH / "jobset.yaml").read_text())
+    assert not unknown_fields(jobs, FIELDS)
+    jobs["spec"]["replicatedJobs"][0]["template"]["spec"]["paralelism"] = 4
+    assert unknown_fields(jobs, FIELDS) == ["spec.replicatedJobs.template.spec.paralelism"]
     assert (jobs["apiVersion"], jobs["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
     (job,) = jobs["spec"]["replicatedJobs"]
     spec = job["template"]["spec"]

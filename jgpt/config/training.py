@@ -116,6 +116,9 @@ class EvalConfig:
     without a past."""
     max_questions: int | None = None
     """Held-out questions of a task that are answered for the final scores, drawn by train.seed; None = all."""
+    samples: bool = True
+    """Sample at every validation and in the report, and answer held-out questions there. Several processes need a copy of the
+    whole model on each one's own devices for it; without, likelihoods alone are scored, on the mesh."""
 
     def __post_init__(self) -> None:
         require(self.every_steps >= 1, f"eval.every_steps is {self.every_steps}: must be at least 1.")

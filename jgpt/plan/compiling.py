@@ -72,6 +72,7 @@ class Step:
         collectives: of one step.
         kernels: of one step on one device; empty where it does not fit.
         spans: mesh axis -> dimensions of the network that it lies along.
+        validation: bytes on each device while it samples, as `validation_bytes` counts them.
         fits: the compiler found room; True where it does not ask.
         seconds: that compiling took.
     """
@@ -84,6 +85,7 @@ class Step:
     collectives: list[Collective]
     kernels: list[Kernel]
     spans: dict[str, int]
+    validation: float
     fits: bool
     seconds: float
 
@@ -168,9 +170,29 @@ def compile_step(config: Config, model: ModelConfig, devices: Sequence[Any], max
         collectives=found,
         kernels=run,
         spans=spans_of(mesh),
+        validation=validation_bytes(config, model, memory, sharding.owners(mesh).ravel().tolist()),
         fits=fits,
         seconds=time.monotonic() - begun,
     )
+
+
+def validation_bytes(config: Config, model: ModelConfig, memory: Memory, owners: Sequence[int]) -> float:
+    """Return the bytes on each device between two steps, while the run samples: the state, and what sampling copies.
+
+    Decoding reads a form of its own. Several processes sample each by itself, from a copy on its own devices.
+
+    Args:
+        config: of the run.
+        model: resolved.
+        memory: of a step.
+        owners: process of each device, as many for all.
+    """
+    state_bytes = memory.parameters + memory.optimizer
+    if not config.eval.samples:
+        return state_bytes
+    if len(set(owners)) == 1:
+        return state_bytes + memory.parameters
+    return state_bytes + 2 * parameter_bytes(model) / owners.count(owners[0])
 
 
 def compiled_text(lowered: Any, mesh: Mesh) -> tuple[Any, str]:

@@ -20,10 +20,11 @@ from jgpt.decoder import decoder_for
 from jgpt.layout import ROW_AXES, each_copy, on_mesh, spec_of
 from jgpt.model import gpt
 from jgpt.model.cache import Cache
-from jgpt.plan.collectives import Collective, collectives
+from jgpt.plan.collectives import Collective, collectives, to_json
 from jgpt.plan.compiling import compiled_text, needed, shard_bytes, spans_of, temporary_bytes
 from jgpt.plan.devices import Machine
 from jgpt.plan.kernels import Kernel, kernels, seconds
+from jgpt.plan.kernels import to_json as kernels_to_json
 from jgpt.plan.roofline import network
 
 
@@ -186,5 +187,7 @@ def to_dict(step: DecodeStep, machine: Machine) -> dict[str, Any]:
             "bound": step.rows / step.bound(machine),
             "expected": step.rows / step.expected(machine),
         },
+        "collectives": to_json(step.collectives),
+        "kernels": kernels_to_json(step.kernels),
         "compile_seconds": step.seconds,
     }

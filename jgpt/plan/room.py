@@ -11,8 +11,9 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
+from jgpt import sharding
 from jgpt.config import Config, ModelConfig
-from jgpt.plan.compiling import Memory
+from jgpt.plan.compiling import Memory, validation_bytes
 from jgpt.plan.devices import GIB
 from jgpt.plan.search import remedies
 
@@ -62,12 +63,10 @@ def words(memory: Memory, room: float | None) -> str:
     return f"memory of each device: {memory.total / GIB:.2f}{of} GiB" + (f" ({parts})" if parts else "")
 
 
-def advice(config: Config, model: ModelConfig, devices: int, config_path: str) -> str:
+def advice(config: Config, model: ModelConfig, mesh: Mesh, config_path: str) -> str:
     """Return the changes that need less memory, the cheapest first, and the command that tries them."""
-    named = [candidate.words for candidate in islice(remedies(config, model, devices), NAMED)]
-    if config.train.loss_chunk_tokens is None:
-        tokens = config.train.batch_size // config.train.accumulation_steps * model.context_length
-        named.insert(0, f"--train.loss-chunk-tokens {max(tokens // 8, 1)}")
+    found = remedies(config, model, mesh.size, _platform(mesh))
+    named = [candidate.words for candidate in islice(found, NAMED)]
     named.append("a smaller --train.batch-size, --model.context-length or model; or a larger device")
     last = f"`jgpt plan {config_path} ...` says what each takes. A run that has begun needs another --run.dir for it."
     return "\n".join(["What needs less, the cheapest change first:", *(f"  {words}" for words in named), last])
@@ -86,7 +85,7 @@ def advised(config: Config, model: ModelConfig, mesh: Mesh, config_path: str) ->
         if EXHAUSTED not in str(error):
             raise
         first = str(error).strip().splitlines()[0]
-        raise ValueError(f"out of memory: {first}\n{advice(config, model, mesh.size, config_path)}") from error
+        raise ValueError(f"out of memory: {first}\n{advice(config, model, mesh, config_path)}") from error
 
 
 def checked(memory: Memory, config: Config, model: ModelConfig, mesh: Mesh, config_path: str) -> str:
@@ -97,8 +96,14 @@ def checked(memory: Memory, config: Config, model: ModelConfig, mesh: Mesh, conf
     """
     room = available(mesh)
     said = words(memory, room)
+    validation = validation_bytes(config, model, memory, sharding.owners(mesh).ravel().tolist())
+    if room is not None and memory.total <= room < validation and _platform(mesh) != "cpu":
+        raise ValueError(
+            f"{said}; but {validation / GIB:.2f} while it samples at a validation, from copies of the model: it does not fit. "
+            "Add --eval.samples false, and sample from its checkpoints elsewhere."
+        )
     if room is None or memory.total <= room:
         return said
     if _platform(mesh) == "cpu":  # which may still find some, in swap or from others
-        return f"{said}: MORE THAN IS FREE\n{advice(config, model, mesh.size, config_path)}"
-    raise ValueError(f"{said}: it does not fit.\n{advice(config, model, mesh.size, config_path)}")
+        return f"{said}: MORE THAN IS FREE\n{advice(config, model, mesh, config_path)}"
+    raise ValueError(f"{said}: it does not fit.\n{advice(config, model, mesh, config_path)}")

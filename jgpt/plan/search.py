@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple
 
 from jgpt.config import Config, MeshConfig, ModelConfig
+from jgpt.loss import logits_at_once
 from jgpt.metrics import flops_per_token
 from jgpt.plan.compiling import Step
 from jgpt.plan.devices import Machine
@@ -21,6 +22,7 @@ REMATS: Final = ("none", "dots", "weights", "full")
 KEPT: Final = {"none": 80.0, "dots": 48.0, "weights": 20.0, "full": 4.0}
 # bytes of each score that attention without a kernel keeps
 SCORES: Final = {"none": 8.0, "dots": 4.0, "weights": 0.0, "full": 0.0}
+LOSS_CHUNKS: Final = 8  # into which the logits that stand at once are cut, where they are too many
 ENOUGH: Final = 2  # candidates that fit; as many are compiled at once
 ROOM: Final = 1.5  # candidates whose estimate exceeds the memory by more are not compiled
 
@@ -44,15 +46,22 @@ class Tried(NamedTuple):
     times: Times
 
 
-def remedies(config: Config, model: ModelConfig, devices: int) -> Iterator[Candidate]:
+def remedies(config: Config, model: ModelConfig, devices: int, platform: str) -> Iterator[Candidate]:
     """Yield changes that need less memory, those that cost least first; none changes what is computed.
 
     Args:
         config: that does not fit.
         model: resolved.
         devices: on which it does not.
+        platform: of theirs.
     """
-    mesh = config.mesh
+    mesh, train = config.mesh, config.train
+    together = train.batch_size // train.accumulation_steps * model.context_length
+    chunk = train.loss_chunk_tokens or logits_at_once(platform, devices) // (model.vocab_size or 1)
+    if min(chunk, together) >= LOSS_CHUNKS * devices:
+        tokens = min(chunk, together) // LOSS_CHUNKS
+        changed = dataclasses.replace(config, train=dataclasses.replace(train, loss_chunk_tokens=tokens))
+        yield Candidate(f"--train.loss-chunk-tokens {tokens}", changed, model)
     devices = devices // (mesh.tensor * _given(mesh))
     possible = [fsdp for fsdp in _divisors(devices) if model.embed_dim % fsdp == 0]
     most = possible[-1]
@@ -67,10 +76,10 @@ def remedies(config: Config, model: ModelConfig, devices: int) -> Iterator[Candi
             more = "" if base is config else f"{spread} "
             yield _with_remat(base, model, remat, f"{more}--model.remat {remat}")
     for steps in _divisors(config.train.batch_size // (devices * mesh.slice * mesh.expert)):
-        if steps > config.train.accumulation_steps:
-            train = dataclasses.replace(config.train, accumulation_steps=steps)
+        if steps > train.accumulation_steps:
+            more = dataclasses.replace(train, accumulation_steps=steps)
             words = f"{spread} --model.remat full --train.accumulation-steps {steps}"
-            yield _with_remat(dataclasses.replace(widest, train=train), model, "full", words)
+            yield _with_remat(dataclasses.replace(widest, train=more), model, "full", words)
 
 
 def meshes(config: Config, model: ModelConfig, machine: Machine, parameters: float) -> list[Candidate]:
@@ -183,7 +192,7 @@ def _estimate(candidate: Candidate, machine: Machine, parameters: float) -> tupl
     tokens = config.train.batch_size * model.context_length / shards  # of a device, tensor parallel or not
     flops = flops_per_token(model) * tokens / mesh.tensor * (4 / 3 if model.remat == "full" else 1)
     own = (parameters - _of_experts(model) * (1 - 1 / mesh.expert)) / mesh.tensor
-    gathered = 2 * micro * own / 2 / mesh.fsdp if (mesh.data or 1) > 1 else 0.0  # gradients, in bf16
+    gathered = 2 * own / mesh.fsdp if (mesh.data or 1) > 1 else 0.0  # gradients, in f32, once a step
     if mesh.fsdp > 1:  # weights forward and backward, and once more where blocks are computed again; gradients
         gathered += (4 if model.remat == "full" else 3) * micro * own / 2
     if mesh.tensor > 1:

@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> None:
     mesh = sharding.make_mesh(MeshConfig(data=1))
     eval_step = step.compile_eval_step(model.model, model.config.train, mesh)
     rows = model.config.eval.batch_size or model.config.train.batch_size
-    scores, answered = evaluate.final_scores(model, data, eval_step, mesh, rows)
+    scores, answered = evaluate.final_scores(model.params, eval_step, data, mesh, rows, model.config.eval, model)
     if arguments.draw is not None:
         scores |= picture_scores.consistencies(model, data.tasks, per_class=arguments.draw)
     table = Console(file=sys.stderr if arguments.json else sys.stdout, highlight=False)

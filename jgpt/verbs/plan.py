@@ -12,6 +12,7 @@ from jgpt.runtime import configure
 if TYPE_CHECKING:
     from jgpt.config import Config, ModelConfig
     from jgpt.plan.devices import Machine
+    from jgpt.plan.search import Tried
 
 HELP: Final = "compile the train step for a machine that is not here: does it fit, how fast, what does it exchange"
 DESCRIPTION: Final = """\
@@ -32,7 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="this", help="machine to plan for (default: %(default)s)")
     parser.add_argument("--slices", type=int, default=1, help="of TPUs, each of that layout, with --mesh.slice as many")
     parser.add_argument("--vocab-size", type=int, help="ids of the tokenizer, where the data are not at hand")
-    parser.add_argument("--search", action="store_true", help="find the best mesh, remat and micro-batch")
+    parser.add_argument(
+        "--search",
+        action="store_true",
+        help="order meshes, remat policies and micro-batches by an estimate and compile the first, until two fit: the faster",
+    )
     parser.add_argument("--compiles", type=int, default=12, help="candidates to compile at most (default %(default)s)")
     parser.add_argument("--sampler", type=int, metavar="ROWS", help="plan the sampler instead, so many rows at once")
     parser.add_argument(
@@ -59,6 +64,10 @@ def run(arguments: argparse.Namespace) -> None:
     require(
         arguments.sampler is None or not (arguments.search or arguments.tokens or arguments.price),
         "--sampler plans sampling: --search, --tokens and --price are of training; leave them out.",
+    )
+    require(
+        arguments.sampler is None or arguments.slices == 1,
+        "--slices are of training: slices that sample have nothing to do with each other; plan one of them.",
     )
     for name in ("length", "cache"):
         value = getattr(arguments, name)
@@ -98,6 +107,7 @@ def run(arguments: argparse.Namespace) -> None:
         console.print(f"{len(candidates)} candidates; compiling those that should be fastest")
         chosen, tried = search.best(candidates, compile_step, compiles=arguments.compiles, say=console.print)
         if chosen is None:
+            _write({"fits": False, "tried": [_tried(each) for each in tried]}, arguments.json)
             raise ValueError("none of them fits: try more with --compiles, a smaller batch, or a larger machine.")
         step, times, words_of = chosen.step, chosen.times, chosen.candidate.words
         console.print(f"best: {words_of}\n")
@@ -113,17 +123,26 @@ def run(arguments: argparse.Namespace) -> None:
         console.print(table)
         console.print()
     console.print(_constants(machine))
-    plan = words.to_dict(step, times, machine)
-    if step.fits:
+    plan = words.to_dict(step, times, machine, arguments.price, arguments.tokens)
+    if step.fits and step.validation <= machine.usable:
         console.print("It fits.")
+    elif step.fits:
+        plan |= {"fits": False, "remedy": "--eval.samples false"}
+        console.print(
+            "A step fits, but NOT a validation, where every process samples from copies of the model on its own devices: add "
+            "--eval.samples false, and sample from its checkpoints elsewhere."
+        )
     else:
         console.print("It does NOT fit. What would, the cheapest change first:")
         found = search.first_that_fits(
-            search.remedies(config, model, machine.size), compile_step, compiles=arguments.compiles, say=console.print
+            search.remedies(config, model, machine.size, machine.device.platform),
+            compile_step,
+            compiles=arguments.compiles,
+            say=console.print,
         )
         console.print(f"add {found.candidate.words}" if found else "none of these; try --search, or a larger machine.")
         plan["remedy"] = None if found is None else found.candidate.words
-    plan["tried"] = [{"options": t.candidate.words, "fits": t.step.fits, "bound": t.times.bound} for t in tried]
+    plan["tried"] = [_tried(each) for each in tried]
     _end(plan, arguments.json)
 
 
@@ -164,10 +183,18 @@ def _plan_sampler(
 
 def _end(plan: dict[str, Any], file: str | None) -> None:
     """Write a plan where it is asked for, and leave with 1 where it does not fit."""
-    if file is not None:
-        Path(file).write_text(json.dumps(plan, indent=1, allow_nan=False) + "\n")
+    _write(plan, file)
     if not plan["fits"]:
         raise SystemExit(1)
+
+
+def _write(plan: dict[str, Any], file: str | None) -> None:
+    if file is not None:
+        Path(file).write_text(json.dumps(plan, indent=1, allow_nan=False) + "\n")
+
+
+def _tried(each: "Tried") -> dict[str, Any]:
+    return {"options": each.candidate.words, "fits": each.step.fits, "bound": each.times.bound}
 
 
 def _resolve(config: "Config", machine: "Machine", vocab_size: int | None) -> "tuple[ModelConfig, int]":

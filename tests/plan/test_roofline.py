@@ -16,7 +16,7 @@ MESH = {"data": 1, "fsdp": 16, "tensor": 16}
 def step(collectives: list[Collective], mesh: dict = MESH, spans: dict | None = None) -> Step:
     memory = Memory(parameters=4e8, optimizer=8e8, gradients=4e8, activations=1e9, batch=1e6, program=0)
     spans = spans or dict.fromkeys(mesh, 1)
-    return Step(mesh, memory, 197e12 * 256 * 0.1, 1e14, 1000, collectives, [], spans, True, 1.0)
+    return Step(mesh, memory, 197e12 * 256 * 0.1, 1e14, 1000, collectives, [], spans, 0.0, True, 1.0)
 
 
 def rate_of(collective: Collective, step: Step, machine: Machine) -> float:

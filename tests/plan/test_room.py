@@ -8,7 +8,7 @@ import pytest
 from jgpt import presets, sharding
 from jgpt.config import Config, MeshConfig, TrainConfig
 from jgpt.model import gpt
-from jgpt.plan import room
+from jgpt.plan import compiling, room
 from jgpt.plan.compiling import Memory
 from jgpt.plan.devices import GIB
 
@@ -52,7 +52,7 @@ def test_what_does_not_fit_an_accelerator_is_refused_with_the_cheapest_changes_f
 def test_where_every_change_was_made_something_is_still_said():
     train = dataclasses.replace(CONFIG.train, loss_chunk_tokens=1, accumulation_steps=8)
     config = dataclasses.replace(CONFIG, train=train)
-    said = room.advice(config, dataclasses.replace(MODEL, remat="full"), 1, "card.py").splitlines()
+    said = room.advice(config, dataclasses.replace(MODEL, remat="full"), MESH, "card.py").splitlines()
     assert len(said) == 3 and "a smaller --train.batch-size" in said[1]
 
 
@@ -86,3 +86,18 @@ def test_a_cpu_has_what_the_system_could_give():
     assert has is not None and 2**26 < has < 2**46
     two = dataclasses.replace(CONFIG.mesh, data=2)
     assert room.available(sharding.make_mesh(two, jax.devices()[:2])) == pytest.approx(has / 2, rel=0.2)
+
+
+def test_copies_to_sample_with_need_room_too(elsewhere):
+    large = dataclasses.replace(NEED, optimizer=3.4 * GIB, gradients=0, activations=0)
+    with pytest.raises(ValueError, match="5.40 while it samples at a validation.*--eval.samples false"):
+        room.checked(large, CONFIG, MODEL, elsewhere("gpu", 5 * GIB), "card.py")
+    without = dataclasses.replace(CONFIG, eval=dataclasses.replace(CONFIG.eval, samples=False))
+    assert "4.40 of 5.0" in room.checked(large, without, MODEL, elsewhere("gpu", 5 * GIB), "card.py")
+
+
+def test_every_process_has_copies_of_the_whole_model():
+    memory = Memory(parameters=4, optimizer=8, gradients=0, activations=0, batch=0, program=0)
+    whole = compiling.parameter_bytes(MODEL)
+    assert compiling.validation_bytes(CONFIG, MODEL, memory, [0, 0, 1, 1]) == 12 + 2 * whole / 2
+    assert compiling.validation_bytes(CONFIG, MODEL, memory, [0, 0, 0, 0]) == 12 + 4

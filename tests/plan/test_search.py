@@ -21,15 +21,16 @@ MODEL = gpt.resolve(CONFIG.model, vocab_size=1024, backend="tpu")
 
 def fake(size: float, fits: bool, seconds: float) -> tuple[Step, Times]:
     memory = Memory(size, 0, 0, 0, 0, 0)
-    return Step({}, memory, 1, 1, 1, [], [], {}, fits, 0.0), Times(seconds, 0.0, {})
+    return Step({}, memory, 1, 1, 1, [], [], {}, 0.0, fits, 0.0), Times(seconds, 0.0, {})
 
 
 def test_remedies_need_less_and_compute_the_same() -> None:
-    found = list(search.remedies(CONFIG, MODEL, MACHINE.size))
-    assert [c.words for c in found[:3]] == [f"--mesh.data {16 // n} --mesh.fsdp {n}" for n in (4, 8, 16)]
+    found = list(search.remedies(CONFIG, MODEL, MACHINE.size, "tpu"))
+    assert found[0].words == f"--train.loss-chunk-tokens {64 * 256 // 8}"
+    assert [c.words for c in found[1:4]] == [f"--mesh.data {16 // n} --mesh.fsdp {n}" for n in (4, 8, 16)]
     assert found[-1].words == "--mesh.data 1 --mesh.fsdp 16 --model.remat full --train.accumulation-steps 4"
     narrow = dataclasses.replace(MODEL, embed_dim=24, head_dim=2)  # cannot be split over 16
-    assert all(c.config.mesh.fsdp <= 8 for c in search.remedies(CONFIG, narrow, MACHINE.size))
+    assert all(c.config.mesh.fsdp <= 8 for c in search.remedies(CONFIG, narrow, MACHINE.size, "tpu"))
     for candidate in found:
         assert candidate.config.train.batch_size == 64 and candidate.model.num_layers == 4
         assert candidate.config != CONFIG

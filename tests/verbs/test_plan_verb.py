@@ -56,6 +56,14 @@ def test_what_fits_is_said_with_its_figures(monkeypatch, tmp_path: Path, capsys:
                                                      "activations", "batch", "program")))  # fmt: skip
     assert {each["kind"] for each in found["collectives"]} == {"all-reduce"} and found["tokens"] == 16 * 64
     assert found["seconds"]["compute"] == pytest.approx(found["flops"] / 8 / 1e12)
+    assert found["memory"]["left"] == 1e9 - found["memory"]["total"] and found["limit"] in (
+        "compute",
+        "memory",
+        "network",
+    )
+    least = found["run"]["least"]
+    assert least["hours"] == pytest.approx(1e6 / 1024 * found["seconds"]["bound"] / 3600)
+    assert least["cost"] == pytest.approx(3 * 8 * least["hours"])
 
 
 def test_what_does_not_fit_gets_a_remedy_that_was_compiled(
@@ -69,6 +77,13 @@ def test_what_does_not_fit_gets_a_remedy_that_was_compiled(
     found = json.loads((tmp_path / "plan.json").read_text())
     assert found["fits"] is False and found["remedy"].startswith("--mesh.data") and f"add {found['remedy']}" in out
     assert plan(monkeypatch, tmp_path, 0.7 * needed, *found["remedy"].split()) == 0
+    assert "--train.loss-chunk-tokens 128: does not fit" in out  # costs less, and was tried first
+
+
+def test_where_no_mesh_fits_what_was_tried_is_written(monkeypatch, tmp_path: Path, capsys) -> None:
+    assert plan(monkeypatch, tmp_path, 1.1e6, "--search", "--compiles", "1") == 2
+    found = json.loads((tmp_path / "plan.json").read_text())
+    assert found["fits"] is False and len(found["tried"]) == 1 and "none of them fits" in capsys.readouterr().err
 
 
 def test_the_sampler_has_a_plan_of_its_own(monkeypatch, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -97,6 +112,7 @@ def test_search_lays_it_over_the_devices(monkeypatch, tmp_path: Path, capsys: py
         (["--tokens", "-1"], "--tokens is -1.0: must be above 0"),
         (["--length", "32"], "--length is of the sampler: say --sampler ROWS too"),
         (["--sampler", "0"], "--sampler is 0: must be above 0"),
+        (["--sampler", "8", "--device", "v5e:2x2", "--slices", "2"], "--slices are of training"),
         (["--device", "v9:2x2"], "unknown device 'v9:2x2'"),
     ],
 )
