@@ -16,6 +16,7 @@ from PIL import Image
 
 import jgpt
 from jgpt import cli, loop, runfolder, sampler, sampler_check
+from jgpt.config import MeshConfig
 from jgpt.configio import load_config_file
 from jgpt.sampler_check import check_sampler, programs_in_steady_state
 from jgpt.sampling import Sampling
@@ -133,6 +134,30 @@ def test_samples_have_their_form_and_their_seed(unbroken):
     assert isinstance(model.answer("37+45="), str)
     pictures = model.draw("7", n=3).array
     assert pictures.shape == (3, 8, 8) and set(np.unique(pictures)) <= set(np.rint(np.arange(17) * 255 / 16))
+
+
+@pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
+def test_a_run_laid_over_devices_scores_and_samples_as_on_one(unbroken):
+    one, laid = jgpt.load(unbroken), jgpt.load(unbroken, mesh=MeshConfig(data=2, fsdp=2, tensor=2))
+    kernel = laid.params["blocks"]["mlp"]["up"]["kernel"]
+    assert kernel.addressable_shards[0].data.size == kernel.size // 4
+    text = "The import statement"
+    np.testing.assert_allclose(laid.score(text).nats, one.score(text).nats, rtol=1e-5)
+    greedy = {"sampling": Sampling(temperature=0), "max_new_tokens": 20, "n": 2}
+    assert laid.generate(text, **greedy) == one.generate(text, **greedy)
+
+
+def test_a_run_without_samples_is_scored_by_likelihood(tmp_path, text, unbroken):
+    path = card(tmp_path, text)
+    path.write_text(path.read_text().replace("max_questions=8", "max_questions=8, samples=False"))
+    config = load_config_file(path)
+    loop.train(config, str(path))
+    full, without = (json.loads((Path(run) / "report.json").read_text()) for run in (unbroken, config.run.dir))
+    assert without["scores"].items() < full["scores"].items()
+    left = full["scores"].keys() - without["scores"].keys()
+    assert left == {f"addition/{name}" for name in ("exact_match", "f1", "questions", "questions_held_out")}
+    kinds = {key for record in runfolder.read_metrics(Path(config.run.dir) / "metrics.jsonl") for key in record}
+    assert not any("sample" in key for key in kinds) and "text/nats_per_token" in kinds
 
 
 def test_a_stream_adds_up_and_stop_strings_end_texts(unbroken):

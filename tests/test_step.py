@@ -106,6 +106,11 @@ EXPERTS = dict(num_experts=8, mlp_dim=48)
 
 SLOW = pytest.mark.slow
 MESHES = {
+    "data": (dict(data=8), {}, {}),
+    "fsdp": (dict(fsdp=8), {}, {}),
+    "tensor": (dict(tensor=2), {}, {}),
+    "slice alone": (dict(slice=8), {}, {}),
+    "data fsdp tensor": (dict(data=2, fsdp=2, tensor=2), {}, dict(accumulation_steps=2)),
     "context": (dict(context=8), {}, {}),
     "data context": (dict(data=2, context=4), CUT, dict(loss_chunk_tokens=32)),
     "fsdp context tensor": (
@@ -124,7 +129,13 @@ MESHES = {
     "slice expert": (dict(slice=2, expert=2, context=2), EXPERTS | dict(mlp="gelu"), {}),
     "slice context": (dict(slice=2, context=2, tensor=2), {}, dict(accumulation_steps=2, loss_chunk_tokens=64)),
 }
-MESHES_FIRST = ("data context", "slice", "expert", "slice context")  # every axis stands in one of these
+MESHES_FIRST = (
+    "data fsdp tensor",
+    "data context",
+    "slice",
+    "expert",
+    "slice context",
+)  # every axis stands in one of these
 
 
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
