@@ -238,8 +238,9 @@ class Heartbeat:
         table = ", ".join(f"{i}: {steps[i]}" for i in sorted(steps))
         once = "once that is mended, " if status == OTHER_FAILED else ""
         print(
-            f"error: {why.rstrip('.')}.\n  last steps by process: {table}.\n  Process {self._process} ends; what was saved is kept: "
-            f"{once}the same command on all processes goes on from the newest checkpoint, or begins anew where none is yet.",
+            f"error: {why.rstrip('.')}.\n  last steps by process: {table}.\n"
+            f"  Process {self._process} ends; what was saved is kept: {once}the same command on all "
+            "processes goes on from the newest checkpoint, or begins anew where none is yet.",
             file=sys.stderr,
             flush=True,
         )

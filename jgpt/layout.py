@@ -22,7 +22,7 @@ from jgpt.check import unknown_name
 MESH_AXES: Final = ("slice", "data", "fsdp", "expert", "context", "tensor")
 ROW_AXES: Final = ("slice", "data", "fsdp", "expert")  # over which the rows of a batch lie
 COPY_AXES: Final = ROW_AXES[:2]  # over which the model is copied
-COPIES: Final = "copies"  # that `over_copies` maps over
+COPIES: Final = "copies"  # that `over_copies` and `each_copy` map over
 
 RULES: Final[dict[str, str | tuple[str, ...] | None]] = {
     "batch": ROW_AXES[len(COPY_AXES) :],  # of one copy of the model: see `over_copies`
@@ -122,7 +122,7 @@ def each_copy(function: Callable[..., Any]) -> Callable[..., Any]:
         count = copies()
         if count == 1:
             return function(params, *rows)
-        of_each = jax.vmap(partial(function, params), spmd_axis_name=COPY_AXES)
+        of_each = jax.vmap(partial(function, params), axis_name=COPIES, spmd_axis_name=COPY_AXES)
         return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), of_each(*_dealt(rows, count)))
 
     return joined

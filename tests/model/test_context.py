@@ -108,7 +108,7 @@ def test_the_order_of_the_worked_example():
     assert context.spread(jnp.arange(8)[None]).tolist() == [list(range(8))]  # no mesh: as it is
 
 
-@pytest.mark.parametrize("sizes", [dict(data=2, context=4), dict(fsdp=2, context=2, tensor=2), dict(data=8)], ids=str)
+@pytest.mark.parametrize("sizes", [dict(fsdp=2, context=4), dict(fsdp=2, context=2, tensor=2), dict(fsdp=8)], ids=str)
 def test_tokens_are_laid_behind_each_other_where_they_are_and_back(sizes):
     mesh = mesh_of(**sizes)
     x = jnp.arange(8 * 16 * 3, dtype=jnp.float32).reshape(8, 16, 3)

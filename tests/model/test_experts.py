@@ -124,7 +124,7 @@ def test_padding_is_not_computed():
 
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
 def test_what_exceeds_the_capacity_is_dropped_and_the_rest_is_exact():
-    mesh = sharding.make_mesh(MeshConfig(data=2, expert=4))
+    mesh = sharding.make_mesh(MeshConfig(data=1, fsdp=2, expert=4))
 
     def on_devices(capacity):
         cfg = dataclasses.replace(CFG, expert_capacity=capacity, experts_per_token=1)

@@ -1,5 +1,7 @@
 """The sampler's plan: weights and cache are those of the model, and more rows or a shorter cache change what they should."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -59,3 +61,13 @@ def test_rows_that_cannot_be_split_are_refused():
     config = Config(model=CONFIG.model, mesh=MeshConfig(data=2))
     with pytest.raises(ValueError, match="--sampler gives 3 rows"):
         decoding.compile_decode(config, MODEL, jax.devices()[:2], rows=3, length=CONTEXT)
+
+
+@pytest.mark.skipif(jax.device_count() < 4, reason="needs 4 devices")
+@pytest.mark.parametrize("experts", [None, 4])
+def test_copies_decode_their_own_rows_and_tell_each_other_nothing(experts: int | None) -> None:
+    model = dataclasses.replace(MODEL, num_experts=experts)
+    one = decoding.compile_decode(CONFIG, model, jax.devices()[:1], rows=2, length=CONTEXT)
+    config = dataclasses.replace(CONFIG, mesh=MeshConfig(data=4))
+    four = decoding.compile_decode(config, model, jax.devices()[:4], rows=8, length=CONTEXT)
+    assert (four.weights, four.cache) == (one.weights, one.cache) and four.collectives == []
