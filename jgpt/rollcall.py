@@ -73,7 +73,8 @@ def _call(host: str, port: int, card: dict[str, Any], deadline: float, seconds: 
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             server = socket.create_server((host if local else "", port), family=family)
     except OSError as error:
-        return "wrong", f"process 0 cannot listen on {host}:{port}: {error.strerror or error}; choose another port."
+        why = f"process 0 cannot listen on {host}:{port}: {error.strerror or error}"
+        return "wrong", f"{why}; choose another port, or end a second process 0."
     there: dict[int, tuple[socket.socket, dict[str, Any]]] = {}
     problem: Problem = None
     with server:

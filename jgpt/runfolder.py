@@ -7,6 +7,7 @@ import json
 import secrets
 import shutil
 import socket
+import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -152,6 +153,10 @@ def require_prepared(config: Config, signed: int, seconds: float = SEEN_SECONDS)
     """
     folder = RunFolder(Path(config.run.dir))
     end = time.monotonic() + seconds
+    if not _signed(folder, signed):
+        print(
+            f"waits up to {seconds:g} s to see in {folder.root} what process 0 has written", file=sys.stderr, flush=True
+        )
     while not _signed(folder, signed) and time.monotonic() < end:
         time.sleep(min(0.1, seconds))
     require(

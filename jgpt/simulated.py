@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any, Final
 
 from jgpt.check import require
+from jgpt.heartbeat import LOST
 from jgpt.rollcall import names
 
 COMMAND: Final = "JGPT_COMMAND"  # the variable that tells a process what to say starts its run again
@@ -60,6 +61,8 @@ class Simulation:
         port = free_port()
         for number in range(self._count):
             self.children.append(self._start(number, port))
+        pids = ", ".join(f"{number}: {child.process.pid}" for number, child in enumerate(self.children))
+        self._say(f"processes and their pids: {pids}")
         return self
 
     def _start(self, number: int, port: int) -> Child:
@@ -90,7 +93,7 @@ class Simulation:
             self._say(f"[{number}] {line.rstrip()}")
 
     def wait(self, grace: float) -> int:
-        """Return the exit status of the whole: 0, or that of a process that ended otherwise.
+        """Return the exit status of the whole: 0; 75 where a process was lost, whichever; or that of one that ended otherwise.
 
         The first such process is named at once. The others have `grace` seconds to notice and end; then they are killed.
         """
@@ -114,6 +117,8 @@ class Simulation:
         ended = [status or 0 for status in statuses]
         if any(ended):
             self._say("; ".join(f"process {number} {ending(status)}" for number, status in enumerate(ended)))
+        if LOST in ended:
+            return LOST  # of those that noticed; the lost one itself ended by some signal
         return next((128 - status if status < 0 else status for status in ended if status), 0)
 
     def signal(self, signum: int) -> None:

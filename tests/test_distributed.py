@@ -17,6 +17,7 @@ from test_end_to_end import STEPS, card, last_step
 import jgpt
 from jgpt import distributed, runfolder
 from jgpt.config import DistributedConfig
+from jgpt.heartbeat import LOST
 from jgpt.launchers import Place, find, settle
 from jgpt.simulated import Simulation, free_port
 
@@ -188,7 +189,7 @@ def test_a_killed_process_ends_all_and_they_resume_to_the_bit(together: Path, tm
             assert child.poll() is None
             child.send_signal(signal.SIGKILL)
             begun = time.monotonic()
-            simulation.wait(30)
+            assert simulation.wait(30) == LOST, "\n".join(said)  # whichever of them was killed
             assert time.monotonic() - begun < 6 + 4, said
         other = [line for line in said if line.startswith(f"[{1 - victim}]")]
         assert any(f"error: process {victim}" in line for line in other), "\n".join(said)

@@ -39,6 +39,8 @@ def tables(step: Step, times: Times, machine: Machine, price: float | None, toke
         how = "kernel after kernel" if times.run is None else "by steps of 1 and 2 layers here"
         time.add_row(f"expected: {how}", _seconds(times.expected))
     time.add_row("tokens/s, at most", f"{step.tokens / times.bound:,.0f}")
+    if times.kernels:
+        time.add_row("tokens/s, as expected", f"{step.tokens / times.expected:,.0f}")
     time.add_row("MFU, at most", f"{_mfu(step, times, machine):.1%}")
     if tokens is not None:
         least, slow = _run(step, times, machine, price, tokens)

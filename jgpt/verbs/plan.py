@@ -60,6 +60,8 @@ def run(arguments: argparse.Namespace) -> None:
     for name in ("compiles", "slices", "tokens", "price", "vocab_size", "sampler", "length"):
         value = getattr(arguments, name)
         require(value is None or value > 0, f"--{name.replace('_', '-')} is {value}: must be above 0.")
+    folder = Path(arguments.json or ".").parent
+    require(folder.is_dir(), f"--json {arguments.json}: there is no folder {folder}; make it first.")
     require(arguments.price is None or arguments.tokens is not None, "--price needs --tokens: say how many.")
     require(
         arguments.sampler is None or not (arguments.search or arguments.tokens or arguments.price),
