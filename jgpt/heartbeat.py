@@ -30,6 +30,7 @@ ABORTED: Final = (  # of process 0, of the others
     "process 0, which coordinates, is lost, or jax has aborted this process for another reason (see above)",
 )
 GOING, DONE, FAILED, LEFT = "going", "done", "failed", "left"
+STARTS, SCORES = "starts", "scores"  # what may take any time: reading data and compiling; answering all questions
 SLOW_SHARE: Final = 0.2  # of a step that one process waits for its data longer than the others do: it is named
 SLOW_STEPS: Final = 20  # the last ones, over which that is counted
 
@@ -54,7 +55,7 @@ class _Other:
     changes: int = 0
     since: float = 0.0
     step: str = "-"
-    doing: str = "starts"
+    doing: str = STARTS
     waits: float = 0.0
     state: str = GOING
     why: str = ""
@@ -87,7 +88,7 @@ class Heartbeat:
         self._store, self._process, self._seconds, self._leave = store, process, seconds, leave
         self._pause = beat_seconds
         self._others = {i: _Other(since=time.monotonic()) for i in range(processes) if i != process}
-        self._step, self._doing, self._count, self._state, self._why = 0, "starts", 0, GOING, ""
+        self._step, self._doing, self._count, self._state, self._why = 0, STARTS, 0, GOING, ""
         self._waited: deque[float] = deque(maxlen=SLOW_STEPS)  # seconds that each of the last steps waited for its data
         self._given: deque[float] = deque(maxlen=SLOW_STEPS)  # when they were given to the device
         self._named = False
@@ -190,7 +191,8 @@ class Heartbeat:
                 return self._end("; ".join(f"process {i} failed: {o.why}" for i, o in failed.items()), OTHER_FAILED)
             if silent:
                 return self._end(f"{names(silent)} said nothing for {self._seconds:g} s, and must be taken for dead")
-            if self._stalled is not None and heard - self._got_on > self._stalled:
+            bounded = self._doing not in (STARTS, SCORES)
+            if self._stalled is not None and bounded and heard - self._got_on > self._stalled:
                 return self._end(f"no process has begun anything new for {self._stalled:g} s: {self._doings()}")
             self._name_the_slow()
         return None

@@ -19,7 +19,7 @@ from jgpt.checkpoint import Checkpoints
 from jgpt.config import Config, DistributedConfig, ModelConfig
 from jgpt.configio import to_dict
 from jgpt.data.loader import train_batches
-from jgpt.heartbeat import Heartbeat
+from jgpt.heartbeat import SCORES, Heartbeat
 from jgpt.interrupt import Interrupt
 from jgpt.loaded import GPT
 from jgpt.model import gpt
@@ -170,7 +170,7 @@ def _train(config: Config, config_path: str, heartbeat: Heartbeat | None) -> Non
         with _writer(folder, int(train_state.step)) as writer:
             train_state, likelihoods = _run_steps(parts, train_state, batches, checkpoints, writer, config_path)
             say("scoring the held-out data")
-            parts.reach(config.train.steps, "scores")
+            parts.reach(config.train.steps, SCORES)
             model = parts.sampled(train_state)
             scores, answered = evaluate.final_scores(
                 train_state.eval_params(),

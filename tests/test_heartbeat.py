@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from jax.errors import JaxRuntimeError
 
-from jgpt.heartbeat import LOST, OTHER_FAILED, SLOW_STEPS, Heartbeat
+from jgpt.heartbeat import LOST, OTHER_FAILED, SCORES, SLOW_STEPS, Heartbeat
 
 BEAT, SILENCE = 0.02, 0.4  # seconds
 
@@ -144,7 +144,12 @@ def test_where_nobody_gets_on_all_end_and_say_what_they_are_at(capsys: pytest.Ca
             one.reach(step, "trains")
             time.sleep(SILENCE)
         assert not left and time.monotonic() - begun > 4 * SILENCE
+        zero.reach(5, SCORES)
+        one.reach(5, SCORES)
+        time.sleep(3 * SILENCE)  # which may take any time
+        assert not left
         zero.reach(5, "reads data")
+        one.reach(4, "trains")
         until(lambda: left == [LOST, LOST])
     assert "begun anything new for 0.8 s: process 0: reads data; process 1: trains.\n" in capsys.readouterr().err
 

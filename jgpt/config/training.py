@@ -198,7 +198,7 @@ class DistributedConfig:
     heartbeat_seconds: int = 20
     """How long a process may be silent until the others take it for dead and end."""
     stall_seconds: int | None = 3600
-    """How long all may be at the same thing (a step, a validation, a checkpoint) until they end; None = for ever."""
+    """How long all may be at the same step, validation or checkpoint until they end; None = for ever."""
 
     def __post_init__(self) -> None:
         require(

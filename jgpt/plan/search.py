@@ -77,9 +77,9 @@ def remedies(config: Config, model: ModelConfig, devices: int, platform: str) ->
             yield _with_remat(base, model, remat, f"{more}--model.remat {remat}")
     for steps in _divisors(config.train.batch_size // (devices * mesh.slice * mesh.expert)):
         if steps > train.accumulation_steps:
-            more = dataclasses.replace(train, accumulation_steps=steps)
+            finer = dataclasses.replace(train, accumulation_steps=steps)
             words = f"{spread} --model.remat full --train.accumulation-steps {steps}"
-            yield _with_remat(dataclasses.replace(widest, train=more), model, "full", words)
+            yield _with_remat(dataclasses.replace(widest, train=finer), model, "full", words)
 
 
 def meshes(config: Config, model: ModelConfig, machine: Machine, parameters: float) -> list[Candidate]:
