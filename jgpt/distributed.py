@@ -10,9 +10,9 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import jax
 import numpy as np
@@ -25,6 +25,8 @@ from jgpt.config import DistributedConfig
 from jgpt.heartbeat import Heartbeat
 from jgpt.launchers import Place
 from jgpt.progress import console
+
+POLL_MILLISECONDS: Final = 5_000  # after which a wait for process 0 lets signals through
 
 
 @contextmanager
@@ -49,14 +51,11 @@ def joined(cfg: DistributedConfig) -> Iterator[Heartbeat | None]:
         yield None
         return
     _start(place, cfg)
-    from jax._src import distributed  # the public interface has no key-value store; Orbax uses this one too
-
-    client: Any = distributed.global_state.client
     before, console.quiet = console.quiet, jax.process_index() > 0
     stopped: SystemExit | None = None
     try:
         with Heartbeat(
-            client,
+            _store(),
             jax.process_index(),
             jax.process_count(),
             cfg.heartbeat_seconds,
@@ -116,6 +115,13 @@ def _start(place: Place, cfg: DistributedConfig) -> None:
     )
 
 
+def _store() -> Any:
+    """Return the client of jax's coordinator."""
+    from jax._src import distributed  # the public interface has no key-value store; Orbax uses this one too
+
+    return distributed.global_state.client
+
+
 def is_first() -> bool:
     """Return whether this process writes the run's files and speaks for it."""
     return jax.process_index() == 0
@@ -134,6 +140,40 @@ def from_first(value: int) -> int:
         return value
     with jax.transfer_guard("allow"):
         return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def made_by_first(name: str, make: Callable[[], int]) -> int:
+    """Return what `make` returns on process 0; the others wait for it, however long it takes, and do not call it.
+
+    A collective would not wait for hours. Where process 0 fails or dies meanwhile, the heartbeat ends all.
+
+    Args:
+        name: used once in a run.
+        make: called on process 0 alone.
+    """
+    key = f"jgpt/made/{name}"
+    if is_first():
+        value = make()
+        _store().key_value_set(key, str(value))
+        return value
+    while True:
+        try:
+            return int(_store().blocking_key_value_get(key, POLL_MILLISECONDS))
+        except RuntimeError as error:  # jax's errors of the network
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
+
+
+def gathered(text: str) -> list[str]:
+    """Return what every process has to say, in their order; all must call it together."""
+    if jax.process_count() == 1:
+        return [text]
+    own = np.frombuffer(text.encode(), np.uint8)
+    with jax.transfer_guard("allow"):
+        sizes = np.ravel(multihost_utils.process_allgather(np.int32(len(own))))
+        padded = np.pad(own, (0, int(sizes.max()) - len(own)))
+        rows = np.asarray(multihost_utils.process_allgather(padded)).reshape(len(sizes), -1)
+    return [row[:size].tobytes().decode() for row, size in zip(rows, sizes, strict=True)]
 
 
 def stop_asked(step: int, signum: int) -> int:

@@ -9,6 +9,7 @@ Bytes are those of the text as read, in UTF-8: of one with CRLF or a byte order 
 """
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -17,18 +18,19 @@ from typing import Any, Final
 import jax
 from jax.sharding import Mesh
 
-from jgpt import grading, picture_scores, sharding
+from jgpt import distributed, grading, picture_scores, sharding
 from jgpt.check import require, unknown_name
+from jgpt.choices import Choice
 from jgpt.config import EvalConfig
 from jgpt.data import sources
-from jgpt.data.examples import Picture
+from jgpt.data.examples import Picture, QuestionAnswer
 from jgpt.data.loader import eval_batches
 from jgpt.data.packing import PackedRows
 from jgpt.data.sliding import SlidingRows
 from jgpt.loaded import GPT
 from jgpt.loss import LossSums
 from jgpt.model import gpt
-from jgpt.questions import Answered, ask, drawn
+from jgpt.questions import Answered, ask, drawn, judge
 from jgpt.tasks import mixture
 from jgpt.tasks.image import ImageTask
 from jgpt.tasks.mixture import Mixture, TaskData
@@ -91,10 +93,8 @@ def _likelihood(
     scores = {"nats_per_token": nats / math.fsum(float(s.weight) for s in sums)}
     if task_data.task.kind in WITH_PERPLEXITY:
         scores["perplexity"] = math.exp(min(scores["nats_per_token"], 700.0))  # beyond, a float has no room
-    dimensions = [task_data.task.dimensions(example) for example in task_data.splits.validation]
-    if task_data.task.score_name is not None and all(d is not None for d in dimensions):
-        total = sum(d for d in dimensions if d is not None)
-        scores[task_data.task.score_name] = nats / math.log(2) / total
+    if task_data.task.score_name is not None and task_data.dimensions is not None:
+        scores[task_data.task.score_name] = nats / math.log(2) / task_data.dimensions
     return scores
 
 
@@ -109,18 +109,36 @@ def answer_held_out(
 ) -> dict[str, list[Answered]]:
     """Return the model's most probable answers to the held-out questions of every QA task, by task.
 
+    Several processes each ask their share and know all answers in the end, so all must call it together.
+
     Args:
         model: to ask.
         data: the run's mixture.
         max_questions: questions a task, drawn by the run's seed; None = all.
         batch_size: rows a batch where choices are compared.
     """
-    seed = model.config.train.seed
-    return {
-        name: ask(model, name, drawn(task_data.splits.validation, max_questions, seed), batch_size=batch_size)
-        for name, task_data in data.tasks.items()
-        if isinstance(task_data.task, QATask)
-    }
+    seed, answered = model.config.train.seed, {}
+    for name, task_data in data.tasks.items():
+        if isinstance(task_data.task, QATask):
+            questions = drawn(task_data.splits.validation, max_questions, seed)
+            mine = questions[jax.process_index() :: jax.process_count()]
+            answered[name] = _of_all(questions, ask(model, name, mine, batch_size=batch_size))
+    return answered
+
+
+def _of_all(questions: Sequence[QuestionAnswer], mine: list[Answered]) -> list[Answered]:
+    """Return the answers of all processes, each of which asked every so-many-th question."""
+    if jax.process_count() == 1:
+        return mine
+    said = json.dumps([(item.answer, item.choice and dataclasses.astuple(item.choice)) for item in mine])
+    out: list[Any] = [None] * len(questions)
+    for process, theirs in enumerate(map(json.loads, distributed.gathered(said))):
+        asked = questions[process :: jax.process_count()]
+        out[process :: jax.process_count()] = [
+            judge(question, answer, choice and Choice(*map(tuple, choice)))
+            for question, (answer, choice) in zip(asked, theirs, strict=True)
+        ]
+    return out
 
 
 def by_category(answered: dict[str, list[Answered]]) -> dict[str, dict[str, dict[str, float]]]:

@@ -25,6 +25,7 @@ from jgpt.loaded import GPT
 from jgpt.model import gpt
 from jgpt.plan import compiling, room
 from jgpt.progress import TrainProgress, say
+from jgpt.reading import read_once
 from jgpt.tasks import mixture
 
 
@@ -103,7 +104,18 @@ def _train(config: Config, config_path: str, heartbeat: Heartbeat | None) -> Non
         say(report.complete_message(config, config_path))
         return
     say(f"{config.run.dir}: reading data")
-    data = mixture.build(config)
+    with read_once(config, folder) as data:
+        _train_on(data, config, config_path, folder, mesh, heartbeat)
+
+
+def _train_on(
+    data: mixture.Mixture,
+    config: Config,
+    config_path: str,
+    folder: runfolder.RunFolder,
+    mesh: Mesh,
+    heartbeat: Heartbeat | None,
+) -> None:
     resolved = gpt.resolve(
         config.model,
         vocab_size=data.vocabulary.size,
@@ -115,8 +127,9 @@ def _train(config: Config, config_path: str, heartbeat: Heartbeat | None) -> Non
     abstract = state.abstract_state(resolved, tx, mesh, ema=config.optim.ema_decay is not None)
     if config.run.on_existing != "overwrite":
         mixture.check_saved(data, folder.tokenizer)
-    for line in report.describe(config, data, resolved, mesh, abstract.params):
-        say(line)
+    if distributed.is_first():
+        for line in report.describe(config, data, resolved, mesh, abstract.params):
+            say(line)
     with room.advised(config, resolved, mesh, config_path):
         batch = sharding.abstract_batch(config.train.batch_size, config.model.context_length, mesh)
         train_step = step.compile_train_step(config, resolved, tx, abstract, mesh, data.max_documents())
@@ -127,10 +140,11 @@ def _train(config: Config, config_path: str, heartbeat: Heartbeat | None) -> Non
         runfolder.prepare(config)
         mixture.save(data, folder.tokenizer)
     if jax.process_count() > 1:
-        runfolder.require_prepared(config, distributed.from_first(folder.sign() if distributed.is_first() else 0))
+        signed = distributed.from_first(runfolder.sign(folder.root) if distributed.is_first() else 0)
+        runfolder.require_prepared(config, signed)
         distributed.wait("all see the run's folder")
         if distributed.is_first():
-            folder.signature.unlink()
+            (folder.root / runfolder.SIGNATURE).unlink()
     parts = Parts(
         config=config,
         folder=folder,

@@ -17,6 +17,7 @@ from jgpt import configio
 from jgpt.check import require
 from jgpt.config import Config, DistributedConfig
 
+SIGNATURE: Final = "seen-by-all"  # of process 0, in a folder that all must see
 SEEN_SECONDS: Final = 60.0  # within which a shared file system shows what another host has written
 
 
@@ -66,15 +67,10 @@ class RunFolder:
         return self.root / "report.json"
 
     @property
-    def signature(self) -> Path:
-        """Where there are several processes, what process 0 writes for the others to see that theirs is the same folder."""
-        return self.root / "seen-by-all"
-
-    def sign(self) -> int:
-        """Write a number into the folder by which others know it (`require_prepared`), and return it; below 2 ** 31."""
-        number = secrets.randbits(31)
-        self.signature.write_text(str(number))
-        return number
+    def shared_data(self) -> Path:
+        """Beside the folder while several processes train: what process 0 has read of the data, for the others."""
+        root = self.root.absolute()
+        return root.with_name(f".{root.name}.data")
 
 
 def open_existing(path: str | Path) -> tuple[RunFolder, Config]:
@@ -140,30 +136,44 @@ def prepare(config: Config) -> RunFolder:
     return folder
 
 
-def require_prepared(config: Config, signed: int, seconds: float = SEEN_SECONDS) -> None:
-    """Refuse to go on where the folder that process 0 has prepared and signed is not seen, but none or another one.
+def sign(folder: Path) -> int:
+    """Write a number into a folder by which other processes know it (`require_signed`), and return it; below 2 ** 31."""
+    number = secrets.randbits(31)
+    (folder / SIGNATURE).write_text(str(number))
+    return number
+
+
+def require_signed(folder: Path, signed: int, seconds: float = SEEN_SECONDS) -> None:
+    """Refuse to go on where the folder that process 0 has signed is not seen, but none or another one.
 
     Args:
-        config: of the run.
-        signed: what `RunFolder.sign` returned there.
+        folder: by its name.
+        signed: what `sign` returned there.
         seconds: to wait for it to be seen.
 
     Raises:
-        ValueError: this host has another file system, or this process was given another config.
+        ValueError: this host has another file system.
     """
-    folder = RunFolder(Path(config.run.dir))
     end = time.monotonic() + seconds
     if not _signed(folder, signed):
-        print(
-            f"waits up to {seconds:g} s to see in {folder.root} what process 0 has written", file=sys.stderr, flush=True
-        )
+        print(f"waits up to {seconds:g} s to see in {folder} what process 0 has written", file=sys.stderr, flush=True)
     while not _signed(folder, signed) and time.monotonic() < end:
         time.sleep(min(0.1, seconds))
     require(
         _signed(folder, signed),
-        f"{folder.root.absolute()} on {socket.gethostname()} is not the folder that process 0 has prepared: run.dir must lie "
+        f"{folder.absolute()} on {socket.gethostname()} is not the folder that process 0 has prepared: run.dir must lie "
         "on a file system that all processes share.",
     )
+
+
+def require_prepared(config: Config, signed: int, seconds: float = SEEN_SECONDS) -> None:
+    """Refuse to go on where another run folder is seen than process 0 has prepared and signed, or for another config.
+
+    Raises:
+        ValueError: as `require_signed`, or this process was given another config.
+    """
+    folder = RunFolder(Path(config.run.dir))
+    require_signed(folder.root, signed, seconds)
     found = configio.load(folder.config)
     changed = [*configio.changed_fields(found, config), *(["mesh"] if found.mesh != config.mesh else [])]
     require(
@@ -173,9 +183,9 @@ def require_prepared(config: Config, signed: int, seconds: float = SEEN_SECONDS)
     )
 
 
-def _signed(folder: RunFolder, number: int) -> bool:
+def _signed(folder: Path, number: int) -> bool:
     try:
-        return folder.signature.read_text() == str(number) and folder.config.is_file()
+        return (folder / SIGNATURE).read_text() == str(number)
     except OSError:
         return False
 

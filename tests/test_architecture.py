@@ -20,7 +20,7 @@ ORDER = (
     "presets configio data metrics interop render",
     "runfolder tasks model",
     "launchers sharding distributed optim decoder decode_loop speculative sampler sampler_batch beam likelihood image_fit",
-    "state",
+    "state reading",
     "step choices growing completion",
     "show plan",
     "loaded",

@@ -121,7 +121,8 @@ def test_names_in_a_run_are_distinct(tmp_path: Path):
     folder = runfolder.RunFolder(tmp_path)
     names = [name for name, value in vars(runfolder.RunFolder).items() if isinstance(value, property)]
     paths = {getattr(folder, name) for name in names}
-    assert len(paths) == len(names) and all(path.parent == tmp_path for path in paths)
+    assert len(paths) == len(names) and folder.shared_data.parent == tmp_path.parent
+    assert all(path.parent == tmp_path for path in paths - {folder.shared_data})
     assert dataclasses.fields(folder)[0].name == "root"
 
 
@@ -187,11 +188,11 @@ def test_overwriting_leaves_nothing_behind(run: Path):
 
 
 def test_processes_know_by_its_signature_that_they_see_the_same_folder(run: Path, tmp_path: Path):
-    number = runfolder.RunFolder(run).sign()
+    number = runfolder.sign(run)
     runfolder.require_prepared(config(run, steps=100), number)
     own = tmp_path / "of another host"
     shutil.copytree(run, own)
-    runfolder.RunFolder(own).signature.write_text(str(number ^ 1))  # from a run of its own
+    (own / runfolder.SIGNATURE).write_text(str(number ^ 1))  # from a run of its own
     for elsewhere in (tmp_path / "none", own):
         with pytest.raises(ValueError, match="is not the folder that process 0 has prepared"):
             runfolder.require_prepared(config(elsewhere, steps=100), number, seconds=0.01)

@@ -5,6 +5,7 @@ Owns the example types and `Splits`; refuses ids, which belong to the tasks.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,10 +69,19 @@ class Picture:
 
 @dataclass(frozen=True)
 class TokenStream:
-    """Ids that were encoded elsewhere (a memmap), with the number of bytes of text they stand for where it is known."""
+    """Ids that were encoded elsewhere.
+
+    Attributes:
+        ids: mapped into memory.
+        num_bytes: of the text they stand for; None where nobody says.
+        file: they lie in; None = in memory.
+        first: index of the first of them in `file`.
+    """
 
     ids: np.ndarray
     num_bytes: int | None = None
+    file: Path | None = None
+    first: int = 0
 
 
 @dataclass(frozen=True)

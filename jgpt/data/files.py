@@ -28,11 +28,11 @@ def read_tokens(where: Path, fraction: float | None) -> Splits | None:
     """
     pair = token_pair(where) if where.is_dir() else None
     if pair is not None:
-        train, held = (map_tokens(file) for file in pair)
-        words = f"ids, {len(train):,} to train on and {len(held):,} held out, in 2 files"
+        train, held = (TokenStream(map_tokens(file), file=file) for file in pair)
+        words = f"ids, {len(train.ids):,} to train on and {len(held.ids):,} held out, in 2 files"
         if fraction is None:
-            return Splits([], [TokenStream(train), TokenStream(held)], kind="text", recognised=words)
-        return Splits([TokenStream(train)], [TokenStream(held)], kind="text", recognised=words)
+            return Splits([], [train, held], kind="text", recognised=words)
+        return Splits([train], [held], kind="text", recognised=words)
     found = [where] if where.is_file() else [file for file in files_below(where) if file.stat().st_size]
     files = [file for file in found if where.is_file() or not is_never_data(file.name)]
     tokens = [file for file in files if file.suffix in TOKEN_SUFFIXES]
@@ -45,12 +45,13 @@ def read_tokens(where: Path, fraction: float | None) -> Splits | None:
         f"itself, or name two files of ids train{file.suffix} and val{file.suffix}.",
     )
     ids = map_tokens(file)
+    words = f"ids, {len(ids):,} in 1 file"
     if fraction is None:
-        return Splits([], [TokenStream(ids)], kind="text", recognised=f"ids, {len(ids):,} in 1 file")
+        return Splits([], [TokenStream(ids, file=file)], kind="text", recognised=words)
     require(len(ids) >= 2, f"{str(file)!r} holds {len(ids)} id: at least two are needed to split; add text.")
     cut = tail_start(len(ids), fraction)
-    words = f"ids, {len(ids):,} in 1 file"
-    return Splits([TokenStream(ids[:cut])], [TokenStream(ids[cut:])], kind="text", recognised=words)
+    train, held = TokenStream(ids[:cut], file=file), TokenStream(ids[cut:], file=file, first=cut)
+    return Splits([train], [held], kind="text", recognised=words)
 
 
 def read_texts(files: Sequence[InputFile], encoding: str, log: ReadLog) -> list[str]:

@@ -64,10 +64,10 @@ class PackedRows(Sequence[Batch], ABC):
         tokens, targets, segments, positions = (np.zeros(self.length, np.int32) for _ in range(4))
         weights = np.zeros(self.length, np.float32)
         at = 0
-        for segment, (index, first, stop) in enumerate(self._pieces(row, shift), start=PADDING_SEGMENT + 1):
+        for segment, (index, first, stop) in enumerate(self._pieces(row, shift).tolist(), start=PADDING_SEGMENT + 1):
             document = self.documents[index]
             if self.refresh is not None and epoch is not None:
-                document = self._fresh(int(index), epoch)
+                document = self._fresh(index, epoch)
                 stop = len(document.tokens) - 1
             here = slice(at, at + stop - first)
             tokens[here] = document.tokens[first:stop].astype(np.int32) + document.offset  # narrow ids would wrap
@@ -80,7 +80,7 @@ class PackedRows(Sequence[Batch], ABC):
 
     def pieces(self, row: int) -> list[tuple[int, int, int]]:
         """Return (document, first pair, pair after the last) of each document in an unshifted row, in order."""
-        return [(int(index), int(first), int(stop)) for index, first, stop in self._pieces(row, 0)]
+        return [(index, first, stop) for index, first, stop in self._pieces(row, 0).tolist()]
 
     def _fresh(self, index: int, epoch: int) -> Document:
         document = self.refresh(index, epoch) if self.refresh else self.documents[index]

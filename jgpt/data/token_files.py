@@ -26,6 +26,13 @@ def token_pair(folder: Path) -> tuple[Path, Path] | None:
     return pairs[0] if pairs else None
 
 
+def open_tokens(file: Path) -> np.ndarray:
+    """Map a file that `map_tokens` has found to be right, [tokens]; nothing of it is read."""
+    return (
+        np.memmap(file, "<u2", mode="r") if file.suffix == ".bin" else np.load(file, mmap_mode="r", allow_pickle=False)
+    )
+
+
 def map_tokens(file: Path) -> np.ndarray:
     """Map a file of ids into memory, [tokens]. Raises ValueError where it is no 1-D array of ids from 0."""
     size = file.stat().st_size
@@ -36,9 +43,9 @@ def map_tokens(file: Path) -> np.ndarray:
             f"{str(file)!r} has {size} bytes, an odd number: a .bin file is uint16 ids of 2 bytes each, as nanoGPT "
             "writes it; write it again, or save other types with numpy.save as .npy.",
         )
-        return np.memmap(file, "<u2", mode="r")
+        return open_tokens(file)
     try:
-        ids = np.load(file, mmap_mode="r", allow_pickle=False)
+        ids = open_tokens(file)
     except (ValueError, EOFError, OSError) as error:
         raise ValueError(
             f"{str(file)!r} cannot be read as a .npy array ({error}): write 1-D integers with numpy.save."

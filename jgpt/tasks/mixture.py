@@ -39,6 +39,7 @@ class TaskData:
         splits: the examples.
         train: packed training rows.
         validation: packed held-out rows; every held-out target appears once.
+        dimensions: bytes, or pixels times channels, of all held-out examples (`Task.dimensions`); None where one has none.
         too_long: examples of (train, validation) that do not fit the context and were left out.
     """
 
@@ -46,6 +47,7 @@ class TaskData:
     splits: Splits
     train: PackedRows
     validation: PackedRows
+    dimensions: int | None = None
     too_long: tuple[int, int] = (0, 0)
 
 
@@ -140,8 +142,7 @@ def _task_data(name: str, options: TaskConfig, config: Config, vocabulary: Vocab
             len(getattr(splits, part)) > 0,
             f"{where}: the {part} split of {source!r} is empty: give more data, or change validation_fraction.",
         )
-    task, refresh = TASKS[kind].fit(vocabulary, splits.train, options), None
-    dropout = options.condition_dropout
+    task, dropout = TASKS[kind].fit(vocabulary, splits.train, options), options.condition_dropout
     require(
         dropout == 0 or isinstance(task, ImageTask),
         f"{where}.condition_dropout is {dropout}, but the task is of kind {kind!r}: only pictures are drawn with guidance; "
@@ -155,7 +156,7 @@ def _task_data(name: str, options: TaskConfig, config: Config, vocabulary: Vocab
         not options.steps or isinstance(task, QATask),
         f"{where}.steps is on, but the task is of kind {kind!r}: only answers are led to in steps; leave it off.",
     )
-    length, seed = config.model.context_length, config.train.seed
+    length = config.model.context_length
     train, kept = _encode(f"{where}, train split", task, splits.train, length, options.on_long)
     held, kept_held = _encode(f"{where}, validation split", task, splits.validation, length, options.on_long)
     too_long = (len(splits.train) - len(kept), len(splits.validation) - len(kept_held))
@@ -172,20 +173,63 @@ def _task_data(name: str, options: TaskConfig, config: Config, vocabulary: Vocab
         )
     if isinstance(task, ImageTask):
         task.unconditional = task.unconditional or dropout > 0
-        refresh = task.variation(
-            splits.train, name=name, config=config.data.augment, condition_dropout=dropout, seed=seed
-        )
     pairs = sum(len(document.tokens) - 1 for document in train)
     require(
         task.packing != "stream" or pairs >= length,
         f"{where}: {source!r} holds {pairs} training tokens, fewer than one window of model.context_length {length}: lower "
         "--model.context-length or give more text.",
     )
+    dimensions = _dimensions(task, splits.validation)
+    return packed(name, options, config, task, splits, (train, held), dimensions=dimensions, too_long=too_long)
+
+
+def packed(
+    name: str,
+    options: TaskConfig,
+    config: Config,
+    task: Task,
+    splits: Splits,
+    documents: tuple[Sequence[Document], Sequence[Document]],
+    *,
+    dimensions: int | None,
+    too_long: tuple[int, int],
+) -> TaskData:
+    """Return the data of a fitted task, in rows.
+
+    Args:
+        name: of the task.
+        options: of the task.
+        config: of the run.
+        task: fitted.
+        splits: examples.
+        documents: the encoded examples of (train, validation).
+        dimensions: as in `TaskData`.
+        too_long: as in `TaskData`.
+
+    Raises:
+        ValueError: a document must stay whole and is longer than a row.
+    """
+    length, refresh = config.model.context_length, None
+    if isinstance(task, ImageTask):
+        refresh = task.variation(
+            splits.train,
+            name=name,
+            config=config.data.augment,
+            condition_dropout=options.condition_dropout,
+            seed=config.train.seed,
+        )
+    train, held = documents
     try:
         rows = pack(train, task.packing, length, options.loss_weight, refresh), pack(held, task.packing, length)
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-    return TaskData(task, splits, *rows, too_long)
+        raise ValueError(f"data.tasks.{name}: {error}") from None
+    return TaskData(task, splits, *rows, dimensions, too_long)
+
+
+def _dimensions(task: Task, examples: Sequence[Any]) -> int | None:
+    """Return the dimensions of all examples together, None where one has none."""
+    found = [task.dimensions(example) for example in examples]
+    return None if None in found else sum(d for d in found if d is not None)
 
 
 def _encode(
@@ -224,8 +268,9 @@ def held_out(name: str, task: Task, splits: Splits, length: int, on_long: str) -
         rows = pack(held, task.packing, length)
     except ValueError as error:
         raise ValueError(f"data.tasks.{name}: {error}") from None
-    left_out = len(splits.validation) - len(kept)
-    return TaskData(task, replace(splits, validation=[splits.validation[i] for i in kept]), rows, rows, (0, left_out))
+    left_out, kept_examples = len(splits.validation) - len(kept), [splits.validation[i] for i in kept]
+    dimensions = _dimensions(task, kept_examples)
+    return TaskData(task, replace(splits, validation=kept_examples), rows, rows, dimensions, (0, left_out))
 
 
 def make_vocabulary(config: TokenizerConfig, splits: Sequence[Splits], seed: int) -> Vocabulary:
