@@ -21,6 +21,7 @@ def test_proposals_change_no_greedy_text_and_say_what_they_were_worth() -> None:
     assert drafted.samples.passes[0].count < plain.samples.passes[0].count
 
 
+@pytest.mark.slow
 def test_beams_find_texts_at_least_as_probable_as_the_greedy_one() -> None:
     """Of equal requests the first gets the best text, and a pattern is followed."""
     model = random_model()

@@ -136,6 +136,7 @@ def test_samples_have_their_form_and_their_seed(unbroken):
     assert pictures.shape == (3, 8, 8) and set(np.unique(pictures)) <= set(np.rint(np.arange(17) * 255 / 16))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
 def test_a_run_laid_over_devices_scores_and_samples_as_on_one(unbroken):
     one, laid = jgpt.load(unbroken), jgpt.load(unbroken, mesh=MeshConfig(data=2, fsdp=2, tensor=2))
@@ -147,6 +148,7 @@ def test_a_run_laid_over_devices_scores_and_samples_as_on_one(unbroken):
     assert laid.generate(text, **greedy) == one.generate(text, **greedy)
 
 
+@pytest.mark.slow
 def test_a_run_without_samples_is_scored_by_likelihood(tmp_path, text, unbroken):
     path = card(tmp_path, text)
     path.write_text(path.read_text().replace("max_questions=8", "max_questions=8, samples=False"))
@@ -194,6 +196,7 @@ def test_the_sampler_is_proved_on_the_run_and_a_wrong_one_is_found(unbroken):
     assert not sampler_check.against("m", expected, wrong, less, 1e-3).passed
 
 
+@pytest.mark.slow
 def test_in_int8_scores_are_near_and_texts_are_written(unbroken):
     plain, small = jgpt.load(unbroken), jgpt.load(unbroken, weights="int8", cache="int8")
     sizes = [sum(leaf.nbytes for leaf in jax.tree.leaves(model.params)) for model in (plain, small)]
@@ -302,6 +305,7 @@ def test_the_commands_of_the_readme(unbroken, tmp_path):
     assert out.returncode == 2 and "model.context_length is 134" in out.stderr
 
 
+@pytest.mark.slow
 def test_drawings_are_compared_and_pixels_mapped(unbroken, tmp_path, capsys):
     def call(*command):
         arguments = cli.parser().parse_args([str(word) for word in command])

@@ -26,6 +26,7 @@ def config(folder: Path) -> Config:
     )
 
 
+@pytest.mark.slow
 def test_lists_train_a_model_whose_data_stay_with_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("sys.argv", ["notebook"])
     model = jgpt.train(config(tmp_path), qa=from_lists(QUESTIONS, ANSWERS))

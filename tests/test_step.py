@@ -129,13 +129,7 @@ MESHES = {
     "slice expert": (dict(slice=2, expert=2, context=2), EXPERTS | dict(mlp="gelu"), {}),
     "slice context": (dict(slice=2, context=2, tensor=2), {}, dict(accumulation_steps=2, loss_chunk_tokens=64)),
 }
-MESHES_FIRST = (
-    "data fsdp tensor",
-    "data context",
-    "slice",
-    "expert",
-    "slice context",
-)  # every axis stands in one of these
+MESHES_FIRST = ("data fsdp tensor", "expert", "slice context")  # every axis stands in one of these
 
 
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
@@ -188,6 +182,7 @@ def test_gradients_rounded_between_slices_are_those_of_one_device_but_for_that()
     assert any(not np.allclose(a, b, atol=1e-6) for a, b in zip(*map(jax.tree.leaves, (one, rounded)), strict=True))
 
 
+@pytest.mark.slow
 def test_experts_are_evenly_used_where_the_loss_asks_for_it():
     def balance(weight):
         config = dataclasses.replace(

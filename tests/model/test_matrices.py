@@ -45,6 +45,7 @@ def test_a_model_stays_the_model(name: str, rows: int) -> None:
     assert all(a is b for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(stored), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="other devices decode inputs first")
 def test_a_decoder_prepares_once_and_leaves_int8_as_it_is() -> None:
     cfg = gpt.resolve(VARIANTS["gpt2"], vocab_size=21, backend="cpu")

@@ -287,6 +287,7 @@ def test_rows_that_are_cut_exchange_keys_and_values_alone() -> None:
     assert sent["reduce-scatter"] == MODEL.num_layers * 2 * KEYS * 7 / 8
 
 
+@pytest.mark.slow
 @needs_eight
 def test_muon_leaves_experts_where_they_are() -> None:
     mixture = replace(MODEL, num_experts=8)
@@ -295,6 +296,7 @@ def test_muon_leaves_experts_where_they_are() -> None:
     assert {each.kind for each in step.collectives} == {"all-to-all", "all-reduce"}
 
 
+@pytest.mark.slow
 @needs_eight
 def test_tokens_go_to_their_experts_and_back_and_nothing_of_experts_is_gathered() -> None:
     """Per layer: tokens there and back, forward and backward, with the numbers of their experts; experts stay in place."""

@@ -52,12 +52,14 @@ def sent_over(step: Step, *axes: str) -> float:
     return sum(each.sent for each in step.collectives if each.axes == axes)
 
 
+@pytest.mark.slow
 def test_copies_sum_the_shards_of_their_gradients_alone() -> None:
     step = planned("v5e:2x2", data=2, fsdp=2)
     assert {each.axes for each in step.collectives} == {("data",), ("fsdp",)}
     assert sent_over(step, "data") == pytest.approx(2 / 2 * matrices() / 2, abs=SMALL)
 
 
+@pytest.mark.slow
 def test_what_crosses_slices_is_the_gradients_and_half_of_it_in_bfloat16() -> None:
     plain = planned("v5e:2x2", 2, slice=2, data=1, fsdp=4)
     narrow = planned("v5e:2x2", 2, slice=2, data=1, fsdp=4, slice_reduction="bfloat16")

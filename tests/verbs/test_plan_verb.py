@@ -66,6 +66,7 @@ def test_what_fits_is_said_with_its_figures(monkeypatch, tmp_path: Path, capsys:
     assert least["cost"] == pytest.approx(3 * 8 * least["hours"])
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_gets_a_remedy_that_was_compiled(
     monkeypatch, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
