@@ -264,7 +264,7 @@ def _run_steps(
                 )
             if stop:
                 checkpoints.wait()
-                say(f"saved step {at} of {last}. To continue: {report.command(config, config_path)}")
+                say(f"saved step {at} of {last}. To continue: {report.command(config_path)}")
                 raise SystemExit(128 + stop)
     return train_state, scores
 

@@ -34,18 +34,34 @@ TEXT_START = "The "  # what the text samples of reports go on from
 FINAL_TEXT_TOKENS = 300
 COUNTS = ("left_out", "questions", "questions_held_out")
 SHARES = ("exact_match", "f1", "accuracy", "classifier_accuracy", "class_consistency")  # printed in per cent
-# of a command that goes on: overwriting again would lose the run, and each process has its own place
-NOT_REPEATED = ("run.on-existing", *(f"distributed.{name}" for name in ("coordinator", "num-processes", "process-id")))
+NUMBER = "distributed.process-id"
+PLACE = ("distributed.coordinator", "distributed.num-processes", NUMBER)
 DRAWN_AT_MOST = 80  # pictures of the final report
 SHOWN_CONTEXT = 160  # characters of a question's context
 REPORT_SAMPLING = Sampling(temperature=0.8, top_p=0.95)
 PICTURE_SAMPLING = Sampling(temperature=1.0)  # the model's own distribution: no flattering
 
 
-def command(config: Config, config_path: str, *extra: str) -> str:
-    """Return the command that trains `config` on, with the overrides the user gave."""
+def command(config_path: str, *extra: str) -> str:
+    """Return the command that trains on, with the overrides the user gave."""
+    return f"{_program()} {shlex.join([*_given_again(config_path), *extra])}"
+
+
+def continue_command(config: Config, config_path: str) -> str:
+    """Return the command that goes on with a complete run for as many steps again."""
+    extra = ["--train.steps", str(2 * config.train.steps), "--run.on-existing", "extend"]
+    return f"{_program()} {shlex.join([*_given_again(config_path, 'train.steps'), *extra])}"
+
+
+def _given_again(config_path: str, *dropped: str) -> list[str]:
+    """Return the arguments of this run for the next: overwriting again would lose it, and each process has its own number.
+
+    A process that `jgpt simulate` started gets its place from there.
+    """
     given = [argument for argument in sys.argv[1:] if argument != config_path]
-    return f"{_program()} {shlex.join([config_path, *_without(given, *NOT_REPEATED), *extra])}"
+    by_hand = simulated.COMMAND not in os.environ and _without(given, NUMBER) != given
+    kept = _without(given, "run.on-existing", *dropped, *((NUMBER,) if by_hand else PLACE))
+    return [config_path, *kept, *([f"--{NUMBER}", "I"] if by_hand else [])]
 
 
 def _without(arguments: list[str], *fields: str) -> list[str]:
@@ -62,13 +78,6 @@ def _without(arguments: list[str], *fields: str) -> list[str]:
     return kept
 
 
-def continue_command(config: Config, config_path: str) -> str:
-    """Return the command that goes on with a complete run for as many steps again."""
-    given = [a for a in sys.argv[1:] if a != config_path]
-    extra = ["--train.steps", str(2 * config.train.steps), "--run.on-existing", "extend"]
-    return f"{_program()} {shlex.join([config_path, *_without(given, *NOT_REPEATED, 'train.steps'), *extra])}"
-
-
 def _program() -> str:
     """Return what started this run: `train.py`, or what started that."""
     return os.environ.get(simulated.COMMAND, "python train.py")
@@ -81,7 +90,7 @@ def complete_message(config: Config, config_path: str) -> str:
         f"  sample:     python sample.py {config.run.dir} --help\n"
         f"  scores:     jgpt evaluate {config.run.dir}\n"
         f"  go on:      {continue_command(config, config_path)}\n"
-        f"  start over: {command(config, config_path, '--run.on-existing', 'overwrite')}"
+        f"  start over: {command(config_path, '--run.on-existing', 'overwrite')}"
     )
 
 

@@ -130,12 +130,14 @@ def _disagreement(card: dict[str, Any], other: dict[str, Any], there: dict[int, 
 
 def _answer(host: str, port: int, card: dict[str, Any], deadline: float, seconds: float) -> Problem:
     """Give this process's card to process 0, and return its verdict."""
+    reached = False
     while time.monotonic() < deadline:
         try:
             connection = socket.create_connection((host, port), timeout=max(0.1, deadline - time.monotonic()))
         except OSError:  # not there yet
             time.sleep(RETRY_SECONDS)
             continue
+        reached = True
         with connection:
             _write(connection, card)
             verdict = _read(
@@ -145,6 +147,12 @@ def _answer(host: str, port: int, card: dict[str, Any], deadline: float, seconds
             problem = verdict["problem"]
             return None if problem is None else (str(problem[0]), str(problem[1]))
         time.sleep(RETRY_SECONDS)  # it was another process, or process 0 has left
+    if reached:
+        return "missing", (
+            f"something listens on {host}:{port} and did not call the roll within {seconds:g} s: a run that has begun, or "
+            f"another program. See whether another process has distributed.process_id {card['process']} too, or choose "
+            "another port."
+        )
     return "missing", _missing("process 0, which coordinates,", card["processes"], host, port, seconds)
 
 

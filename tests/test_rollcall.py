@@ -55,6 +55,13 @@ def test_without_the_coordinator_the_others_say_so() -> None:
     )
 
 
+def test_a_second_process_of_a_number_that_comes_late_says_so(monkeypatch) -> None:
+    monkeypatch.setattr(rollcall, "ANSWER_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as server:  # as jax listens there once the roll has been called
+        (error,) = meet([(1, 2, ABOUT)], seconds=0.6, port=server.getsockname()[1])
+    assert "another process has distributed.process_id 1 too" in str(error)
+
+
 @pytest.mark.parametrize(
     ("cards", "words"),
     [
