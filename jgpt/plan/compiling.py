@@ -4,6 +4,7 @@ Owns the way from a config and devices to figures. Nothing is allocated on them.
 (`roofline`) and what to change where they are too small (`search`).
 """
 
+import importlib.util
 import os
 import re
 import tempfile
@@ -23,7 +24,7 @@ from jgpt.check import require
 from jgpt.config import Config, ModelConfig
 from jgpt.model import gpt
 from jgpt.plan.collectives import Collective, collectives
-from jgpt.plan.devices import Machine
+from jgpt.plan.devices import LAYOUTS, Machine
 from jgpt.plan.gpus import target
 from jgpt.plan.kernels import Kernel, kernels
 
@@ -114,13 +115,15 @@ def devices_of(machine: Machine) -> Sequence[Any]:
     name = f"{device.name}:{machine.topology}" if platform == "tpu" else ""
     try:
         devices = topologies.get_topology_desc(platform=platform, topology_name=name, **options).devices
-    except Exception as error:  # whatever a plugin raises: it is missing, or knows no such layout
-        need = "pip install 'jgpt[plan]'" if platform == "tpu" else "the cuda plugin of jax (pip install 'jax[cuda13]')"
+    except Exception as error:  # whatever a plugin raises
         first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise ValueError(
-            f"jax cannot compile for {device.name} {machine.topology} here: {first}. It needs {need}, and a layout that "
-            "exists."
-        ) from None
+        if platform == "cuda":
+            need = "it needs jax's cuda plugin (pip install 'jax[cuda13]')"
+        elif importlib.util.find_spec("libtpu") is None:
+            need = "it needs pip install 'jgpt[plan]'"
+        else:
+            need = f"layouts that exist are {LAYOUTS[device.name]}, and more"
+        raise ValueError(f"jax cannot compile for {device.name}:{machine.topology} here: {need} ({first}).") from None
     require(
         len(devices) == machine.size,
         f"{device.name} {machine.topology} has {machine.size} devices, and jax compiles for {len(devices)}: use hosts of 8.",

@@ -53,6 +53,13 @@ class Device:
 HOPPER_REACHED: Final = (0.8, 0.84)
 HOPPER_LAUNCH: Final = 2e-6
 
+LAYOUTS: Final = {  # that are rented, to name; libtpu 0.0.52 compiles for more
+    "v5e": "2x2, 2x4, 4x4, 4x8, 8x8, 8x16, 16x16",
+    "v6e": "2x2, 2x4, 4x4, 4x8, 8x8, 8x16, 16x16",
+    "v5p": "2x2x1, 2x2x2, 2x2x4, 2x4x4, 4x4x4, 4x4x8, 4x8x8, 8x8x8, 8x8x16",
+    "tpu7x": "2x2x1, 2x2x2, 2x2x4, 2x4x4, 4x4x4, 4x4x8, 4x8x8, 8x8x8, 8x8x16",
+}
+
 # Vendors' pages, read in November 2026. ICI per chip is given there in both directions over all links (4 in a 2-D torus, 6
 # in a 3-D one): a dimension of the torus is two links, and a device takes in half of what they carry. Of the data centre's
 # network the pages say 6.4 and 25.6 Tb/s for a pod of 256 v5e and v6e, and 50 Gb/s a chip for v5p.
@@ -131,7 +138,10 @@ def parse(text: str, slices: int = 1) -> Machine:
     if not separator:
         name, _, layout = text.rpartition("x")
     if name not in DEVICES:
-        known = [f"{d.name}:4x4" if d.platform == "tpu" else f"{d.name}x8" for d in DEVICES.values()]
+        known = [
+            f"{d.name}:{LAYOUTS[d.name].split(', ')[2]}" if d.platform == "tpu" else f"{d.name}x8"
+            for d in DEVICES.values()
+        ]
         raise ValueError(unknown_name("device", text, [*known, "this"]))
     sizes = layout.split("x")
     require(

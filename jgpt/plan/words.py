@@ -47,7 +47,7 @@ def tables(step: Step, times: Times, machine: Machine, price: float | None, toke
         time.add_row(f"{tokens:.3g} tokens", f"{least['hours']:,.2f} to {slow['hours']:,.2f} hours")
         if price is not None:
             time.add_row(f"at {price:g} a device and hour", f"{least['cost']:,.0f} to {slow['cost']:,.0f}")
-    return [memory, time, _traffic(step.collectives)]
+    return [memory, time, *_traffic(step.collectives)]
 
 
 def _mfu(step: Step, times: Times, machine: Machine) -> float:
@@ -60,13 +60,13 @@ def _run(step: Step, times: Times, machine: Machine, price: float | None, tokens
     return [{"hours": h} | ({} if price is None else {"cost": h * machine.size * price}) for h in hours]
 
 
-def _traffic(found: Sequence[Collective]) -> Table:
-    """Return what is exchanged, by kind and mesh axes."""
+def _traffic(found: Sequence[Collective]) -> list[Table]:
+    """Return the table of what is exchanged, by kind and mesh axes; none where nothing is."""
     table = Table("collective", "over", "devices", "times", "GiB in", "largest MiB", box=None, pad_edge=False)
     for each in found:
         size = f"{each.sent / GIB:.4f}", f"{each.largest / 2**20:.2f}"
         table.add_row(each.kind, " x ".join(each.axes), str(each.devices), str(each.count), *size)
-    return table
+    return [table] if found else []
 
 
 def decode_tables(step: DecodeStep, machine: Machine) -> list[Table]:
@@ -78,7 +78,7 @@ def decode_tables(step: DecodeStep, machine: Machine) -> list[Table]:
         ("expected: kernel after kernel", step.expected(machine)),
     ):
         time.add_row(name, _seconds(seconds), f"{step.rows / seconds:,.0f}")
-    return [memory, time, *([_traffic(step.collectives)] if step.collectives else [])]
+    return [memory, time, *_traffic(step.collectives)]
 
 
 def _memory(parts: Mapping[str, float], machine: Machine) -> Table:

@@ -211,7 +211,11 @@ def _resolve(config: "Config", machine: "Machine", vocab_size: int | None) -> "t
         return gpt.resolve(config.model, vocab_size=vocab_size, backend=platform), 1
     from jgpt.tasks import mixture
 
-    data = mixture.build(config)
+    try:
+        data = mixture.build(config)
+    except (ValueError, FileNotFoundError) as error:
+        words = f"{error} Or say --vocab-size N, the ids of its tokenizer: a plan needs nothing else of the data."
+        raise type(error)(words) from None
     model = gpt.resolve(
         config.model,
         vocab_size=data.vocabulary.size,

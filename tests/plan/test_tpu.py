@@ -42,6 +42,13 @@ def planned(device: str, slices: int = 1, **mesh: Any) -> Step:
     return compile_step(config, MODEL, devices_of(parse(device, slices)), max_documents=1)
 
 
+def test_layouts_that_exist_are_named_where_one_does_not():
+    with pytest.raises(
+        ValueError, match=r"cannot compile for v5e:3x5 here: layouts that exist are 2x2, 2x4, .*INVALID"
+    ):
+        devices_of(parse("v5e:3x5"))
+
+
 def matrices() -> float:
     """Return the bytes of all matrices, f32."""
     leaves = jax.tree.leaves(jax.eval_shape(lambda: gpt.init(MODEL, jax.random.key(0))))

@@ -34,8 +34,12 @@ def plan(monkeypatch: pytest.MonkeyPatch, folder: Path, memory: float, *words: s
     """Return the exit status of a plan on eight fake devices of that memory each."""
     (folder / "card.py").write_text(CARD)
     monkeypatch.setattr(here, "machine", lambda config: machine_of(memory))
-    base = ["jgpt", "plan", str(folder / "card.py"), "--vocab-size", "500", "--json", str(folder / "plan.json")]
-    monkeypatch.setattr("sys.argv", [*base, *words])
+    return said(monkeypatch, folder, "--vocab-size", "500", "--json", str(folder / "plan.json"), *words)
+
+
+def said(monkeypatch: pytest.MonkeyPatch, folder: Path, *words: str) -> int:
+    """Return the exit status of `jgpt plan` of the card with these words."""
+    monkeypatch.setattr("sys.argv", ["jgpt", "plan", str(folder / "card.py"), *words])
     try:
         cli.main()
     except SystemExit as left:
@@ -122,3 +126,11 @@ def test_mistakes_are_said(
 ) -> None:
     assert plan(monkeypatch, tmp_path, 1e9, *words) == 2
     assert message in capsys.readouterr().err
+
+
+def test_where_the_data_are_not_at_hand_the_way_without_them_is_said(monkeypatch, tmp_path: Path, capsys) -> None:
+    data = "data=DataConfig(tasks={'text': TaskConfig(kind='text', source='path')}), train="
+    (tmp_path / "card.py").write_text(CARD.replace("train=", data))
+    monkeypatch.setattr(here, "machine", lambda config: machine_of(1e9))
+    assert said(monkeypatch, tmp_path) == 2
+    assert "Or say --vocab-size N" in capsys.readouterr().err
