@@ -5,6 +5,7 @@ sharded parameters come to every process for sampling. Refuses to launch process
 """
 
 import importlib.metadata
+import itertools
 import os
 import signal
 import socket
@@ -27,6 +28,7 @@ from jgpt.launchers import Place
 from jgpt.progress import console
 
 POLL_MILLISECONDS: Final = 5_000  # after which a wait for process 0 lets signals through
+_made = itertools.count()  # all processes make the same things in the same order
 
 
 @contextmanager
@@ -50,17 +52,14 @@ def joined(cfg: DistributedConfig) -> Iterator[Heartbeat | None]:
         )
         yield None
         return
-    _start(place, cfg)
-    before, console.quiet = console.quiet, jax.process_index() > 0
+    process, processes = _start(place, cfg)
+    before, console.quiet = console.quiet, process > 0
     stopped: SystemExit | None = None
     try:
         with Heartbeat(
-            _store(),
-            jax.process_index(),
-            jax.process_count(),
-            cfg.heartbeat_seconds,
-            stalled_seconds=cfg.stall_seconds,
+            _store(), process, processes, cfg.heartbeat_seconds, stalled_seconds=cfg.stall_seconds
         ) as heartbeat:
+            _say_devices()  # here jax opens them, which may fail on one host alone
             try:
                 yield heartbeat
             except SystemExit as error:  # all were asked to stop, and do so together
@@ -77,6 +76,9 @@ def joined(cfg: DistributedConfig) -> Iterator[Heartbeat | None]:
 
 def _leave(error: BaseException) -> None:
     """Say what went wrong and end at once: at an ordinary exit jax and Orbax would wait for the others, who do not come."""
+    if isinstance(error, KeyboardInterrupt):
+        print("interrupted; what was saved before stays", file=sys.stderr, flush=True)
+        os._exit(128 + signal.SIGINT)
     mendable = isinstance(error, entry.MENDABLE) and os.environ.get("JGPT_TRACEBACK") != "1"
     if mendable:
         entry.say_error(error)
@@ -86,8 +88,8 @@ def _leave(error: BaseException) -> None:
     os._exit(2 if mendable else 1)
 
 
-def _start(place: Place, cfg: DistributedConfig) -> None:
-    """Meet the others, and start jax's runtime."""
+def _start(place: Place, cfg: DistributedConfig) -> tuple[int, int]:
+    """Meet the others, and start jax's runtime; return this process's number and how many there are."""
     of = f"process {place.process} of {place.processes}" if place.processes else "one of several processes"
     by = f" ({place.launcher})" if place.launcher else ""
     print(
@@ -107,6 +109,10 @@ def _start(place: Place, cfg: DistributedConfig) -> None:
         initialization_timeout=cfg.start_seconds,
         heartbeat_timeout_seconds=2 * cfg.heartbeat_seconds,  # jax's own watch stands behind ours
     )
+    return known.process, known.processes
+
+
+def _say_devices() -> None:
     print(
         f"process {jax.process_index()} of {jax.process_count()}: all are there; {jax.device_count()} devices "
         f"({jax.devices()[0].platform}), {jax.local_device_count()} of them here",
@@ -145,13 +151,14 @@ def from_first(value: int) -> int:
 def made_by_first(name: str, make: Callable[[], int]) -> int:
     """Return what `make` returns on process 0; the others wait for it, however long it takes, and do not call it.
 
-    A collective would not wait for hours. Where process 0 fails or dies meanwhile, the heartbeat ends all.
+    A collective would not wait for hours. Where process 0 fails or dies meanwhile, the heartbeat ends all; where there is none,
+    jax's own watch does once process 0 is gone.
 
     Args:
-        name: used once in a run.
+        name: of what is made, for whoever looks into the store.
         make: called on process 0 alone.
     """
-    key = f"jgpt/made/{name}"
+    key = f"jgpt/made/{name}/{next(_made)}"
     if is_first():
         value = make()
         _store().key_value_set(key, str(value))

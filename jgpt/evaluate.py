@@ -189,7 +189,8 @@ def final_scores(
             ordered[f"{name}/questions"] = float(len(answered[name]))
             if len(answered[name]) < len(task_data.splits.validation):
                 ordered[f"{name}/questions_held_out"] = float(len(task_data.splits.validation))
-        ordered |= picture_scores.code_error(name, task_data)
+        if distributed.is_first():  # which alone writes scores; it looks at every held-out picture
+            ordered |= picture_scores.code_error(name, task_data)
         if task_data.too_long[1]:
             ordered[f"{name}/left_out"] = float(task_data.too_long[1])
         ordered |= {f"{name}/{baseline}": value for baseline, value in task_data.splits.baselines.items()}

@@ -92,6 +92,7 @@ class Heartbeat:
         self._waited: deque[float] = deque(maxlen=SLOW_STEPS)  # seconds that each of the last steps waited for its data
         self._given: deque[float] = deque(maxlen=SLOW_STEPS)  # when they were given to the device
         self._named = False
+        self._at_end: list[Callable[[], Any]] = []
         self._ended = threading.Event()
         self._on_abort: Any = None
         self._before: Any = None
@@ -105,6 +106,10 @@ class Heartbeat:
         """Take note that a step has been given to the device, for whose data this process waited so long [seconds]."""
         self._waited.append(waited)
         self._given.append(time.monotonic())
+
+    def at_end(self, call: Callable[[], Any]) -> None:
+        """Have something called when this process is done or has failed, once the others have been told."""
+        self._at_end.append(call)
 
     def __enter__(self) -> "Heartbeat":
         """Begin to beat, and have the last word where jax ends the process."""
@@ -150,6 +155,8 @@ class Heartbeat:
         self._thread.join()
         self._give_abort()
         self._last_word()
+        for call in self._at_end:
+            call()
 
     def _last_word(self) -> None:
         """Beat once more; where this process holds the store, which ends with it, wait until every other one has read that."""

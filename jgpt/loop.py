@@ -25,7 +25,7 @@ from jgpt.loaded import GPT
 from jgpt.model import gpt
 from jgpt.plan import compiling, room
 from jgpt.progress import TrainProgress, say
-from jgpt.reading import read_once
+from jgpt.reading import discard, read_once
 from jgpt.tasks import mixture
 
 
@@ -100,22 +100,13 @@ def _train(config: Config, config_path: str, heartbeat: Heartbeat | None) -> Non
     sharding.check_rows(micro_batch, mesh, "train.batch_size / train.accumulation_steps")
     sharding.check_rows(config.eval.batch_size or config.train.batch_size, mesh, "eval.batch_size")
     folder = runfolder.check(config)
+    if distributed.is_first():
+        discard(folder)  # of several processes that were killed
     if distributed.from_first(folder.report.is_file() and config.run.on_existing == "resume"):
         say(report.complete_message(config, config_path))
         return
     say(f"{config.run.dir}: reading data")
-    with read_once(config, folder) as data:
-        _train_on(data, config, config_path, folder, mesh, heartbeat)
-
-
-def _train_on(
-    data: mixture.Mixture,
-    config: Config,
-    config_path: str,
-    folder: runfolder.RunFolder,
-    mesh: Mesh,
-    heartbeat: Heartbeat | None,
-) -> None:
+    data = read_once(config, folder, heartbeat)
     resolved = gpt.resolve(
         config.model,
         vocab_size=data.vocabulary.size,
@@ -141,7 +132,7 @@ def _train_on(
         mixture.save(data, folder.tokenizer)
     if jax.process_count() > 1:
         signed = distributed.from_first(runfolder.sign(folder.root) if distributed.is_first() else 0)
-        runfolder.require_prepared(config, signed)
+        runfolder.require_signed(folder.root, signed)
         distributed.wait("all see the run's folder")
         if distributed.is_first():
             (folder.root / runfolder.SIGNATURE).unlink()

@@ -1,48 +1,57 @@
 """The data of a run: read once, by process 0, and mapped by all others, so that each reads its own rows alone.
 
-Owns who reads; what is laid down for the others is said in `tasks.shared`, where in `runfolder`.
+Owns who reads, and that all were given one config; what is laid down for the others is said in `tasks.shared`, where in
+`runfolder`.
 """
 
+import contextlib
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import jax
 
-from jgpt import distributed, runfolder
+from jgpt import configio, distributed, runfolder
 from jgpt.config import Config
+from jgpt.heartbeat import Heartbeat
 from jgpt.runfolder import RunFolder
 from jgpt.tasks import mixture, shared
 
+CONFIG = "config.json"
 
-@contextmanager
-def read_once(config: Config, folder: RunFolder) -> Iterator[mixture.Mixture]:
-    """Yield the mixture of `config`; with several processes its files lie beside `folder` for as long as it is entered.
+
+def read_once(config: Config, folder: RunFolder, heartbeat: Heartbeat | None) -> mixture.Mixture:
+    """Return the mixture of `config`; with several processes its files lie in `folder` until all have ended.
+
+    Where one of them is killed they are left; `discard` removes them at the next start.
 
     Raises:
-        ValueError: as `mixture.build`, on process 0; or this host does not see the folder that process 0 writes.
+        ValueError: as `mixture.build`, on process 0; or this process sees another folder or was given another config.
         FileNotFoundError: data is missing, on process 0.
     """
     if jax.process_count() == 1:
-        yield mixture.build(config)
-        return
-    where = folder.shared_data
+        return mixture.build(config)
     built: list[mixture.Mixture] = []
+    where = folder.shared_data
 
     def lay_down() -> int:
         built.append(mixture.build(config))
-        shutil.rmtree(where, ignore_errors=True)  # of a run that was killed
         where.mkdir(parents=True)
+        if heartbeat is not None:
+            heartbeat.at_end(lambda: discard(folder))
         shared.lay_down(built[0], where)
+        configio.save(config, where / CONFIG)
         return runfolder.sign(where)
 
-    try:
-        signed = distributed.made_by_first("data", lay_down)
-        if distributed.is_first():
-            yield built[0]
-        else:
-            runfolder.require_signed(where, signed)
-            yield shared.take_up(config, where)
-    finally:
-        if distributed.is_first():
-            shutil.rmtree(where, ignore_errors=True)
+    signed = distributed.made_by_first("data", lay_down)
+    if distributed.is_first():
+        return built[0]
+    runfolder.require_signed(where, signed)
+    runfolder.require_same(configio.load(where / CONFIG), config)
+    return shared.take_up(config, where)
+
+
+def discard(folder: RunFolder) -> None:
+    """Remove what process 0 has laid down, and the folder where it holds nothing else: the run has not begun."""
+    if folder.shared_data.is_dir():
+        shutil.rmtree(folder.shared_data, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            folder.root.rmdir()

@@ -59,9 +59,10 @@ def _given_again(config_path: str, *dropped: str) -> list[str]:
     A process that `jgpt simulate` started gets its place from there.
     """
     given = [argument for argument in sys.argv[1:] if argument != config_path]
-    by_hand = simulated.COMMAND not in os.environ and _without(given, NUMBER) != given
-    kept = _without(given, "run.on-existing", *dropped, *((NUMBER,) if by_hand else PLACE))
-    return [config_path, *kept, *([f"--{NUMBER}", "I"] if by_hand else [])]
+    simulates = simulated.COMMAND in os.environ
+    kept = _without(given, "run.on-existing", *dropped, *(PLACE if simulates else (NUMBER,)))
+    numbered = not simulates and _without(given, NUMBER) != given
+    return [config_path, *kept, *([f"--{NUMBER}", "I"] if numbered else [])]
 
 
 def _without(arguments: list[str], *fields: str) -> list[str]:

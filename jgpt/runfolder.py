@@ -68,9 +68,8 @@ class RunFolder:
 
     @property
     def shared_data(self) -> Path:
-        """Beside the folder while several processes train: what process 0 has read of the data, for the others."""
-        root = self.root.absolute()
-        return root.with_name(f".{root.name}.data")
+        """While several processes train: what process 0 has read of the data, for the others."""
+        return self.root / "data-of-all"
 
 
 def open_existing(path: str | Path) -> tuple[RunFolder, Config]:
@@ -98,8 +97,8 @@ def check(config: Config) -> RunFolder:
     folder = RunFolder(Path(config.run.dir))
     if folder.root.exists() and not folder.root.is_dir():
         raise ValueError(f"run.dir {config.run.dir!r} is a file: choose another --run.dir.")
-    unfinished = folder.config.with_suffix(".tmp")  # of a run that was killed while it made its folder
-    occupied = folder.root.is_dir() and any(path != unfinished for path in folder.root.iterdir())
+    passing = (folder.config.with_suffix(".tmp"), folder.shared_data)  # left by a run that was killed before it began
+    occupied = folder.root.is_dir() and any(path not in passing for path in folder.root.iterdir())
     if occupied and not folder.config.is_file():
         raise ValueError(
             f"run.dir {config.run.dir!r} holds files but no config.json, so it is not a run and nothing in it is touched: "
@@ -125,6 +124,10 @@ def prepare(config: Config) -> RunFolder:
         aside = folder.root.with_name(f".{folder.root.name}.deleted")  # so that a kill leaves no half of a run
         shutil.rmtree(aside, ignore_errors=True)
         folder.root.rename(aside)
+        kept_data = aside / folder.shared_data.name  # of this run already, and mapped by its other processes
+        if kept_data.is_dir():
+            folder.root.mkdir()
+            kept_data.rename(folder.shared_data)
         shutil.rmtree(aside)
     if config.run.on_existing == "extend":
         folder.report.unlink(missing_ok=True)
@@ -143,17 +146,18 @@ def sign(folder: Path) -> int:
     return number
 
 
-def require_signed(folder: Path, signed: int, seconds: float = SEEN_SECONDS) -> None:
+def require_signed(folder: Path, signed: int, seconds: float | None = None) -> None:
     """Refuse to go on where the folder that process 0 has signed is not seen, but none or another one.
 
     Args:
         folder: by its name.
         signed: what `sign` returned there.
-        seconds: to wait for it to be seen.
+        seconds: to wait for it to be seen; None = SEEN_SECONDS.
 
     Raises:
         ValueError: this host has another file system.
     """
+    seconds = SEEN_SECONDS if seconds is None else seconds
     end = time.monotonic() + seconds
     if not _signed(folder, signed):
         print(f"waits up to {seconds:g} s to see in {folder} what process 0 has written", file=sys.stderr, flush=True)
@@ -166,20 +170,18 @@ def require_signed(folder: Path, signed: int, seconds: float = SEEN_SECONDS) -> 
     )
 
 
-def require_prepared(config: Config, signed: int, seconds: float = SEEN_SECONDS) -> None:
-    """Refuse to go on where another run folder is seen than process 0 has prepared and signed, or for another config.
+def require_same(found: Config, config: Config) -> None:
+    """Refuse a config that is not process 0's.
 
-    Raises:
-        ValueError: as `require_signed`, or this process was given another config.
+    Args:
+        found: what process 0 was given.
+        config: what this one was given.
     """
-    folder = RunFolder(Path(config.run.dir))
-    require_signed(folder.root, signed, seconds)
-    found = configio.load(folder.config)
     changed = [*configio.changed_fields(found, config), *(["mesh"] if found.mesh != config.mesh else [])]
     require(
         not changed,
-        f"process 0 has prepared {config.run.dir!r} with other values of {', '.join(changed)} than this process on "
-        f"{socket.gethostname()} was given: start all with the same command.",
+        f"process 0 was given other values of {', '.join(changed)} than this process on {socket.gethostname()}: start all with "
+        "the same command.",
     )
 
 

@@ -137,7 +137,9 @@ class Simulation:
 def simulate(
     arguments: Sequence[str], processes: int, devices: int, *, grace: float, say: Callable[[str], Any] = print
 ) -> int:
-    """Return the exit status of a run in several processes; SIGTERM and Ctrl-C ask all of them to save and stop.
+    """Return the exit status of a run in several processes.
+
+    SIGTERM and Ctrl-C ask all of them to save and stop, a second one kills them.
 
     Args:
         arguments: as in `Simulation`.
@@ -151,10 +153,12 @@ def simulate(
         FileNotFoundError: this is no clone of jgpt.
     """
     with Simulation(arguments, processes, devices, say) as simulation:
+        asked: list[int] = []
 
         def stop(signum: int, frame: FrameType | None) -> None:
-            del signum, frame
-            simulation.signal(signal.SIGTERM)
+            del frame
+            simulation.signal(signal.SIGKILL if asked else signal.SIGTERM)
+            asked.append(signum)
 
         before = {signum: signal.signal(signum, stop) for signum in (signal.SIGTERM, signal.SIGINT)}
         try:

@@ -96,6 +96,33 @@ def test_a_sample_of_the_questions_is_asked_and_said(run: tuple):
     assert scores["qa/questions"] == len(HELD) and "qa/questions_held_out" not in scores
 
 
+@pytest.mark.parametrize("processes", [2, 5])
+def test_processes_share_the_questions_and_all_know_the_answers(run: tuple, processes: int, monkeypatch):
+    """Of three questions some processes get none; choices and scores are those of one process."""
+    model, data = run[:2]
+    alone = evaluate.answer_held_out(model, data, None, batch_size=ROWS)["qa"]
+    said: list[str] = []
+    monkeypatch.setattr(evaluate.jax, "process_count", lambda: processes)
+    monkeypatch.setattr(evaluate.distributed, "gathered", lambda words: said.append(words) or ["[]"] * processes)
+    for number in range(processes):
+        monkeypatch.setattr(evaluate.jax, "process_index", lambda number=number: number)
+        with pytest.raises(ValueError, match="zip"):  # nobody has said anything
+            evaluate.answer_held_out(model, data, None, batch_size=ROWS)
+    monkeypatch.setattr(evaluate.distributed, "gathered", lambda words: said)
+    together = evaluate.answer_held_out(model, data, None, batch_size=ROWS)["qa"]
+    for one, other in zip(alone, together, strict=True):
+        assert (one.example, one.answer, one.correct, one.scores) == (
+            other.example,
+            other.answer,
+            other.correct,
+            other.scores,
+        )
+        assert (one.choice is None) == (other.choice is None)
+        if one.choice is not None and other.choice is not None:
+            np.testing.assert_allclose(one.choice.nats, other.choice.nats, rtol=CLOSE)
+            assert one.choice.num_bytes == other.choice.num_bytes
+
+
 @pytest.mark.parametrize("stride", [8, CONTEXT])
 def test_sliding_scores_stand_beside_the_plain_ones(run: tuple, stride: int):
     model, data, *_ = run

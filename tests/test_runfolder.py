@@ -121,8 +121,7 @@ def test_names_in_a_run_are_distinct(tmp_path: Path):
     folder = runfolder.RunFolder(tmp_path)
     names = [name for name, value in vars(runfolder.RunFolder).items() if isinstance(value, property)]
     paths = {getattr(folder, name) for name in names}
-    assert len(paths) == len(names) and folder.shared_data.parent == tmp_path.parent
-    assert all(path.parent == tmp_path for path in paths - {folder.shared_data})
+    assert len(paths) == len(names) and all(path.parent == tmp_path for path in paths)
     assert dataclasses.fields(folder)[0].name == "root"
 
 
@@ -187,14 +186,27 @@ def test_overwriting_leaves_nothing_behind(run: Path):
     assert list(files(run)) == ["config.json"]
 
 
+def test_data_laid_down_for_the_other_processes_are_no_run_and_survive_an_overwriting(run: Path, tmp_path: Path):
+    early = runfolder.RunFolder(tmp_path / "early")
+    early.shared_data.mkdir(parents=True)
+    runfolder.check(config(early.root, steps=50))  # a run that was killed before it began
+    shared = runfolder.RunFolder(run).shared_data
+    shared.mkdir()
+    (shared / "mapped").write_text("by others")
+    runfolder.prepare(config(run, "overwrite", steps=50))
+    assert sorted(files(run)) == ["config.json", "data-of-all/mapped"]
+    assert [path.name for path in run.parent.iterdir() if path.name.startswith(".")] == []
+
+
 def test_processes_know_by_its_signature_that_they_see_the_same_folder(run: Path, tmp_path: Path):
     number = runfolder.sign(run)
-    runfolder.require_prepared(config(run, steps=100), number)
+    runfolder.require_signed(run, number)
     own = tmp_path / "of another host"
     shutil.copytree(run, own)
     (own / runfolder.SIGNATURE).write_text(str(number ^ 1))  # from a run of its own
     for elsewhere in (tmp_path / "none", own):
         with pytest.raises(ValueError, match="is not the folder that process 0 has prepared"):
-            runfolder.require_prepared(config(elsewhere, steps=100), number, seconds=0.01)
+            runfolder.require_signed(elsewhere, number, seconds=0.01)
+    runfolder.require_same(config(run, steps=100), config(run, steps=100))
     with pytest.raises(ValueError, match="other values of train.steps than this process"):
-        runfolder.require_prepared(config(run, steps=70), number)
+        runfolder.require_same(config(run, steps=100), config(run, steps=70))

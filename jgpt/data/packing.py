@@ -12,6 +12,7 @@ import numpy as np
 
 from jgpt.batch import PADDING_SEGMENT, Batch, Document
 from jgpt.check import require
+from jgpt.data.stored import lengths_of
 
 
 class PackedRows(Sequence[Batch], ABC):
@@ -34,7 +35,7 @@ class PackedRows(Sequence[Batch], ABC):
     ) -> None:
         self.documents = documents
         self.refresh = refresh
-        self.sizes = np.array([len(document.tokens) - 1 for document in documents], np.int64)
+        self.sizes = lengths_of(documents) - 1
         self.length = length
         self.loss_weight = loss_weight
 

@@ -7,6 +7,8 @@ the pages it lies on. Files of ids that were there before are pointed to, never 
 import dataclasses
 import json
 import mmap
+import socket
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -14,10 +16,12 @@ from typing import Any, Final
 import numpy as np
 
 from jgpt.batch import Document
+from jgpt.check import require
 from jgpt.data.examples import Conversation, Message, Picture, QuestionAnswer, TokenStream
 from jgpt.data.token_files import open_tokens
 
 NARROW: Final = np.iinfo(np.uint16).max  # ids up to here take two bytes
+MARKS: Final = 256  # ids by which a file is known again
 
 
 def write_documents(folder: Path, documents: Sequence[Document], examples: Sequence[Any]) -> None:
@@ -30,55 +34,99 @@ def write_documents(folder: Path, documents: Sequence[Document], examples: Seque
     """
     folder.mkdir(parents=True)
     if all(isinstance(example, TokenStream) and example.file is not None for example in examples):
-        streams = [
-            {"file": str(stream.file.absolute()), "first": stream.first, "count": len(stream.ids), "offset": one.offset}
-            for stream, one in zip(examples, documents, strict=True)
-        ]
+        streams = [_pointer(stream, one.offset) for stream, one in zip(examples, documents, strict=True)]
         (folder / "streams.json").write_text(json.dumps(streams))
         return
-    starts = np.cumsum([0, *(len(document.tokens) for document in documents)])
+    np.save(folder / "lengths.npy", np.array([len(document.tokens) for document in documents], np.int64))
     top = max(int(document.tokens.max()) + document.offset for document in documents)
-    np.save(folder / "starts.npy", starts)
-    tokens = _new(folder / "tokens.npy", np.dtype(np.uint16 if top <= NARROW else np.int32), (int(starts[-1]),))
-    for start, stop, document in zip(starts[:-1], starts[1:], documents, strict=True):
-        tokens[start:stop] = document.tokens.astype(np.int32) + document.offset
-    tokens.flush()
+    narrow = np.dtype(np.uint16 if top <= NARROW else np.int32)
+    ids = (document.tokens.astype(np.int32) + document.offset for document in documents)
+    size = sum(len(document.tokens) for document in documents)
+    _write(folder / "tokens.npy", narrow, (size,), ids)
     if all(document.weights is None for document in documents):
         return
-    given = [document.weights for document in documents if document.weights is not None]
+    given = (document.weights for document in documents if document.weights is not None)
     marks = all(np.isin(weights, (0, 1)).all() for weights in given)  # the usual case takes a byte a token
-    weights = _new(folder / "weights.npy", np.dtype(np.uint8 if marks else np.float32), (int(starts[-1]),))
-    for start, stop, document in zip(starts[:-1], starts[1:], documents, strict=True):
-        weights[start:stop] = 1 if document.weights is None else document.weights
-    weights.flush()
+    weights = (
+        np.ones(len(document.tokens)) if document.weights is None else document.weights for document in documents
+    )
+    _write(folder / "weights.npy", np.dtype(np.uint8 if marks else np.float32), (size,), weights)
 
 
 def open_documents(folder: Path) -> Sequence[Document]:
-    """Return the documents that `write_documents` laid down; none is read before it is asked for."""
+    """Return the documents that `write_documents` laid down; none is read before it is asked for.
+
+    Raises:
+        ValueError: a file of ids is another one here than where they were laid down.
+        FileNotFoundError: it is not here.
+    """
     streams = folder / "streams.json"
     if not streams.is_file():
-        return _Documents(folder)
-    found = []
-    for stream in json.loads(streams.read_text()):
-        ids = open_tokens(Path(stream["file"]))[stream["first"] : stream["first"] + stream["count"]]
-        found.append(Document(ids, None, offset=stream["offset"]))
-    return found
+        return StoredDocuments(folder)
+    return [_follow(stream) for stream in json.loads(streams.read_text())]
 
 
-class _Documents(Sequence[Document]):
+class StoredDocuments(Sequence[Document]):
+    """Documents in files.
+
+    Args:
+        folder: as `write_documents` has left it.
+    """
+
     def __init__(self, folder: Path) -> None:
-        self._starts = np.load(folder / "starts.npy", allow_pickle=False)
+        self.lengths = np.load(folder / "lengths.npy", allow_pickle=False)
+        self._starts = np.concatenate([[0], np.cumsum(self.lengths)])
         self._tokens = np.load(folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
         weights = folder / "weights.npy"
         self._weights = np.load(weights, mmap_mode="r", allow_pickle=False) if weights.is_file() else None
 
     def __len__(self) -> int:
-        return len(self._starts) - 1
+        return len(self.lengths)
 
     def __getitem__(self, index: int) -> Document:  # type: ignore[override]  # slices are never asked for
-        where = slice(*self._starts[range(len(self))[index] :][:2])
+        at = range(len(self))[index]
+        where = slice(self._starts[at], self._starts[at + 1])
         weights = None if self._weights is None else self._weights[where].astype(np.float32)
         return Document(self._tokens[where], weights)
+
+
+def lengths_of(documents: Sequence[Document]) -> np.ndarray:
+    """Return the tokens of each document, [documents]; stored ones are not read for it."""
+    if isinstance(documents, StoredDocuments):
+        return documents.lengths
+    return np.array([len(document.tokens) for document in documents], np.int64)
+
+
+def _pointer(stream: TokenStream, offset: int) -> dict[str, Any]:
+    """Return where the ids of a stream lie, and what they are known by without reading all of them."""
+    return {
+        "file": str(Path(stream.file or "").absolute()),
+        "first": stream.first,
+        "count": len(stream.ids),
+        "offset": offset,
+        "mark": _mark(stream.ids),
+    }
+
+
+def _follow(pointer: dict[str, Any]) -> Document:
+    file, first, count = Path(pointer["file"]), pointer["first"], pointer["count"]
+    where = f"{str(file)!r} on {socket.gethostname()}"
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{where} does not exist, where process 0 has found ids: every process maps them, so that they must lie on a file "
+            "system that all share, or be copied to the same place of each host."
+        )
+    ids = open_tokens(file)[first : first + count]
+    require(
+        len(ids) == count and _mark(ids) == pointer["mark"],
+        f"{where} holds other ids than on the host of process 0: every process maps them; copy the same file to each host.",
+    )
+    return Document(ids, None, offset=pointer["offset"])
+
+
+def _mark(ids: np.ndarray) -> int:
+    """Return a checksum of ids at even distances, the first and the last among them; few pages are read."""
+    return zlib.crc32(ids[np.linspace(0, len(ids) - 1, MARKS).astype(np.int64)].astype(np.int64).tobytes())
 
 
 def write_examples(folder: Path, examples: Sequence[Any]) -> None:
@@ -90,9 +138,10 @@ def write_examples(folder: Path, examples: Sequence[Any]) -> None:
     """
     folder.mkdir(parents=True)
     if isinstance(examples[0], Picture):
-        _stack(folder / "pixels.npy", (picture.pixels for picture in examples), len(examples))
+        shape, byte = (len(examples), *examples[0].pixels.shape), np.dtype(np.uint8)
+        _write(folder / "pixels.npy", byte, shape, (picture.pixels for picture in examples))
         if examples[0].brightness is not None:
-            _stack(folder / "brightness.npy", (picture.brightness for picture in examples), len(examples))
+            _write(folder / "brightness.npy", byte, shape, (picture.brightness for picture in examples))
         lines = [picture.caption for picture in examples]
     else:
         lines = [
@@ -147,16 +196,13 @@ def _conversation(fields: dict[str, Any]) -> Conversation:
     return Conversation(tuple(Message(**message) for message in fields["messages"]))
 
 
-def _new(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
-    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+def _write(path: Path, dtype: np.dtype, shape: tuple[int, ...], parts: Iterable[np.ndarray]) -> None:
+    """Write an array part by part, so that it need not fit into memory twice.
 
-
-def _stack(path: Path, arrays: Iterable[np.ndarray | None], count: int) -> None:
-    """Write arrays of one shape and type one by one; they need not fit into memory twice."""
-    out: np.memmap | None = None
-    for i, array in enumerate(arrays):
-        values = np.asarray(array)
-        out = _new(path, values.dtype, (count, *values.shape)) if out is None else out
-        out[i] = values
-    if out is not None:
-        out.flush()
+    Not through a mapping: a full disk would end the process by a signal (SIGBUS), without a word.
+    """
+    with open(path, "wb") as file:
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_2_0(file, header)
+        for part in parts:
+            file.write(np.ascontiguousarray(part, dtype).tobytes())

@@ -3,6 +3,7 @@
 Owns the comparison, its words and the advice; what a step needs is `compiling`'s, which changes help is `search`'s.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -11,7 +12,7 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from jgpt import sharding
+from jgpt import sharding, simulated
 from jgpt.config import Config, ModelConfig
 from jgpt.plan.compiling import Memory, validation_bytes
 from jgpt.plan.devices import GIB
@@ -24,14 +25,15 @@ EXHAUSTED = "RESOURCE_EXHAUSTED"  # how XLA begins when memory runs out, compili
 def available(mesh: Mesh) -> float | None:
     """Return the bytes that a program may take on one of this process's devices; None where nobody says.
 
-    On a CPU: its share of what the system could give now.
+    On a CPU: its share of what the system could give now; the processes of `jgpt simulate` are all on this one.
     """
     device = mesh.local_devices[0]
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
         return float(stats["bytes_limit"])
     free = [room for room in (_system(), _container()) if room is not None]
-    return min(free) / len(mesh.local_devices) if device.platform == "cpu" and free else None
+    sharing = mesh.size if simulated.COMMAND in os.environ else len(mesh.local_devices)
+    return min(free) / sharing if device.platform == "cpu" and free else None
 
 
 def _system() -> float | None:

@@ -17,6 +17,7 @@ from jgpt.tasks.mixture import Mixture
 
 RNG = np.random.default_rng(0)
 PICTURES = [Picture(RNG.integers(0, 256, (6, 5), np.uint8), name) for name in ("a", "b", "a b", "b")]
+COLOURED = [Picture(RNG.integers(0, 256, (3, 2, 3), np.uint8), name) for name in "ab"]
 QUESTIONS = [
     QuestionAnswer("is it?", "no", references=("nein",), choices=("no", "yes"), category="short"),
     QuestionAnswer(
@@ -33,16 +34,23 @@ CASES: dict[str, tuple[Splits, dict[str, Any], DataConfig]] = {
         {"condition_dropout": 0.5},
         DataConfig(augment=AugmentConfig(flip=True)),
     ),
-    "drawn": (Splits(PICTURES, PICTURES[:2]), {}, DataConfig(image_threshold="random")),
+    "drawn": (
+        Splits(PICTURES, PICTURES[:2]),
+        {},
+        DataConfig(image_threshold="random", augment=AugmentConfig(flip=True)),
+    ),
+    "colours": (Splits(COLOURED, COLOURED[:1]), {}, DataConfig()),
+    "pieces": (Splits(["a sentence, and another one. " * 9], ["sentence another"]), {}, DataConfig()),
 }
-KINDS = {"drawn": "image"}
+KINDS = {"drawn": "image", "colours": "image", "pieces": "text"}
+TOKENIZERS = {"colours": {"image": "palette", "image_levels": 4}, "pieces": {"text": "bpe", "bpe_vocab_size": 270}}
 
 
 def config(data: DataConfig, name: str, **task: Any) -> Config:
     options = TaskConfig(**{"kind": KINDS.get(name, name), "source": name} | task)
     return Config(
         model=ModelConfig(context_length=48, windows=(None,)),
-        tokenizer=TokenizerConfig(image_levels=4),
+        tokenizer=TokenizerConfig(**TOKENIZERS.get(name, {"image_levels": 4})),
         data=dataclasses.replace(data, tasks={name: options}),
     )
 
@@ -117,3 +125,10 @@ def test_files_of_ids_are_mapped_where_they_lie(suffix: str, tmp_path: Path, mon
     streams = [json.loads(path.read_text()) for path in (tmp_path / "shared").rglob("streams.json")]
     assert sum(stream["count"] for (stream,) in streams) == 2000
     assert isinstance(mapped.tasks["text"].train.documents[0].tokens, np.memmap), "and nothing of it read"
+    ids[-1] ^= 1  # an earlier one of the same size lies on another host
+    np.save(file, ids) if suffix == ".npy" else ids.astype("<u2").tofile(file)
+    with pytest.raises(ValueError, match="holds other ids than on the host of process 0"):
+        shared.take_up(cfg, tmp_path / "shared")
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match="every process maps them"):
+        shared.take_up(cfg, tmp_path / "shared")

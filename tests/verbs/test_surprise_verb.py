@@ -84,6 +84,7 @@ def test_the_caption_is_asked_for_where_there_are_several():
         _caption(None, ("3", "7"))
 
 
+@pytest.mark.slow
 def test_bits_of_a_lossy_code_are_counted_per_token(tmp_path: Path, monkeypatch, capsys):
     data = task_data([picture("a")], [picture("a")], levels=3)
     config = ModelConfig(num_layers=1, embed_dim=16, num_heads=2, context_length=16)
