@@ -323,3 +323,20 @@ def test_bytes_on_each_device_fall_as_they_should() -> None:
     data = planned(data=8)
     assert data.memory.parameters == one.memory.parameters and data.memory.activations < one.memory.activations / 4
     assert one.collectives == [] and np.isclose(one.flops, fsdp.flops)
+
+
+@pytest.mark.slow
+def test_bytes_fall_where_axes_meet() -> None:
+    """A slice is a copy; within it fsdp and tensor both split matrices, and context the activations."""
+    one, alone = planned(), planned(slice=8)
+    assert alone.memory.parameters == one.memory.parameters and alone.memory.batch == one.memory.batch / 8
+    assert alone.memory.activations < one.memory.activations / 4
+    for mesh, share in (
+        (dict(slice=2, fsdp=2, tensor=2), 4),
+        (dict(fsdp=2, context=2, tensor=2), 4),
+        (dict(data=2, fsdp=4), 4),
+    ):
+        split = planned(**mesh)
+        assert one.memory.parameters / share <= split.memory.parameters < 1.1 * one.memory.parameters / share, mesh
+        assert one.memory.optimizer / share <= split.memory.optimizer < 1.1 * one.memory.optimizer / share, mesh
+        assert split.memory.activations < one.memory.activations / 3, mesh
