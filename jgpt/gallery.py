@@ -110,7 +110,16 @@ def captions_to_draw(task: TaskData, most: int) -> list[str]:
     return [captions[i] for i in np.linspace(0, len(captions) - 1, most).round().astype(int)]
 
 
-def draw(model: GPT, name: str, data: TaskData, captions: Sequence[str], *, n: int, seed: int = 0) -> Gallery:
+def draw(
+    model: GPT,
+    name: str,
+    data: TaskData,
+    captions: Sequence[str],
+    *,
+    n: int,
+    seed: int = 0,
+    sampling: Sampling = SAMPLING,
+) -> Gallery:
     """Draw `n` pictures of each caption and find what they resemble.
 
     Args:
@@ -120,6 +129,7 @@ def draw(model: GPT, name: str, data: TaskData, captions: Sequence[str], *, n: i
         captions: to draw; a caption may stand several times.
         n: pictures of each, and at most as many real ones beside them.
         seed: of the drawings.
+        sampling: how to draw.
 
     Raises:
         ValueError: nothing is to be drawn, or a caption cannot be.
@@ -129,7 +139,7 @@ def draw(model: GPT, name: str, data: TaskData, captions: Sequence[str], *, n: i
     require(len(captions) > 0, "no caption was given: name at least one.")
     require(n >= 1, f"-n is {n}: draw at least 1 picture of each caption.")
     requests = [caption for caption in captions for _ in range(n)]
-    drawn = model.complete(name, requests, sampling=SAMPLING, seed=seed).values
+    drawn = model.complete(name, requests, sampling=sampling, seed=seed).values
     real = _held_out(data, set(captions))
     compared = [as_coded(data.task, example) for example in spread(real, MAX_COMPARED)]
     where, distances = nearest([*drawn, *compared], _training(data))

@@ -312,9 +312,10 @@ def test_drawings_are_compared_and_pixels_mapped(unbroken, tmp_path, capsys):
         arguments.call(arguments)
         return capsys.readouterr().out
 
-    out = call("draw", unbroken, "--captions", "7", "3", "-n", "2", "--out", tmp_path / "new")
+    out = call("draw", unbroken, "--captions", "7", "3", "-n", "2", "--out", tmp_path / "new", "--temperature", "0.9")
     distances = json.loads((tmp_path / "new" / "digits_drawn.json").read_text())
     assert distances["captions"] == ["7", "3"] and distances["drawn"] == 4 and distances["ratio"] > 0
+    assert (distances["temperature"], distances["guidance"]) == (0.9, 1.0)
     assert "4 pictures of 2 captions" in out and f"ratio {distances['ratio']:.2f}" in out
     assert (tmp_path / "new" / "digits_drawn.png").stat().st_size > 1000
     out = call("surprise", unbroken, "--held-out", "3", "--out", tmp_path / "map.png")

@@ -13,6 +13,7 @@ from jgpt.data.packing import pack
 from jgpt.loaded import GPT, Completion
 from jgpt.picture_scores import as_coded
 from jgpt.sampler import Samples
+from jgpt.sampling import Sampling
 from jgpt.tasks.image import ImageTask
 from jgpt.tasks.mixture import TaskData
 from jgpt.tokenizers.image import Palette
@@ -35,13 +36,15 @@ def task_data(train: list[Picture], validation: list[Picture], levels: int = 256
 
 @dataclasses.dataclass(frozen=True)
 class Fake(GPT):
-    """Draws what it is told to, in turn; `asked` keeps the captions."""
+    """Draws what it is told to, in turn; `asked` keeps the captions, `options` how they were drawn."""
 
     pictures: tuple[np.ndarray, ...] = ()
     asked: list[Any] = dataclasses.field(default_factory=list)
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def complete(self, task: str, requests: Any, **options: Any) -> Completion:
         self.asked.extend(requests)
+        self.options.update(options)
         return Completion(
             [self.pictures[i % len(self.pictures)] for i in range(len(requests))], Samples([], [], [], [])
         )
@@ -67,8 +70,9 @@ def test_copies_are_found_beside_their_originals():
     data = task_data(train, held)
     copied = [train[i].pixels for i in (7, 2, 11, 4)]
     model = fake(data, copied)
-    made = gallery.draw(model, "p", data, ["0", "1"], n=2)
+    made = gallery.draw(model, "p", data, ["0", "1"], n=2, seed=3, sampling=Sampling(guidance=2.0))
     assert model.asked == ["0", "0", "1", "1"]
+    assert model.options == {"seed": 3, "sampling": Sampling(guidance=2.0)}
     for entry, originals in zip(made.entries, (copied[:2], copied[2:]), strict=True):
         np.testing.assert_array_equal(np.stack(entry.drawn), np.stack(originals))
         np.testing.assert_array_equal(np.stack(entry.nearest), np.stack(originals))

@@ -20,8 +20,8 @@ from jgpt.check import require
 from jgpt.data.examples import QuestionAnswer, Splits
 from jgpt.data.read_log import BadRecord, ReadLog
 
-NAME: Final = re.compile(r"qa(\d+)_([\w-]+)_(train|test)\.txt$")
-VALID: Final = re.compile(r"qa\d+_[\w-]+_valid\.txt$")  # of the edition en-valid, cut off its training files
+NAME: Final = re.compile(r"qa(\d+)_([\w-]+)_(train|test|valid)\.txt$")
+VALID: Final = "valid"  # of the edition en-valid, cut off its training files
 
 
 class Line(NamedTuple):
@@ -39,7 +39,7 @@ def read_babi(files: Mapping[str, str], log: ReadLog | None = None, *, whole: bo
     Every question is asked as the benchmark asks it: after the facts before it alone, without the questions and answers
     that stand between them. The facts that support its answer are its steps, in the order of the file.
 
-    With `whole` every question of every file is held out and asked so, and either kind of file will do.
+    With `whole` every question of every file is held out and asked so, and any kind of file will do.
 
     Args:
         files: text of each file by its name; names that are not bAbI's are ignored, and valid files noted as left out.
@@ -56,10 +56,10 @@ def read_babi(files: Mapping[str, str], log: ReadLog | None = None, *, whole: bo
     kinds: dict[str, set[str]] = {"train": set(), "test": set()}
     for name in sorted(files, key=_number):
         match = NAME.search(name)
-        if match is None:
+        if match is None or (match[3] == VALID and not whole):
             continue
         category = f"{int(match[1]):02d} {match[2].replace('-', ' ')}"
-        kinds[match[3]].add(category)
+        kinds.setdefault(match[3], set()).add(category)
         for where, story in _stories(name, files[name], log):
             if not any(line.answer for line in story):
                 log.bad(where, f"the story asks nothing: {' '.join(line.text for line in story)[:80]!r}")
@@ -69,12 +69,12 @@ def read_babi(files: Mapping[str, str], log: ReadLog | None = None, *, whole: bo
         require(
             bool(held), f"no question is in {', '.join(sorted(files)) or 'nothing'}: pass files of bAbI's questions."
         )
-        words = f"bAbI stories, {len(kinds['train'] | kinds['test'])} kinds of questions"
+        words = f"bAbI stories, {len(set().union(*kinds.values()))} kinds of questions"
         return Splits([], held, kind="qa", recognised=words)
     for part, found in kinds.items():
         require(bool(found), f"no bAbI file qa*_{part}.txt is among {', '.join(sorted(files)) or 'nothing'}: add them.")
     notes = []
-    valid = sorted(name for name in files if VALID.search(name))
+    valid = sorted(name for name in files if (match := NAME.search(name)) and match[3] == VALID)
     if valid:
         notes.append(f"left out, since test is what is held out: {len(valid)} valid files, such as {valid[0]}")
     for missing, there, what in (("train", "test", "scored untrained"), ("test", "train", "trained, not scored")):

@@ -7,6 +7,7 @@ from typing import Final
 
 from jgpt.check import require
 from jgpt.runtime import configure
+from jgpt.sampling import Sampling
 
 HELP: Final = "draw beside real pictures and the nearest training pictures, and measure copying"
 DESCRIPTION: Final = """Draws pictures, and reads the run's data again to put beside each the training picture nearest by
@@ -26,6 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", type=int, default=4, help="pictures of each caption (default %(default)s)")
     parser.add_argument("--task", help="image task to draw (default: the first one)")
     parser.add_argument("--out", help="folder for TASK_drawn.png and TASK_drawn.json (default: RUN/plots)")
+    parser.add_argument("--temperature", type=float, default=1.0, help="1 draws from the model itself (default)")
+    parser.add_argument(
+        "--guidance", type=float, default=1.0, help="above 1: pictures follow their caption more closely"
+    )
     parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same (default %(default)s)")
     parser.add_argument("--step", type=int, help="checkpoint to load (default: the newest)")
 
@@ -33,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Write the sheet and the distances, and say what they show."""
     require(arguments.held_out >= 1, f"--held-out is {arguments.held_out}: draw at least 1 caption.")
+    sampling = Sampling(temperature=arguments.temperature, guidance=arguments.guidance)
     configure()
     import jgpt
     from jgpt import gallery
@@ -42,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
     name = gallery.image_task(model, arguments.task)
     data = mixture.build(model.config).tasks[name]
     captions = arguments.captions or gallery.captions_to_draw(data, arguments.held_out)
-    drawn = gallery.draw(model, name, data, captions, n=arguments.n, seed=arguments.seed)
+    drawn = gallery.draw(model, name, data, captions, n=arguments.n, seed=arguments.seed, sampling=sampling)
     folder = Path(arguments.out or Path(arguments.run) / "plots")
     folder.mkdir(parents=True, exist_ok=True)
     picture, figures = folder / f"{name}_drawn.png", folder / f"{name}_drawn.json"
@@ -52,6 +58,8 @@ def run(arguments: argparse.Namespace) -> None:
         "step": model.step,
         "task": name,
         "seed": arguments.seed,
+        "temperature": sampling.temperature,
+        "guidance": sampling.guidance,
         "captions": list(captions),
     }
     figures.write_text(json.dumps(record | drawn.distances, indent=1) + "\n", encoding="utf-8")

@@ -53,6 +53,15 @@ def test_kinds_stand_in_the_order_of_their_numbers_and_lonely_files_are_noted():
     assert splits.notes == ("no train file of 03 k: scored untrained",)
 
 
+def test_the_files_of_a_third_split_are_left_out_unless_all_is_to_be_scored():
+    files = {f"qa1_k_{part}.txt": TEST for part in ("train", "test", "valid")}
+    splits = read_babi(files)
+    assert (len(splits.train), len(splits.validation)) == (2, 2)
+    assert splits.notes == ("left out, since test is what is held out: 1 valid files, such as qa1_k_valid.txt",)
+    assert len(read_babi(files, whole=True).validation) == 6
+    assert len(read_babi({"qa1_k_valid.txt": TEST}, whole=True).validation) == 2
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
