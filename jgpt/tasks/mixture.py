@@ -126,7 +126,7 @@ def _refuse_unused(config: Config, kinds: Collection[str]) -> None:
         "leave it (--eval.stride, or --stride of jgpt evaluate) out.",
     )
     require(
-        config.tokenizer.image not in ("rgb", "learned") or "image" in kinds,
+        config.tokenizer.image in ("auto", "none") or "image" in kinds,
         f"tokenizer.image is {config.tokenizer.image!r}, but no task of the config has pictures: leave it at 'auto'.",
     )
 

@@ -30,7 +30,8 @@ def tiny_sources(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sources.SOURCES, name, lambda seed, fraction, splits=splits: splits)
 
 
-def config(*names: str, text: str = "bytes", image: str = "grey", context: int = CONTEXT, **fields: Any) -> Config:
+def config(*names: str, text: str = "bytes", image: str | None = None, context: int = CONTEXT, **fields: Any) -> Config:
+    image = image or ("grey" if "image" in (names or DATA) else "auto")
     tasks = {name: TaskConfig(kind=KINDS[name], source=name, **fields) for name in names or DATA}
     return Config(
         model=ModelConfig(context_length=context, windows=(None,)),
@@ -215,15 +216,15 @@ def test_config_without_tasks_is_refused():
         mixture.build(Config())
 
 
-def test_palette_without_pictures_is_refused():
-    with pytest.raises(ValueError, match="tokenizer.image is 'palette'.*no task of the config has pictures"):
-        mixture.build(config("text", image="palette"))
+@pytest.mark.parametrize("image", ["grey", "palette", "rgb"])
+def test_ids_of_pictures_without_pictures_are_refused(image: str, monkeypatch: pytest.MonkeyPatch):
+    serve(monkeypatch, "text", kind="text")
+    with pytest.raises(ValueError, match=f"tokenizer.image is '{image}'.*no task of the config has pictures"):
+        mixture.build(config("text", image=image))
 
 
 def test_what_no_task_would_heed_is_refused(monkeypatch: pytest.MonkeyPatch):
     serve(monkeypatch, "text", kind="text")
-    with pytest.raises(ValueError, match="tokenizer.image is 'rgb'.*no task of the config has pictures"):
-        mixture.build(config("text", image="rgb"))
     asked = dataclasses.replace(config("qa"), eval=EvalConfig(stride=8))
     with pytest.raises(ValueError, match="eval.stride is 8.*no task of the run has text"):
         mixture.build(asked)
