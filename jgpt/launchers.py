@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from jgpt import rollcall
 from jgpt.check import require
 from jgpt.config import DistributedConfig
+from jgpt.runtime import NO_TPU
 
 # name: (variables that only this launcher sets, number of processes, this process's number); the first that fits
 LAUNCHERS: Final = {
@@ -54,6 +55,7 @@ def find(cfg: DistributedConfig, environment: Mapping[str, str]) -> Place | None
     Raises:
         ValueError: only a part of it is known, or a variable is no number.
     """
+    environment = {name: value for name, value in environment.items() if NO_TPU.get(name) != value}
     told = (
         cfg.coordinator or environment.get("JGPT_COORDINATOR"),
         _number(cfg.num_processes, environment, "JGPT_NUM_PROCESSES"),

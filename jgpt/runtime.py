@@ -5,6 +5,7 @@ first thing. Refuses to import jax.
 """
 
 import ctypes
+import glob
 import mmap
 import os
 import platform
@@ -23,6 +24,14 @@ _MADV_HUGEPAGE: Final = 14  # asm-generic/mman-common.h
 _HUGE_PAGE: Final = 2**21
 _HUGE_BYTES: Final = 2**32  # of the heap; address space alone, no memory until it is used
 
+# What libtpu (the extra [plan]) asks the network for, in vain and at length, where there is no TPU.
+NO_TPU: Final = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "127.0.0.1",  # not "localhost": of a real one `launchers` must know
+    "TPU_WORKER_ID": "0",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+}
+
 
 def configure() -> bool:
     """Keep freed pages in the process, in huge pages, keep compiled programs on disk, and quieten the libraries.
@@ -36,6 +45,9 @@ def configure() -> bool:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("ABSL_MIN_LOG_LEVEL", "2")
+    if not (glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")):  # where chips would be
+        for name, value in NO_TPU.items():
+            os.environ.setdefault(name, value)
     _keep_compiled()
     if not sys.platform.startswith("linux"):
         return False

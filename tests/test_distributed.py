@@ -19,6 +19,7 @@ from jgpt import distributed, runfolder
 from jgpt.config import DistributedConfig
 from jgpt.heartbeat import LOST
 from jgpt.launchers import Place, find, settle
+from jgpt.runtime import NO_TPU
 from jgpt.simulated import Simulation, free_port
 
 NONE = DistributedConfig()
@@ -43,6 +44,9 @@ SAME = 1e-5  # relative; f32, sums over devices in another order, over 12 steps
         ({}, dict(OMPI_COMM_WORLD_SIZE="4", OMPI_COMM_WORLD_RANK="3"), Place("Open MPI", None, 4, 3)),
         ({}, dict(TPU_WORKER_HOSTNAMES="a,b,c,d", TPU_WORKER_ID="2"), Place("TPU pod", None, 4, 2)),
         ({}, dict(TPU_WORKER_HOSTNAMES="localhost", TPU_WORKER_ID="0"), None),
+        # where there is no TPU
+        (dict(coordinator="a:1", num_processes=2, process_id=1), NO_TPU, Place(None, "a:1", 2, 1)),
+        ({}, NO_TPU | dict(OMPI_COMM_WORLD_SIZE="4", OMPI_COMM_WORLD_RANK="3"), Place("Open MPI", None, 4, 3)),
         (
             {},
             dict(TPU_WORKER_HOSTNAMES="a,b,c,d", TPU_WORKER_ID="2", MEGASCALE_NUM_SLICES="3", MEGASCALE_SLICE_ID="2"),

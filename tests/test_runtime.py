@@ -1,5 +1,6 @@
 """The settings before jax: the allocator takes them, and a process that cannot have them runs all the same."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -61,3 +62,18 @@ def test_without_a_place_for_compiled_programs_they_are_compiled_anew(tmp_path: 
     (tmp_path / "file").write_text("in the way")
     assert compiled(tmp_path / "file") == []
     assert compiled(tmp_path, JAX_ENABLE_COMPILATION_CACHE="false") == [tmp_path / "file"]
+
+
+QUIET = """
+import jgpt.runtime
+jgpt.runtime.configure()
+import jax
+print(jax.default_backend())
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the extra [plan]")
+def test_libtpu_says_nothing_where_there_is_no_tpu():
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_PLATFORMS", "TPU_"))}
+    out = subprocess.run([sys.executable, "-c", QUIET], capture_output=True, text=True, check=True, env=inherited)
+    assert out.stderr == ""

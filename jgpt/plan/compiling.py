@@ -27,6 +27,7 @@ from jgpt.plan.collectives import Collective, collectives
 from jgpt.plan.devices import LAYOUTS, Machine
 from jgpt.plan.gpus import target
 from jgpt.plan.kernels import Kernel, kernels
+from jgpt.runtime import NO_TPU
 
 # how libtpu says that a program does not fit: all that it needs, or its temporaries alone
 _USED: Final = re.compile(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm")
@@ -101,11 +102,8 @@ def devices_of(machine: Machine) -> Sequence[Any]:
 
     device = machine.device
     if device.platform == "tpu":
-        # without these libtpu asks the network what machine it is on, which takes a while where it is none
-        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-        os.environ.setdefault("TPU_WORKER_ID", "0")
-        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+        for variable, value in NO_TPU.items():
+            os.environ.setdefault(variable, value)
         os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
         options: dict[str, Any] = {"num_slices": machine.slices} if machine.slices > 1 else {}
     else:
