@@ -255,6 +255,8 @@ class Checkpoints:
 
     def _failed(self, step: int, error: BaseException) -> OSError:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        if isinstance(error, FileNotFoundError) and jax.process_count() > 1:
+            reason += " (perhaps process 0 failed first, and removed what was begun: see what it says, and its disk)"
         return OSError(
             f"the checkpoint of step {step} could not be written to {self.folder}: {reason}. Complete there: "
             f"{self.steps() or 'none'}; nothing earlier is lost. Free space or restore access to that folder and run "

@@ -31,6 +31,7 @@ ABORTED: Final = (  # of process 0, of the others
 )
 GOING, DONE, FAILED, LEFT = "going", "done", "failed", "left"
 STARTS, SCORES = "starts", "scores"  # what may take any time: reading data and compiling; answering all questions
+WHY_AT_MOST: Final = 1000  # characters of a reason that the others repeat
 SLOW_SHARE: Final = 0.2  # of a step that one process waits for its data longer than the others do: it is named
 SLOW_STEPS: Final = 20  # the last ones, over which that is counted
 
@@ -108,7 +109,7 @@ class Heartbeat:
         self._given.append(time.monotonic())
 
     def at_end(self, call: Callable[[], Any]) -> None:
-        """Have something called when this process is done or has failed, once the others have been told."""
+        """Have something called when this process ends by itself or must, once the others have been told."""
         self._at_end.append(call)
 
     def __enter__(self) -> "Heartbeat":
@@ -247,7 +248,7 @@ class Heartbeat:
         table = ", ".join(f"{i}: {steps[i]}" for i in sorted(steps))
         once = "once that is mended, " if status == OTHER_FAILED else ""
         print(
-            f"error: {why.rstrip('.')}.\n  last steps by process: {table}.\n"
+            f"error: {why.rstrip('.')}.\n  last steps heard of, by process: {table}.\n"
             f"  Process {self._process} ends; what was saved is kept: {once}the same command on all "
             "processes goes on from the newest checkpoint, or begins anew where none is yet.",
             file=sys.stderr,
@@ -256,10 +257,13 @@ class Heartbeat:
         if not alone:
             self._state = LEFT
             self._last_word()
+        for call in self._at_end:
+            call()
         self._leave(status)
         self._ended.set()  # reached in tests alone
 
 
 def _first_line(error: BaseException | None) -> str:
     lines = str(error).strip().splitlines()
-    return (lines[0] if lines else repr(error)).replace("\t", " ")[:300]
+    line = (lines[0] if lines else repr(error)).replace("\t", " ")
+    return line if len(line) <= WHY_AT_MOST else f"{line[: WHY_AT_MOST - 3]}..."

@@ -15,7 +15,7 @@ from jgpt.heartbeat import Heartbeat
 from jgpt.runfolder import RunFolder
 from jgpt.tasks import mixture, shared
 
-CONFIG = "config.json"
+CONFIG, DATA = "config.json", "data"
 
 
 def read_once(config: Config, folder: RunFolder, heartbeat: Heartbeat | None) -> mixture.Mixture:
@@ -32,21 +32,27 @@ def read_once(config: Config, folder: RunFolder, heartbeat: Heartbeat | None) ->
     built: list[mixture.Mixture] = []
     where = folder.shared_data
 
-    def lay_down() -> int:
-        built.append(mixture.build(config))
+    def sign() -> int:
         where.mkdir(parents=True)
         if heartbeat is not None:
             heartbeat.at_end(lambda: discard(folder))
-        shared.lay_down(built[0], where)
         configio.save(config, where / CONFIG)
         return runfolder.sign(where)
 
-    signed = distributed.made_by_first("data", lay_down)
-    if distributed.is_first():
-        return built[0]
-    runfolder.require_signed(where, signed)
-    runfolder.require_same(configio.load(where / CONFIG), config)
-    return shared.take_up(config, where)
+    def lay_down() -> int:
+        built.append(mixture.build(config))
+        try:
+            shared.lay_down(built[0], where / DATA)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror or str(error), str(where)) from error
+        return 0
+
+    signed = distributed.made_by_first("config", sign)  # before the data, which may take long
+    if not distributed.is_first():
+        runfolder.require_signed(where, signed)
+        runfolder.require_same(configio.load(where / CONFIG), config)
+    distributed.made_by_first("data", lay_down)
+    return built[0] if distributed.is_first() else shared.take_up(config, where / DATA)
 
 
 def discard(folder: RunFolder) -> None:

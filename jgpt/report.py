@@ -120,8 +120,8 @@ def describe(config: Config, data: Mixture, model: ModelConfig, mesh: Mesh, para
     experts = f", {model.experts_per_token} of {model.num_experts} experts a token" if model.num_experts else ""
     loops = f", run {model.loops} times" if model.loops > 1 else ""
     yield (
-        f"  model: {count:,} parameters, {model.num_layers} layers of width {model.embed_dim}{loops}, context "
-        f"{model.context_length}, {model.compute_dtype}, attention {attention}{experts}"
+        f"  model: {count:,} parameters, {model.num_layers} layer{'s' * (model.num_layers > 1)} of width {model.embed_dim}"
+        f"{loops}, context {model.context_length}, {model.compute_dtype}, attention {attention}{experts}"
     )
     yield f"  devices: {mesh.devices.size} x {mesh.devices.flat[0].device_kind} (mesh {shape})"
 

@@ -170,19 +170,18 @@ def require_signed(folder: Path, signed: int, seconds: float | None = None) -> N
     )
 
 
-def require_same(found: Config, config: Config) -> None:
+def require_same(first: Config, config: Config) -> None:
     """Refuse a config that is not process 0's.
 
     Args:
-        found: what process 0 was given.
+        first: what process 0 was given.
         config: what this one was given.
     """
-    changed = [*configio.changed_fields(found, config), *(["mesh"] if found.mesh != config.mesh else [])]
-    require(
-        not changed,
-        f"process 0 was given other values of {', '.join(changed)} than this process on {socket.gethostname()}: start all with "
-        "the same command.",
-    )
+    changed = configio.changed_fields(first, config)
+    if first.mesh != config.mesh:
+        changed["mesh"] = (first.mesh, config.mesh)
+    fields = "; ".join(f"{name} is {was!r} on process 0 and {now!r} here" for name, (was, now) in changed.items())
+    require(not changed, f"{fields} ({socket.gethostname()}): start all processes with the same command.")
 
 
 def _signed(folder: Path, number: int) -> bool:

@@ -197,7 +197,7 @@ def test_a_killed_process_ends_all_and_they_resume_to_the_bit(together: Path, tm
             assert time.monotonic() - begun < 6 + 4, said
         other = [line for line in said if line.startswith(f"[{1 - victim}]")]
         assert any(f"error: process {victim}" in line for line in other), "\n".join(said)
-        assert any("last steps by process: 0: " in line for line in other)
+        assert any("last steps heard of, by process: 0: " in line for line in other)
     run_to_end(path, 2, 2, *MESH)
     a, b = (jgpt.load(p.parent / "run").params for p in (together, path))
     jax.tree.map(np.testing.assert_array_equal, a, b)

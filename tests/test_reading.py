@@ -28,14 +28,16 @@ class Two:
     """Plays process 0 or 1 of two."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.number, self.made = 0, 0
+        self.number = 0
+        self.made: dict[str, int] = {}
         monkeypatch.setattr(reading.jax, "process_count", lambda: 2)
         monkeypatch.setattr(reading.distributed, "is_first", lambda: self.number == 0)
         monkeypatch.setattr(reading.distributed, "made_by_first", self.made_by_first)
 
     def made_by_first(self, name: str, make: Callable[[], int]) -> int:
-        self.made = make() if self.number == 0 else self.made
-        return self.made
+        if self.number == 0:
+            self.made[name] = make()
+        return self.made[name]
 
 
 def test_the_first_reads_and_the_other_maps_until_all_have_ended(config: Config, monkeypatch) -> None:
@@ -58,7 +60,7 @@ def test_another_config_or_folder_is_said_as_such(config: Config, tmp_path: Path
     two.number = 1
     renamed = replace(config, data=replace(config.data, tasks={"book": config.data.tasks["text"]}))
     with pytest.raises(
-        ValueError, match="process 0 was given other values of data.tasks.*start all with the same command"
+        ValueError, match="data.tasks.* on process 0 and .* here.*start all processes with the same command"
     ):
         reading.read_once(renamed, folder, None)
     monkeypatch.setattr(runfolder, "SEEN_SECONDS", 0.01)

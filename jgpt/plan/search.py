@@ -153,12 +153,33 @@ def best(
 def first_that_fits(
     candidates: Iterator[Candidate], compile_step: Compile, *, compiles: int, say: Callable[[str], Any]
 ) -> Tried | None:
-    """Return the first candidate that fits, None where none of `compiles` does."""
-    for _, candidate in zip(range(compiles), candidates, strict=False):
-        tried, _ = best([candidate], compile_step, compiles=1, say=say)
-        if tried is not None:
-            return tried
-    return None
+    """Return the first candidate that fits, None where none does.
+
+    Where they are more than `compiles`, half of those go to the first; then comes the last, which needs least, and if it fits
+    the earliest that does is sought by halves between.
+    """
+    several = list(candidates)
+
+    def tried(at: int) -> Tried | None:
+        return best([several[at]], compile_step, compiles=1, say=say)[0]
+
+    ahead = len(several) if len(several) <= compiles else compiles // 2
+    for at in range(ahead):
+        fitting = tried(at)
+        if fitting is not None:
+            return fitting
+    if ahead == len(several):
+        return None
+    first, left = len(several) - 1, compiles - ahead - 1
+    fitting = tried(first)
+    while fitting is not None and ahead < first and left > 0:
+        middle, left = (ahead + first) // 2, left - 1
+        earlier = tried(middle)
+        if earlier is None:
+            ahead = middle + 1
+        else:
+            first, fitting = middle, earlier
+    return fitting
 
 
 def _with_remat(config: Config, model: ModelConfig, remat: Any, words: str) -> Candidate:

@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> None:
     for name in ("length", "cache"):
         value = getattr(arguments, name)
         require(value is None or arguments.sampler is not None, f"--{name} is of the sampler: say --sampler ROWS too.")
-    config = from_arguments(arguments.config, arguments.overrides, f"jgpt plan {arguments.config}", DESCRIPTION)
+    config = from_arguments(arguments.config, arguments.overrides, f"python train.py {arguments.config}", DESCRIPTION)
     require(arguments.device != "this" or arguments.slices == 1, "--slices are of TPUs: name them with --device.")
     machine = None if arguments.device == "this" else parse(arguments.device, arguments.slices)
     if machine is not None:
@@ -135,7 +135,7 @@ def run(arguments: argparse.Namespace) -> None:
             "--eval.samples false, and sample from its checkpoints elsewhere."
         )
     else:
-        console.print("It does NOT fit. What would, the cheapest change first:")
+        console.print("It does NOT fit. What needs less, the cheapest change first:")
         found = search.first_that_fits(
             search.remedies(config, model, machine.size, machine.device.platform),
             compile_step,

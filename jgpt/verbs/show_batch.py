@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     shown = arguments.rows
     require(shown >= 0, f"--rows is {shown}: must not be negative; 0 draws none.")
-    config = from_arguments(arguments.config, arguments.overrides, f"jgpt show-batch {arguments.config}", DESCRIPTION)
+    config = from_arguments(arguments.config, arguments.overrides, f"python train.py {arguments.config}", DESCRIPTION)
     configure()
     from rich.console import Console
     from rich.text import Text

@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
     given = [word for word in arguments.overrides if word.split("=")[0].replace("_", "-") in own]
     require(not given, f"{', '.join(given)}: simulate gives each process its place; leave it out.")
     # parsed here too, so that a mistake is said once
-    config = from_arguments(arguments.config, arguments.overrides, f"jgpt simulate {arguments.config}", DESCRIPTION)
+    config = from_arguments(arguments.config, arguments.overrides, f"python train.py {arguments.config}", DESCRIPTION)
     words = [arguments.config, *arguments.overrides]
     grace = config.distributed.heartbeat_seconds + NOTICE_SECONDS
     status = simulate(words, arguments.processes, arguments.devices_per_process, grace=grace)

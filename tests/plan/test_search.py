@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import pytest
+
 from jgpt import presets
 from jgpt.config import Config, MeshConfig, OptimConfig, TrainConfig
 from jgpt.model import gpt
@@ -63,7 +65,27 @@ def test_the_first_that_fits_and_the_fastest_are_found() -> None:
     said: list[str] = []
     first = search.first_that_fits(iter(candidates), compile_step, compiles=4, say=said.append)
     assert first is not None and first.candidate.words == "8" and calls == ["4", "8"]
-    assert search.first_that_fits(iter(candidates), compile_step, compiles=1, say=said.append) is None
+    assert search.first_that_fits(iter(candidates[:1]), compile_step, compiles=1, say=said.append) is None
     fastest, tried = search.best(candidates, compile_step, compiles=3, say=said.append)
     assert fastest is not None and fastest.candidate.words == "16" and len(tried) == 3
     assert "does not fit" in said[0]
+
+
+@pytest.mark.parametrize("fits_from", [1, 5, 14, 19, 20])
+def test_of_more_than_may_be_compiled_the_one_that_needs_least_is_tried_before_giving_up(fits_from: int) -> None:
+    calls: list[int] = []
+
+    def compile_step(config: Config, model: object) -> tuple[Step, Times]:
+        calls.append(config.train.seed)
+        return fake(1e9, config.train.seed > fits_from, 1.0)
+
+    candidates = [
+        search.Candidate(str(n), dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, seed=n)), MODEL)
+        for n in range(1, 21)
+    ]
+    found = search.first_that_fits(iter(candidates), compile_step, compiles=12, say=lambda line: None)
+    assert len(calls) == len(set(calls)) <= 12
+    if fits_from == 20:
+        assert found is None and calls == [1, 2, 3, 4, 5, 6, 20]
+    else:
+        assert found is not None and found.candidate.words == str(fits_from + 1)
