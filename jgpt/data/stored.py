@@ -37,11 +37,12 @@ def write_documents(folder: Path, documents: Sequence[Document], examples: Seque
         streams = [_pointer(stream, one.offset) for stream, one in zip(examples, documents, strict=True)]
         (folder / "streams.json").write_text(json.dumps(streams))
         return
-    np.save(folder / "lengths.npy", np.array([len(document.tokens) for document in documents], np.int64))
+    lengths = np.array([len(document.tokens) for document in documents], np.int64)
+    _write(folder / "lengths.npy", lengths.dtype, lengths.shape, [lengths])
     top = max(int(document.tokens.max()) + document.offset for document in documents)
     narrow = np.dtype(np.uint16 if top <= NARROW else np.int32)
     ids = (document.tokens.astype(np.int32) + document.offset for document in documents)
-    size = sum(len(document.tokens) for document in documents)
+    size = int(lengths.sum())
     _write(folder / "tokens.npy", narrow, (size,), ids)
     if all(document.weights is None for document in documents):
         return
@@ -151,7 +152,7 @@ def write_examples(folder: Path, examples: Sequence[Any]) -> None:
     with open(folder / "lines.jsonl", "wb") as file:
         for line in lines:
             starts.append(starts[-1] + file.write(json.dumps(line).encode("ascii") + b"\n"))
-    np.save(folder / "starts.npy", np.array(starts, np.int64))
+    _write(folder / "starts.npy", np.dtype(np.int64), (len(starts),), [np.array(starts)])
 
 
 def open_examples(folder: Path) -> Sequence[Any]:
@@ -199,7 +200,8 @@ def _conversation(fields: dict[str, Any]) -> Conversation:
 def _write(path: Path, dtype: np.dtype, shape: tuple[int, ...], parts: Iterable[np.ndarray]) -> None:
     """Write an array part by part, so that it need not fit into memory twice.
 
-    Not through a mapping: a full disk would end the process by a signal (SIGBUS), without a word.
+    Neither through a mapping, where a full disk ends the process by a signal (SIGBUS) without a word, nor by `numpy.save`,
+    whose error then does not say that it is full.
     """
     with open(path, "wb") as file:
         header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
