@@ -21,7 +21,8 @@ CONFIG, DATA = "config.json", "data"
 def read_once(config: Config, folder: RunFolder, heartbeat: Heartbeat | None) -> mixture.Mixture:
     """Return the mixture of `config`; with several processes its files lie in `folder` until all have ended.
 
-    Where one of them is killed they are left; `discard` removes them at the next start.
+    Where process 0 is killed, or the caller has joined the processes and there is no heartbeat, they are left; `discard`
+    removes them at the next start.
 
     Raises:
         ValueError: as `mixture.build`, on process 0; or this process sees another folder or was given another config.

@@ -31,7 +31,8 @@ def task_data(train: list[Picture], validation: list[Picture], levels: int = 256
     words = Vocabulary("bytes", TOKENIZERS["bytes"].train([], 0), Palette.grey(levels))
     task = ImageTask.fit(words, train)
     rows = [pack([task.encode(example) for example in part], "whole", 64) for part in (train, validation)]
-    return TaskData(task, Splits(train, validation), *rows)
+    sizes = [task.dimensions(example) for example in validation]
+    return TaskData(task, Splits(train, validation), *rows, None if None in sizes else sum(filter(None, sizes)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ VOCABULARY = Vocabulary("bytes", ByteTokenizer(), Palette.grey(3))
 
 def data(task, examples, **fields) -> TaskData:
     rows = pack([task.encode(example) for example in examples], task.packing, 16)
-    return TaskData(task, Splits(examples, examples[:1], **fields), rows, rows)
+    return TaskData(task, Splits(examples, examples[:1], **fields), rows, rows, None)
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ class TaskData:
     splits: Splits
     train: PackedRows
     validation: PackedRows
-    dimensions: int | None = None
+    dimensions: int | None
     too_long: tuple[int, int] = (0, 0)
 
 
