@@ -9,7 +9,7 @@ import json
 import mmap
 import socket
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -183,9 +183,6 @@ class _Examples(Sequence[Any]):
             return value
         ((kind, fields),) = value.items()
         return _question(fields) if kind == QuestionAnswer.__name__ else _conversation(fields)
-
-    def __iter__(self) -> Iterator[Any]:
-        return (self[i] for i in range(len(self)))
 
 
 def _question(fields: dict[str, Any]) -> QuestionAnswer:

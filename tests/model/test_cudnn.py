@@ -66,7 +66,7 @@ def as_documented(query, key, value, *, q_seqlen, kv_seqlen, q_offsets, kv_offse
 
 
 @given(st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=6), min_size=1, max_size=3), st.integers(0, 3))
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=25)
 def test_packed_documents_mean_what_their_segments_mean(cuts, more):
     segments = packed_rows(cuts)
     q, k, v = queries(len(cuts))
