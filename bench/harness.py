@@ -19,6 +19,7 @@ from typing import Any, Final
 
 BENCH: Final = Path(__file__).resolve().parent
 RESULTS: Final = BENCH / "results"
+_BEFORE: dict[Path, Any] = {}  # results of earlier runs, as this process found them
 PACKAGES: Final = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "transformers")
 
 
@@ -39,7 +40,8 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": path, **(environment or {})},
+            # on a GPU jax would take three quarters of the memory, and leave its peer without
+            env={"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **os.environ, "PYTHONPATH": path, **(environment or {})},
         )
         self.name = script
 
@@ -153,6 +155,8 @@ def say(text: str) -> None:
 def publish(name: str, results: Mapping[str, Any], rows: Iterable[Sequence[str]], device: str | None = None) -> None:
     """Write results/<machine>/<name>.json and print the table; say what changed since the last time.
 
+    A long benchmark calls this after every part, each time with all that it has.
+
     Args:
         name: of the benchmark.
         results: JSON values; those under "headline" are compared with the last ones.
@@ -165,7 +169,9 @@ def publish(name: str, results: Mapping[str, Any], rows: Iterable[Sequence[str]]
     folder = RESULTS / kind_of_machine(device)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
-    before = json.loads(path.read_text()) if path.is_file() else None
+    if path not in _BEFORE:
+        _BEFORE[path] = json.loads(path.read_text()) if path.is_file() else None
+    before = _BEFORE[path]
     header, *body = rows
     table = Table(*header, title=f"{name}, {device or machine()['processor']}")
     for row in body:

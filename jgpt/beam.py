@@ -237,7 +237,7 @@ def search(
         unconditional=None,
         seeds=[(0, 0)] * len(rows),
         samplings=[sampling] * len(rows),
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=[max_new_tokens] * len(rows),
         stop_ids=stop_ids,
         allowed=allowed,
         pad_id=pad_id,
@@ -273,7 +273,7 @@ def _run(
     work = work._replace(live_B=np.repeat(np.arange(B) < len(groups), beams))
     length = min(prompts.tokens_PS.shape[1] + work.group_BT.shape[1], decoder.context_length)
     wanted_B = np.array([len(group) for group in padded], np.int32)
-    rules = Rules(wanted_B, np.int32(requests.max_new_tokens), np.float32(alpha))
+    rules = Rules(wanted_B, np.int32(max(requests.max_new_tokens)), np.float32(alpha))
     prompts, work, rules = jax.device_put((prompts, work, rules))
     end = jax.device_get(run(decoder, beams, length, params, prompts, work, rules)._replace(cache=None))
     if end.bad_B.any():
@@ -292,8 +292,8 @@ def _run(
         ]
         require(
             len(found) >= len(group),
-            f"{len(group)} texts are asked of a prompt that allows {len(found)} of at most {requests.max_new_tokens} tokens: "
-            "ask for fewer.",
+            f"{len(group)} texts are asked of a prompt that allows {len(found)} of at most "
+            f"{max(requests.max_new_tokens)} tokens: ask for fewer.",
         )
         texts = []
         for _, rank, k, source in sorted(found, key=lambda entry: entry[:3])[: len(group)]:

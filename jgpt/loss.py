@@ -71,6 +71,7 @@ class LossPlan:
             gradient of the output matrix is then added up in place.
         at_once: see `chunks_for`.
         online: find the log-normaliser in one pass over the logits instead of two, for devices that wait for memory.
+        logits_dtype: in which logits wait between the passes over them; all that is computed from them is f32.
     """
 
     chunk_tokens: int | None = None
@@ -78,6 +79,7 @@ class LossPlan:
     split_vocab: bool = False
     at_once: int | None = None
     online: bool = False
+    logits_dtype: str = "float32"
 
 
 def cross_entropy(
@@ -95,7 +97,7 @@ def cross_entropy(
     sequence axis, so that a batch sharded over devices stays where it is.
 
     Args:
-        to_logits: maps features and the output matrix to f32 logits, each id's from its own column.
+        to_logits: maps features and the output matrix to logits of `plan.logits_dtype`, each id's from its own column.
         x_BSD: features after the final norm.
         output_DV: output matrix.
         targets_BS: id to predict at each position.
@@ -159,7 +161,7 @@ def online_logsumexp(logits_NV: Float[Array, "N V"]) -> Float[Array, " N"]:
 
 def _of_logits(logits_NV: Array, piece: _Piece, plan: LossPlan) -> tuple[tuple[Array, LossSums], Array]:
     """Return a piece's objective and sums, and its log-normalisers."""
-    weights_N = flatten(piece.weights_Bs)
+    weights_N, logits_NV = flatten(piece.weights_Bs), logits_NV.astype(jnp.float32)
     log_z_N = online_logsumexp(logits_NV) if plan.online else jax.nn.logsumexp(logits_NV, axis=-1)
     target_N = jnp.take_along_axis(logits_NV, flatten(piece.targets_Bs)[:, None], axis=-1)[:, 0]
     nats, squared = jnp.sum(weights_N * (log_z_N - target_N)), jnp.sum(weights_N * jnp.square(log_z_N))
@@ -167,12 +169,13 @@ def _of_logits(logits_NV: Array, piece: _Piece, plan: LossPlan) -> tuple[tuple[A
 
 
 def _slope(logits_NV: Array, log_z_N: Array, piece: _Piece, z_loss: float, first: int | Array = 0) -> Array:
-    """Return the gradient of the objective with respect to logits, those of the ids from `first` on."""
+    """Return the gradient of the objective with respect to logits, those of the ids from `first` on, in their type."""
     targets_N, weights_N = flatten(piece.targets_Bs), flatten(piece.weights_Bs)
     ids_1V = first + jnp.arange(logits_NV.shape[1])[None, :]
     pull_N = weights_N * (1 + 2 * z_loss * log_z_N)  # along log_z
-    softmax_NV = jnp.exp(logits_NV - log_z_N[:, None])
-    return softmax_NV * pull_N[:, None] - jnp.where(ids_1V == targets_N[:, None], weights_N[:, None], 0.0)
+    softmax_NV = jnp.exp(logits_NV.astype(jnp.float32) - log_z_N[:, None])
+    slope_NV = softmax_NV * pull_N[:, None] - jnp.where(ids_1V == targets_N[:, None], weights_N[:, None], 0.0)
+    return slope_NV.astype(logits_NV.dtype)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -6,7 +6,6 @@ right is said in `grading`, what a choice's likelihood is in `choices`.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
 from typing import Final
 
 import jax
@@ -96,12 +95,12 @@ def _greedy(
     sizes = [len(prompt.tokens) for prompt in prompts]
     allowed = Allowed.phases([(phase.ids, phase.count) for phase in task.phases], num_ids)
     out = [""] * len(prompts)
-    for turn, new in turns(sizes, task.max_new_tokens, cfg, _numbers_at_once()):
+    for turn in turns(sizes, task.max_new_tokens, cfg, _numbers_at_once()):
         samples = sample(
             decoder,
             params,
             [prompts[i].tokens for i in turn],
-            max_new_tokens=new,
+            max_new_tokens=[min(task.max_new_tokens, cfg.context_length - sizes[i]) for i in turn],
             sampling=Sampling(temperature=0.0),
             stop_ids=(task.end,),
             allowed=allowed,
@@ -112,12 +111,12 @@ def _greedy(
     return out
 
 
-def turns(sizes: Sequence[int], max_new: int, cfg: ModelConfig, numbers: int) -> Iterator[tuple[list[int], int]]:
-    """Yield (prompts asked together, longest answer [tokens]), every prompt once.
+def turns(sizes: Sequence[int], max_new: int, cfg: ModelConfig, numbers: int) -> Iterator[list[int]]:
+    """Yield prompts that are asked together, every prompt once.
 
     The longest come first, so that memory runs out at once or never. Prompts of one turn have about one length, which the
     sampler rounds up to a power of two, and as many are taken as that leaves room for: so there are few shapes, however many
-    questions. A prompt near the end of the context gets what is left of it for its answer.
+    questions.
 
     Args:
         sizes: of the prompts [tokens], each below the context.
@@ -130,14 +129,12 @@ def turns(sizes: Sequence[int], max_new: int, cfg: ModelConfig, numbers: int) ->
     at = 0
     while at < len(order):
         longest = sizes[order[at]]
-        new = min(max_new, context - longest)
         width = min(1 << (longest - 1).bit_length(), context)
         length = min(width + max_new, context)
         row = cfg.num_heads * width * length + 2 * cfg.depth * length * cfg.kv_heads * cfg.width_of_head
         rows = min(1 << (max(numbers // row, 1).bit_length() - 1), MAX_ROWS)
-        turn = list(takewhile(lambda i: min(max_new, context - sizes[i]) == new, order[at : at + rows]))  # noqa: B023
-        yield turn, new
-        at += len(turn)
+        yield order[at : at + rows]
+        at += rows
 
 
 def _numbers_at_once() -> int:

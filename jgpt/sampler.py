@@ -159,7 +159,7 @@ def sample(
     params: Any,
     prompts: Sequence[Sequence[int] | np.ndarray],
     *,
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     sampling: Sampling | Sequence[Sampling] = Sampling(),  # noqa: B008 - frozen
     unconditional: Sequence[Sequence[int] | np.ndarray] | None = None,
     seeds: int | Sequence[int] = 0,
@@ -183,7 +183,7 @@ def sample(
         params: its parameters. Here they are brought into the form that decoding reads fastest: call `decoder.prepare` once
             yourself to sample often.
         prompts: ids of each row, of any lengths.
-        max_new_tokens: longest answer [tokens], its stop id included.
+        max_new_tokens: longest answer [tokens], its stop id included; one for all rows, or one a row.
         sampling: one for all rows, or one a row.
         unconditional: each prompt without its condition, for `Sampling.guidance`; each sample then takes two rows of the
             model. Needed where any row is guided, refused where none is.
@@ -214,7 +214,7 @@ def sample(
     out: list[Any] = [None] * len(prompts)
     for chunk, laid in _batches(decoder, requests, stages, max_rows):
         batch = Batch(decoder, params, *laid, stages, prefill_chunk, speculation)
-        batch.advance(max_new_tokens if until is None else EVERY)
+        batch.advance(max(requests.max_new_tokens) if until is None else EVERY)
         rows = batch.rows()[: len(chunk)]
         while until is not None and not all(row[1] for row in rows):
             for slot, (i, row) in enumerate(zip(chunk, rows, strict=True)):
@@ -299,7 +299,7 @@ def _requests(
     unconditional: Any,
     seeds: int | Sequence[int],
     sampling: Sampling | Sequence[Sampling],
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     stop_ids: Sequence[int],
     allowed: Allowed | None,
     pad_id: int,
@@ -315,7 +315,7 @@ def _requests(
         unconditional=None if unconditional is None else [np.asarray(prompt) for prompt in unconditional],
         seeds=[(seeds, i) for i in range(len(prompts))] if isinstance(seeds, int) else [(seed, 0) for seed in seeds],
         samplings=[sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling),
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=[max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens),
         stop_ids=stop_ids,
         allowed=allowed,
         pad_id=pad_id,

@@ -79,7 +79,7 @@ class Requests:
         unconditional: ids of each without its condition; None where no sample is guided.
         seeds: seed of each, and what is folded into its key.
         samplings: how each is drawn.
-        max_new_tokens: longest answer [tokens].
+        max_new_tokens: longest answer to each [tokens].
         stop_ids: ids that end an answer.
         allowed: ids that may be generated; None = all.
         pad_id: id fed where a sample has none.
@@ -92,7 +92,7 @@ class Requests:
     unconditional: list[np.ndarray] | None
     seeds: list[tuple[int, int]]
     samplings: list[Sampling]
-    max_new_tokens: int
+    max_new_tokens: list[int]
     stop_ids: Sequence[int]
     allowed: Allowed | None
     pad_id: int
@@ -120,7 +120,7 @@ def lay_out(
         max_samples: largest batch.
     """
     B = bucket(len(chunk), 1, max_samples)
-    T = bucket(requests.max_new_tokens, SMALLEST_BUCKET, context_length)
+    T = bucket(max(requests.max_new_tokens), SMALLEST_BUCKET, context_length)
     padded = chunk + [chunk[0]] * (B - len(chunk))  # a copy of a real row is always a valid one
     rows = [requests.prompts[i] for i in padded]
     if requests.unconditional is not None:
@@ -153,7 +153,7 @@ def lay_out(
         table_GV=table_GV,
         group_BT=group_BT.astype(np.int32),
         stop_V=stop_V,
-        steps_B=np.full(B, requests.max_new_tokens, np.int32),
+        steps_B=np.array([requests.max_new_tokens[i] for i in padded], np.int32),
         pad=np.int32(requests.pad_id),
         knobs=filters.knobs_of([requests.samplings[i] for i in padded]),
         next_MV=next_MV,
@@ -193,8 +193,15 @@ def _join(
 
 def check(requests: Requests, *, num_ids: int, context_length: int, max_rows: int) -> None:
     """Raise ValueError for the first argument of `sample` that breaks a rule."""
-    new, allowed, count = requests.max_new_tokens, requests.allowed, len(requests.prompts)
-    require(new >= 1, f"max_new_tokens is {new}: must be at least 1; raise --max-new-tokens.")
+    allowed, count = requests.allowed, len(requests.prompts)
+    for what, values in (
+        ("sampling", requests.samplings),
+        ("seeds", requests.seeds),
+        ("max_new_tokens", requests.max_new_tokens),
+    ):
+        require(len(values) == count, f"{what} has {len(values)} entries for {count} prompts: give one, or one a row.")
+    for new in requests.max_new_tokens:
+        require(new >= 1, f"max_new_tokens is {new}: must be at least 1; raise --max-new-tokens.")
     require(max_rows >= 1, f"max_rows is {max_rows}: must be at least 1.")
     require(
         0 <= requests.top <= num_ids, f"top is {requests.top}: the vocabulary has {num_ids} ids, use 0 to {num_ids}."
@@ -203,7 +210,7 @@ def check(requests: Requests, *, num_ids: int, context_length: int, max_rows: in
     require(
         chunk is None or chunk >= 1, f"prefill_chunk is {chunk}: must be at least 1 token, or None for all at once."
     )
-    for sampling in requests.samplings:
+    for sampling, new in zip(requests.samplings, requests.max_new_tokens, strict=True):
         far = [i for i, _ in sampling.logit_bias if i >= num_ids]
         require(not far, f"logit_bias names id {far}: the vocabulary has {num_ids} ids, use 0 to {num_ids - 1}.")
         require(
@@ -214,10 +221,8 @@ def check(requests: Requests, *, num_ids: int, context_length: int, max_rows: in
         require(
             0 <= value < num_ids, f"{name} holds {value}: the vocabulary has {num_ids} ids, use 0 to {num_ids - 1}."
         )
-    for i, row in enumerate(requests.prompts):
+    for i, (row, new) in enumerate(zip(requests.prompts, requests.max_new_tokens, strict=True)):
         _check_prompt(f"prompt {i}", row, new, num_ids, context_length)
-    for what, values in (("sampling", requests.samplings), ("seeds", requests.seeds)):
-        require(len(values) == count, f"{what} has {len(values)} entries for {count} prompts: give one, or one a row.")
     for seed, _ in requests.seeds:
         require(0 <= seed < 2**32, f"seed is {seed}: must lie between 0 and 2**32 - 1; use another --seed.")
     guided = any(sampling.guidance != 1.0 for sampling in requests.samplings)
@@ -237,7 +242,7 @@ def check(requests: Requests, *, num_ids: int, context_length: int, max_rows: in
             len(requests.unconditional) == count,
             f"unconditional has {len(requests.unconditional)} entries for {count} prompts: give one a prompt.",
         )
-        for i, row in enumerate(requests.unconditional):
+        for i, (row, new) in enumerate(zip(requests.unconditional, requests.max_new_tokens, strict=True)):
             _check_prompt(f"unconditional prompt {i}", row, new, num_ids, context_length)
     if requests.automata:
         _check_automata(requests, num_ids)

@@ -120,7 +120,8 @@ def check(speculation: Speculation, decoder: Decoder, requests: Requests) -> Non
         draft.ids == decoder.ids,
         f"the draft knows {draft.ids} ids and the model {decoder.ids}: a draft needs the model's own vocabulary.",
     )
-    longest = max((len(prompt) for prompt in requests.prompts), default=0) + requests.max_new_tokens
+    together = (prompt.size + new for prompt, new in zip(requests.prompts, requests.max_new_tokens, strict=True))
+    longest = max(together, default=0)
     require(
         longest <= draft.context_length + 1,
         f"prompt and answer have up to {longest} tokens together, and the draft's model.context_length is "

@@ -3,6 +3,7 @@
 Owns gradients, accumulation and the compiled step; refuses everything that happens between steps.
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -64,13 +65,13 @@ def _objective(
         max_documents=max_documents,
     )
     output_DV = place(gpt.output_matrix(cfg, params), None, "vocab")  # gathered once, for all pieces of the loss
-    to_logits = partial(_placed_logits, cfg)
+    to_logits = partial(_placed_logits, cfg, plan.logits_dtype)
     targets_BS, weights_BS = context.spread(batch.targets_BS), context.spread(batch.weights_BS)
     return *cross_entropy(to_logits, x_BSD, output_DV, targets_BS, weights_BS, plan), routing
 
 
-def _placed_logits(cfg: ModelConfig, x_ND: Array, output_DV: Array) -> Array:
-    return place_tokens(gpt.logits(cfg, x_ND, output_DV), "vocab")
+def _placed_logits(cfg: ModelConfig, dtype: str, x_ND: Array, output_DV: Array) -> Array:
+    return place_tokens(gpt.logits(cfg, x_ND, output_DV, dtype), "vocab")
 
 
 def gradients(
@@ -129,6 +130,7 @@ def loss_plan(train: TrainConfig, mesh: Mesh) -> LossPlan:
         split,
         at_once=logits_at_once(platform, mesh.size // count),
         online=platform == "gpu",
+        logits_dtype=train.logits_dtype,
     )
 
 
@@ -185,7 +187,7 @@ def compile_train_step(
 
 def compile_eval_step(model: ModelConfig, train: TrainConfig, mesh: Mesh) -> Callable[[Any, Batch], LossSums]:
     """Return the jitted loss sums of a batch without dropout, replicated on every device."""
-    plan = loss_plan(train, mesh)
+    plan = dataclasses.replace(loss_plan(train, mesh), logits_dtype="float32")
 
     def sums(params: gpt.Params, batch: Batch) -> LossSums:
         def own(params: gpt.Params, batch: Batch, _: PRNGKeyArray) -> LossSums:
@@ -200,10 +202,13 @@ def compile_eval_step(model: ModelConfig, train: TrainConfig, mesh: Mesh) -> Cal
     )
 
 
-def _compiler_options(mesh: Mesh) -> dict[str, bool] | None:
-    """Return what XLA is told beside the program: on GPUs, to leave products to cuBLAS.
+def _compiler_options(mesh: Mesh) -> dict[str, bool | int] | None:
+    """Return what XLA is told beside the program: on GPUs, to leave products to cuBLAS, and each product as it is.
 
     Triton's kernels are compiled and raced against it one by one. GPT-2's 124M step on an H200, other compilers beside it,
-    took 38 s to compile with them and 29 without, and was no faster for it: 34.7 and 34.5 ms.
+    took 38 s to compile with them and 29 without, and was no faster for it: 34.7 and 34.5 ms. Products of one input, as of
+    query, key and value, would be merged, then copied apart in the forward pass and together in the backward pass.
     """
-    return {"xla_gpu_enable_triton_gemm": False} if mesh.devices.flat[0].platform == "gpu" else None
+    if mesh.devices.flat[0].platform != "gpu":
+        return None
+    return {"xla_gpu_enable_triton_gemm": False, "xla_gpu_dot_merger_threshold_mb": 0}

@@ -54,6 +54,32 @@ def test_pieces_change_nothing(chunk_tokens, split, online):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-5), whole, cut)
 
 
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("chunk_tokens", [9, None])
+def test_logits_that_wait_in_bfloat16_are_rounded_and_nothing_else_is(chunk_tokens: int | None, split: bool):
+    x, w, targets, weights = arrays(V=24)
+
+    def rounded(x, w):
+        return (x @ w).astype(jnp.bfloat16)
+
+    def total(x, w):
+        plan = LossPlan(chunk_tokens, 0.1, split, logits_dtype="bfloat16")
+        return cross_entropy(rounded, x, w, targets, weights, plan)[0]
+
+    def plain(x, w):
+        logits = x @ w + jax.lax.stop_gradient(rounded(x, w).astype(jnp.float32) - x @ w)
+        log_z = jax.nn.logsumexp(logits, axis=-1)
+        return jnp.sum(weights * (log_z - jnp.take_along_axis(logits, targets[..., None], -1)[..., 0] + 0.1 * log_z**2))
+
+    (value, slopes), (expected, exact) = (jax.value_and_grad(f, (0, 1))(x, w) for f in (total, plain))
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    assert (
+        abs(value - jax.jit(lambda: cross_entropy(to_logits, x, w, targets, weights, LossPlan(z_loss=0.1))[0])()) > 1e-4
+    )
+    for slope, other in zip(slopes, exact, strict=True):  # a slope is rounded by up to 1/512 of it
+        np.testing.assert_allclose(slope, other, rtol=0, atol=float(jnp.abs(other).max()) / 100)
+
+
 @pytest.mark.parametrize("largest", [1.0, 80.0, 1e4, 1e30])
 def test_one_pass_finds_the_normaliser_of_two(largest):
     logits = jax.random.uniform(jax.random.key(0), (5, 301), minval=-largest, maxval=largest)

@@ -18,7 +18,7 @@ from jgpt import optim, presets, sharding, state, step  # noqa: E402
 from jgpt.batch import Batch  # noqa: E402
 from jgpt.config import Config, MeshConfig, OptimConfig, TrainConfig  # noqa: E402
 from jgpt.interop import to_gpt2  # noqa: E402
-from jgpt.metrics import flops_per_token  # noqa: E402
+from jgpt.metrics import flops_per_token, peak_flops  # noqa: E402
 from jgpt.model import gpt  # noqa: E402
 
 CONFIG = Config(
@@ -41,7 +41,7 @@ CONFIG = Config(
         schedule="constant",
         warmup_steps=0,
     ),
-    train=TrainConfig(steps=1000, batch_size=SPEC["rows"]),
+    train=TrainConfig(steps=1000, batch_size=SPEC["rows"], logits_dtype=SPEC.get("logits_dtype", "float32")),
 )
 MESH = sharding.make_mesh(MeshConfig(data=1))
 MODEL = gpt.resolve(CONFIG.model, vocab_size=SPEC["vocab"], backend=jax.default_backend())
@@ -94,7 +94,12 @@ def about() -> dict:
     """Return the device and the model FLOPs of a step."""
     tokens = SPEC["rows"] * SPEC["context"]
     device = jax.devices()[0]
-    return {"device": device.device_kind, "platform": device.platform, "flops": flops_per_token(MODEL) * tokens}
+    return {
+        "device": device.device_kind,
+        "platform": device.platform,
+        "flops": flops_per_token(MODEL) * tokens,
+        "peak": peak_flops(device.device_kind),
+    }
 
 
 def profile(folder: str, count: int) -> None:

@@ -84,6 +84,9 @@ class TrainConfig:
     """With experts: weight of the squared log-normaliser of the router (ST-MoE, equation 5); 0 is off."""
     loss_chunk_tokens: int | None = None
     """Tokens whose logits stand in memory at once; None = all where they are small, else chosen by the vocabulary."""
+    logits_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type in which logits wait between two passes of the loss. bfloat16 halves what a training step reads and writes there,
+    and rounds each logit by up to 1/512 of it, as PyTorch's autocast does; held-out data are scored in float32 either way."""
     log_every_steps: int = 10
 
     def __post_init__(self) -> None:

@@ -330,17 +330,21 @@ def stored_output(cfg: ModelConfig, params: Params) -> Float[Array, "D V"] | Sto
     return tokens if isinstance(tokens, Stored) else tokens.T
 
 
-@jax.custom_vjp
-def _f32_product(x_ND: Array, w_DV: Array) -> Array:
-    """Return the product, computed in the type of x and summed in f32; so are its gradients, and that of w stays in f32."""
-    return jnp.matmul(x_ND, w_DV.astype(x_ND.dtype), preferred_element_type=jnp.float32)
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _f32_product(dtype: str, x_ND: Array, w_DV: Array) -> Array:
+    """Return the product, computed in the type of x, summed in f32 and rounded to `dtype`.
+
+    So are its gradients, but that of w stays in f32.
+    """
+    return jnp.matmul(x_ND, w_DV.astype(x_ND.dtype), preferred_element_type=jnp.dtype(dtype))
 
 
-def _f32_product_forward(x_ND: Array, w_DV: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _f32_product(x_ND, w_DV), (x_ND, w_DV)
+def _f32_product_forward(dtype: str, x_ND: Array, w_DV: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _f32_product(dtype, x_ND, w_DV), (x_ND, w_DV)
 
 
-def _f32_product_backward(saved: tuple[Array, Array], slope_NV: Array) -> tuple[Array, Array]:
+def _f32_product_backward(dtype: str, saved: tuple[Array, Array], slope_NV: Array) -> tuple[Array, Array]:
+    del dtype
     x_ND, w_DV = saved
     slope_NV = slope_NV.astype(x_ND.dtype)  # automatic differentiation would multiply f32 by bf16, in f32
     dx_ND = jnp.matmul(slope_NV, w_DV.astype(x_ND.dtype).T, preferred_element_type=jnp.float32)
@@ -351,13 +355,23 @@ def _f32_product_backward(saved: tuple[Array, Array], slope_NV: Array) -> tuple[
 _f32_product.defvjp(_f32_product_forward, _f32_product_backward)
 
 
-def logits(cfg: ModelConfig, x_ND: Float[Array, "N D"], output_DV: Float[Array, "D V"] | Stored) -> Float[Array, "N V"]:
-    """Return f32 logits of N tokens from their features, soft-capped where the config says so."""
+def logits(
+    cfg: ModelConfig,
+    x_ND: Float[Array, "N D"],
+    output_DV: Float[Array, "D V"] | Stored,
+    dtype: str = "float32",
+) -> Float[Array, "N V"]:
+    """Return logits of N tokens from their features, soft-capped where the config says so, rounded to `dtype`."""
     x_ND = x_ND.astype(cfg.compute_dtype)
-    out_NV = multiply(x_ND, output_DV) if isinstance(output_DV, Stored) else _f32_product(x_ND, output_DV)
+    out_NV: Any  # custom_vjp hides the type
+    if isinstance(output_DV, Stored):
+        out_NV = multiply(x_ND, output_DV)
+    else:
+        # what is capped would be rounded twice
+        out_NV = _f32_product(dtype if cfg.logit_softcap is None else "float32", x_ND, output_DV)
     if cfg.logit_softcap is not None:
         out_NV = cfg.logit_softcap * jnp.tanh(out_NV / cfg.logit_softcap)
-    return out_NV
+    return out_NV.astype(dtype)
 
 
 def apply(

@@ -192,7 +192,7 @@ class Planner:
                     unconditional=None,
                     seeds=[(order.seed, 0)],
                     samplings=[order.sampling],
-                    max_new_tokens=longest,
+                    max_new_tokens=[longest],
                     stop_ids=prompt.stop_ids,
                     allowed=None,
                     pad_id=0,
