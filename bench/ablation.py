@@ -3,8 +3,8 @@
     python bench/ablation.py --data shakespeare.txt
 
 Every variant is configs/shakespeare_char.py (4 layers of width 128) but for its own options, for `--steps` steps. With the
-first seed each trains at several learning rates, and goes on with the best of them, so that a part that only wants another rate
-is not held against its rate. Seeds are the outer loop, so that a drift of the machine meets all variants alike. Loss: nats per
+first seed each trains at twice its learning rates, and twice that, for as long as it helps, else at half of them, and so on, and goes
+on with the best, so that a part that only wants another rate is not held against its rate. Seeds are the outer loop, so that a drift of the machine meets all variants alike. Loss: nats per
 character over the whole last tenth of the text, and its difference from the recipe with the same seed. Time: of a step, from
 the run's own record. "In equal time" weighs both: by how much the variant's loss is above that of the recipe trained for as
 many seconds, which follows from the recipe with fewer and with more steps.
@@ -25,7 +25,7 @@ from harness import BENCH, arguments, publish, say
 ROOT = BENCH.parent
 CARD: Final = "configs/shakespeare_char.py"
 RECIPE: Final = "modern recipe"
-RATES: Final = (0.5, 1.0, 2.0)  # of what a variant's options say
+FACTORS: Final = (2.0, 0.5)  # of what a variant's options say, again and again
 MUON: Final = {"optim.peak-lr": 0.03, "optim.adam-lr": 0.01}
 ADAMW: Final = {"optim.peak-lr": 0.004}
 LENGTHS: Final = (0.8, 1.25)  # of the steps, for what the recipe gains by more of them
@@ -83,6 +83,25 @@ def train(options: tuple[str, ...], rates: dict[str, float], data: str, steps: i
     return {"loss": losses[-1], "seconds": 12 * 64 / statistics.median(speeds)}
 
 
+def best_rate(
+    words: tuple[str, ...], rates: dict[str, float], data: str, steps: int
+) -> tuple[float, dict[float, dict[str, float]]]:
+    """Return the best multiple of the rates with the first seed, and what all gave that were tried."""
+    tried: dict[float, dict[str, float]] = {}
+
+    def loss(multiple: float) -> float:
+        if multiple not in tried:
+            scaled = {field: multiple * value for field, value in rates.items()}
+            tried[multiple] = train(words, scaled, data, steps, seed=0)
+        return tried[multiple]["loss"]
+
+    best = 1.0
+    for factor in FACTORS:
+        while loss(best * factor) < loss(best):
+            best *= factor
+    return best, tried
+
+
 def main() -> None:
     """Measure and write the table."""
     options = arguments(
@@ -98,11 +117,7 @@ def main() -> None:
     for seed in range(max(options.rounds, 1)):
         for name, (rates, words) in chosen.items():
             if seed == 0:
-                tried = {}
-                for factor in RATES:
-                    scaled = {field: factor * value for field, value in rates.items()}
-                    tried[factor] = train(words, scaled, data, options.steps, seed)
-                best = min(tried, key=lambda factor: tried[factor]["loss"])
+                best, tried = best_rate(words, rates, data, options.steps)
                 losses = {str(factor): result["loss"] for factor, result in tried.items()}
                 found[name] = {"rate": best, "losses_by_rate": losses, "runs": [tried[best]]}
             else:

@@ -38,7 +38,7 @@ def get_config() -> Config:
         tokenizer=TokenizerConfig(text="bpe", bpe_vocab_size=50_048),
         data=DataConfig(tasks={"own": TaskConfig(kind="text", source="path", on_long="skip")}),
         optim=OptimConfig(name="muon", peak_lr=0.02, adam_lr=0.003, schedule="wsd", warmup_steps=200),
-        train=TrainConfig(steps=20_000, batch_size=512),
+        train=TrainConfig(steps=20_000, batch_size=512, logits_dtype="bfloat16"),
         eval=EvalConfig(every_steps=1000),
         checkpoint=CheckpointConfig(every_steps=500),
     )
