@@ -3,11 +3,12 @@
     python bench/ablation.py --data shakespeare.txt
 
 Every variant is configs/shakespeare_char.py (4 layers of width 128) but for its own options, for `--steps` steps. With the
-first seed each trains at twice its learning rates, and twice that, for as long as it helps, else at half of them, and so on, and goes
-on with the best, so that a part that only wants another rate is not held against its rate. Seeds are the outer loop, so that a drift of the machine meets all variants alike. Loss: nats per
-character over the whole last tenth of the text, and its difference from the recipe with the same seed. Time: of a step, from
-the run's own record. "In equal time" weighs both: by how much the variant's loss is above that of the recipe trained for as
-many seconds, which follows from the recipe with fewer and with more steps.
+first seed each trains at twice its learning rates, and twice that, for as long as it helps, else at half of them, and so on,
+and goes on with the best, so that a part that only wants another rate is not held against its rate. Seeds are the outer loop,
+so that a drift of the machine meets all variants alike. Loss: nats per character over the whole last tenth of the text, and
+its difference from the recipe with the same seed. Time: of a step, from the run's own record. "In equal time" weighs both: by
+how much the variant's loss is above that of the recipe trained for as many seconds, which follows from the recipe with fewer
+and with more steps.
 """
 
 import json

@@ -191,8 +191,8 @@ def final_scores(
                 ordered[f"{name}/questions_held_out"] = float(len(task_data.splits.validation))
         if distributed.is_first():  # which alone writes scores; it looks at every held-out picture
             ordered |= picture_scores.code_error(name, task_data)
-        if task_data.too_long[1]:
-            ordered[f"{name}/left_out"] = float(task_data.too_long[1])
+        if task_data.left_out[1]:
+            ordered[f"{name}/left_out"] = float(task_data.left_out[1])
         ordered |= {f"{name}/{baseline}": value for baseline, value in task_data.splits.baselines.items()}
     return ordered, answered
 
@@ -222,7 +222,9 @@ def from_path(model: GPT, path: str, name: str | None) -> Mixture:
     if isinstance(task, ImageTask) and not task.free and not task.unconditional:
         splits = dataclasses.replace(splits, validation=_of_class(splits.validation, path, task.captions))
     length, on_long = model.model.context_length, config.task_configs()[name].on_long
-    return Mixture(model.tokenizer, {name: mixture.held_out(name, task, splits, length, on_long)})
+    return Mixture(
+        model.tokenizer, {name: mixture.held_out(name, task, splits, length, on_long, config.data.on_bad_record)}
+    )
 
 
 def _of_class(pictures: Sequence[Picture], path: str, classes: Collection[str]) -> list[Picture]:

@@ -121,7 +121,9 @@ def fit(
         weights, moments, loss = step(weights, moments, jnp.asarray(pixels))
         value = float(loss)
         if not np.isfinite(value):
-            raise FloatingPointError(f"the loss is {value} at step {number}: lower the learning rate.")
+            raise FloatingPointError(
+                f"the loss is {value} at step {number}: use a learning_rate (--learning-rate) below {config.learning_rate:g}."
+            )
         say(number, value)
     return Learned({name: np.asarray(array) for name, array in weights.items()}, config.stride, channels, levels)
 

@@ -114,11 +114,27 @@ def split_of(name: str) -> str | None:
 
 
 def own_splits(files: Sequence[InputFile]) -> dict[str, list[InputFile]] | None:
-    """Return the files by split where every one of them is named after a split, and one is for training."""
+    """Return the files by split where they are named after splits, and some are for training; else None.
+
+    Where most are not, as among the pages of a manual, the others have such a name by chance.
+
+    Raises:
+        ValueError: most are named after splits, and some are not.
+    """
     parts: dict[str, list[InputFile]] = {}
     for file in files:
         parts.setdefault(split_of(file.name) or "", []).append(file)
-    return parts if "" not in parts and "train" in parts and len(parts) > 1 else None
+    strange = parts.pop("", [])
+    named = len(files) - len(strange)
+    if "train" not in parts or len(parts) < 2 or len(strange) >= named:
+        return None
+    if strange:
+        names = ", ".join(sorted(of[0].name for of in parts.values()))
+        raise ValueError(
+            f"{named} files are named after their split ({names}), and {len(strange)} are not, such as "
+            f"{strange[0].where!r}: name it after the part that it belongs to, or move it away."
+        )
+    return parts
 
 
 def _expand(file: Path, name: str, *, alone: bool) -> list[InputFile]:

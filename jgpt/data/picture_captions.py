@@ -6,17 +6,19 @@ Four forms, after the file's ending:
 - `.json`, a list of objects: `[{"file": "a.png", "caption": "a cat"}, ...]`
 - `.json`, a mapping: `{"a.png": "a cat"}`, also by name without ending, in any case: `{"A": "a cat"}`
 - `.jsonl`, one object a line
-- `.csv`, `.tsv`, with a header: `file,caption`
+- `.csv`, `.tsv`, with a header: `file,caption`; a caption with a comma in it stands in quotes
 """
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from jgpt.check import require
+from jgpt.data.decoding import check_characters, decode_records
+from jgpt.data.read_log import BadRecord
+from jgpt.data.tables import LINES, TABLES, parse_json, rows_of
 
 SUFFIXES: Final = (".json", ".jsonl", ".csv", ".tsv")
 NAMES: Final = ("captions", "labels", "metadata", "annotations")  # looked for beside a folder too
@@ -50,7 +52,9 @@ class Captions:
     broken: tuple[str, ...]
 
 
-def find_captions(folder: Path, stems: set[str], columns: Mapping[str, str], encoding: str) -> Captions | None:
+def find_captions(
+    folder: Path, stems: set[str], columns: Mapping[str, str], encoding: str
+) -> tuple[Captions | None, dict[str, str]]:
     """Return the captions file in a folder, else one beside it that is named captions, labels, ... or after it.
 
     A file named so must be readable as captions. Any other JSON or CSV in the folder counts where it is, and a mapping
@@ -62,6 +66,9 @@ def find_captions(folder: Path, stems: set[str], columns: Mapping[str, str], enc
         columns: the user's names for "file" and "caption".
         encoding: of the file.
 
+    Returns:
+        The captions, and of other files in the folder that could not be read as such the name and why.
+
     Raises:
         ValueError: several files are captions, or one that is named like captions is not.
     """
@@ -71,14 +78,17 @@ def find_captions(folder: Path, stems: set[str], columns: Mapping[str, str], enc
         for path in sorted(folder.absolute().parent.iterdir())
         if path.suffix.lower() in SUFFIXES and path.stem.lower() in (*NAMES, folder.absolute().name.lower())
     ]
+    unread: dict[str, str] = {}
     for candidates in (inside, beside):
         found = []
         for path in candidates:
             try:
                 captions = read_captions(path, columns, encoding)
-            except ValueError:
+            except ValueError as error:
                 if path.stem.lower() in NAMES:
                     raise
+                if candidates is inside:
+                    unread[path.name] = str(error)
                 continue
             if path.stem.lower() in NAMES or any(Path(e.file).stem.lower() in stems for e in captions.entries):
                 found.append(captions)
@@ -88,8 +98,8 @@ def find_captions(folder: Path, stems: set[str], columns: Mapping[str, str], enc
             "give the one to use as --data.path.",
         )
         if found:
-            return found[0]
-    return None
+            return found[0], unread
+    return None, unread
 
 
 def read_captions(path: Path, columns: Mapping[str, str], encoding: str) -> Captions:
@@ -103,70 +113,72 @@ def read_captions(path: Path, columns: Mapping[str, str], encoding: str) -> Capt
     Raises:
         ValueError: it has none of the forms, or lacks a field.
     """
+    text, suffix = decode_records(path.read_bytes(), str(path), encoding), path.suffix.lower()
+    if suffix in TABLES:
+        names, rows = rows_of(text, suffix, str(path), encoding)
+        form = "JSON lines" if suffix in LINES else suffix[1:].upper()
+        return _from_rows(path, form, names, [(row, f"line {line}") for line, row in rows], columns, encoding)
     try:
-        text = path.read_bytes().decode(encoding).removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{str(path)!r} is no {encoding} text (byte {error.start}): save it as UTF-8, or name --data.encoding."
-        ) from None
-    suffix, broken = path.suffix.lower(), []
-    if suffix in (".csv", ".tsv"):
-        reader = csv.DictReader(text.splitlines(), delimiter="\t" if suffix == ".tsv" else ",")
-        return _from_objects(path, suffix[1:].upper(), [(row, f"line {reader.line_num}") for row in reader], columns)
-    if suffix == ".jsonl":
-        objects = []
-        for number, line in enumerate(text.splitlines(), 1):
-            try:
-                objects += [(json.loads(line), f"line {number}")] if line.strip() else []
-            except json.JSONDecodeError as error:
-                broken.append(f"{str(path)!r}, line {number} is no JSON ({error.msg} at column {error.colno}).")
-        return _from_objects(path, "JSON lines", objects, columns, broken)
-    try:
-        value = json.loads(text)
+        value = parse_json(text)
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{str(path)!r}, line {error.lineno}, column {error.colno}: no JSON ({error.msg}); correct it there."
         ) from None
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is no JSON ({error}): correct the file.") from None
     if isinstance(value, dict) and value and all(isinstance(caption, str) for caption in value.values()):
-        entries = tuple(Entry(key, caption.strip(), f"key {key!r}") for key, caption in value.items())
-        return Captions(path, "JSON mapping", entries, ())
+        pairs = [({"key": key, "value": caption}, f"key {key!r}") for key, caption in value.items()]
+        found = _from_rows(path, "", ["key", "value"], pairs, {"file": "key", "caption": "value"}, encoding)
+        return replace(found, form="JSON mapping")
     require(
         isinstance(value, list) and bool(value),
         f"{str(path)!r} is no captions file: it must hold a list of objects such as "
         '{"file": "a.png", "caption": "a cat"}, or a mapping {"a.png": "a cat"}.',
     )
-    return _from_objects(path, "JSON list", [(row, f"entry {i}") for i, row in enumerate(value, 1)], columns)
+    names = list(dict.fromkeys(key for row in value if isinstance(row, dict) for key in row))
+    entries = [(row, f"entry {i}") for i, row in enumerate(value, 1)]
+    return _from_rows(path, "JSON list", names, entries, columns, encoding)
 
 
-def _from_objects(
-    path: Path, form: str, rows: Sequence[tuple[Any, str]], columns: Mapping[str, str], broken: Sequence[str] = ()
+def _from_rows(
+    path: Path,
+    form: str,
+    fields: Sequence[str],
+    rows: Sequence[tuple[Any, str]],
+    columns: Mapping[str, str],
+    encoding: str,
 ) -> Captions:
-    """Return the captions of rows of fields, each with the place it stands at."""
-    first = next((row for row, _ in rows if isinstance(row, dict)), {})
+    """Return the captions of rows of fields, each a record or a BadRecord with the place it stands at."""
     names = {
-        ours: _field(path, ours, first, columns, known)
+        ours: _field(path, ours, fields, columns, known)
         for ours, known in (("file", FILE_FIELDS), ("caption", CAPTION_FIELDS))
     }
-    entries, complaints = [], list(broken)
+    entries, complaints = [], []
     for row, where in rows:
         file = row.get(names["file"]) if isinstance(row, dict) else None
         caption = _words(row.get(names["caption"])) if isinstance(row, dict) else None
-        if isinstance(file, str) and file.strip() and caption is not None:
-            entries.append(Entry(file.strip(), caption, where))
+        try:
+            if isinstance(row, BadRecord):
+                raise row
+            if not isinstance(file, str) or not file.strip() or caption is None:
+                raise BadRecord(f"has no usable {names['file']!r} and {names['caption']!r}")
+            for value in (file, caption):
+                check_characters(value, encoding)
+        except BadRecord as error:
+            complaints.append(f"{str(path)!r}, {where} {error}.")
         else:
-            complaints.append(f"{str(path)!r}, {where} has no usable {names['file']!r} and {names['caption']!r}.")
+            entries.append(Entry(file.strip(), caption, where))
     return Captions(path, f"{form} ({names['file']}, {names['caption']})", tuple(entries), tuple(complaints))
 
 
-def _field(path: Path, ours: str, row: Mapping[str, Any], columns: Mapping[str, str], known: Sequence[str]) -> str:
+def _field(path: Path, ours: str, fields: Sequence[str], columns: Mapping[str, str], known: Sequence[str]) -> str:
     """Return the user's name of a field. Raises ValueError where there is none."""
     wanted = [columns[ours]] if ours in columns else list(known)
-    found = next((name for name in wanted if name in row), None)
+    found = next((name for name in wanted if name in fields), None)
     if found is None:
         raise ValueError(
             f"{str(path)!r} has no field {' or '.join(map(repr, wanted))} for the {ours}; its fields: "
-            f"{', '.join(map(str, row)) or 'none'}. Name yours: "
-            f"--data.columns {ours} YOUR_NAME."
+            f"{', '.join(fields) or 'none'}. Name yours: --data.columns {ours} YOUR_NAME."
         )
     return found
 

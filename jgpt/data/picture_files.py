@@ -22,7 +22,7 @@ from jgpt.data.picture_captions import SUFFIXES, Captions, Index, find_captions,
 from jgpt.data.picture_decode import SKIP, BadPicture, PictureRules, agree, decode
 from jgpt.data.picture_split import hold_out_pictures, listed, without_held_out
 
-PICTURE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+PICTURE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 SHOWN: Final = 10  # skipped records that are listed one by one
 
 
@@ -92,13 +92,16 @@ def _read_folder(
     files = list(files_below(folder))
     names = [file.relative_to(folder).as_posix() for file in files if _is_picture(file)]
     if not names:
+        arrays = next((str(file) for file in files if file.suffix.lower() in (".npz", ".npy")), None)
+        other = "give another folder" if arrays is None else f"for the arrays in it, give the file itself, {arrays!r},"
         raise FileNotFoundError(
             f"the folder {str(folder)!r} holds no pictures ({', '.join(PICTURE_SUFFIXES)}; hidden files are left out): "
-            "give another folder with --data.path."
+            f"{other} with --data.path."
         )
+    unread: dict[str, str] = {}
     if captions is None:
         stems = {Path(name).stem.lower() for name in names}
-        captions = find_captions(folder, stems, data.columns, data.encoding)
+        captions, unread = find_captions(folder, stems, data.columns, data.encoding)
     bad = _BadRecords(data.on_bad_record)
     folders = _below_common([Path(name).parts[:-1] for name in names])
     part_of = _parts(folders, folder) if only is None else None
@@ -118,6 +121,10 @@ def _read_folder(
     others = [f.name for f in files if not _is_picture(f) and not (captions and f.samefile(captions.path))]
     if others and only is None:
         notes.append(f"other files in the folder, left out: {listed(others, 5)}")
+    if unread and only is None:
+        name, reason = next(iter(unread.items()))
+        more = f", as {len(unread) - 1} more," if len(unread) > 1 else ""
+        notes.append(f"{name!r}{more} is not read as captions: {reason}")
     if only is None and captions is None and "" in classes and len(set(classes)) > 1:
         notes.append(f"{classes.count('')} pictures stand beside the class folders: their caption is empty")
     parts: dict[str, list[Picture]] = {}

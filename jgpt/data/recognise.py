@@ -170,7 +170,11 @@ def _read_files(
         _check_kind(path, form.kind, kind, form.words)
     log = ReadLog(data.on_bad_record)
     reading = Reading(kind, data, index, log)
-    parts = own_splits(files) if len(files) > 1 and fraction is not None else None
+    parts = own_splits([file for file in files if not _is_about_data(file)]) if fraction is not None else None
+    if parts is not None:
+        named = {file.name for of in parts.values() for file in of}
+        left_out = [*left_out, *(file.name for file in files if file.name not in named)]
+        files = [file for file in files if file.name in named]
     read = {part: list(form.read(of, reading)) for part, of in (parts or {"": files}).items()}
     examples = [example for of in read.values() for example, _ in of]
     require(
@@ -375,6 +379,11 @@ def _check_kind(path: str, found: str, kind: str, recognised: str) -> None:
 
 def _missing(path: str, where: Path) -> str:
     """Return the message for a path where nothing is, with the nearest name in its folder."""
+    if path.startswith("tfds:"):
+        return (
+            f"data.path {path!r} names a TFDS data set, and is read as a file, which does not exist: give it as a task's "
+            f"source, --data.tasks.NAME.source {path}."
+        )
     names = os.listdir(where.parent) if where.parent.is_dir() else []
     near = difflib.get_close_matches(where.name, names, n=1)
     hint = f" Did you mean {str(where.parent / near[0])!r}?" if near else ""

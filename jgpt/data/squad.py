@@ -5,7 +5,10 @@ Owns the format: {"data": [{"title": ..., "paragraphs": [{"context": ..., "qas":
 with it no paragraph, stands on both sides of a split. Questions of v2 without an answer are counted and left out.
 """
 
+import itertools
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,6 +37,7 @@ def read_squad(
         log: gets bad records, and the count of questions without an answer.
         seen: ids of the files before.
     """
+    times: Counter[Any] = Counter()  # that an id has come
     for number, article in enumerate(content["data"]):
         title = article.get("title") if isinstance(article, dict) else None
         group = title if isinstance(title, str) and title.strip() else f"{file.name}, article {number}"
@@ -50,15 +54,17 @@ def read_squad(
                 continue
             for place, entry in enumerate(qas):
                 where = f"{file.where}, data[{number}].paragraphs[{index}].qas[{place}]"
+                key = entry.get("id") if isinstance(entry, dict) else None
+                times.update([key] if isinstance(key, str | int) else [])
                 try:
                     example = _question(entry, context, log)
                     if example is None:
                         continue
-                    key = entry.get("id")
                     if key is None or not seen.repeats(str(key), example, file.where, "on another question", log):
                         yield example, group
                 except BadRecord as error:
-                    log.bad(where + _line(text, entry), str(error))
+                    found = _line(text, key, times[key]) if isinstance(key, str | int) else ""
+                    log.bad(where + found, str(error))
 
 
 def _question(entry: Any, context: str, log: ReadLog) -> QuestionAnswer | None:
@@ -93,8 +99,8 @@ def _text(record: Any, name: str) -> str:
     return value
 
 
-def _line(text: str, entry: Any) -> str:
-    """Return ", line N" of a question, found by its id; nothing where it has none."""
-    key = entry.get("id") if isinstance(entry, dict) else None
-    at = -1 if key is None else text.find(json.dumps(key))
-    return "" if at < 0 else f" (line {text.count(chr(10), 0, at) + 1})"
+def _line(text: str, key: str | int, times: int) -> str:
+    """Return " (line N)" of the question that has an id, as the n-th of those that have it; nothing where it is not found."""
+    forms = "|".join(re.escape(json.dumps(key, ensure_ascii=ascii_only)) for ascii_only in (True, False))
+    found = next(itertools.islice(re.finditer(rf'"id"\s*:\s*(?:{forms})(?!\d)', text), times - 1, None), None)
+    return "" if found is None else f" (line {text.count(chr(10), 0, found.end()) + 1})"

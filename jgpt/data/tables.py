@@ -9,7 +9,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, NoReturn
 
 from jgpt.check import require
@@ -48,15 +48,12 @@ def read_table(
         ValueError: a column is missing, the file is broken as a whole, or a record is bad and the log stops at it.
     """
     text = decode_records(file.load(), file.where, encoding)
-    require(bool(text.strip()), f"{file.where!r} is empty: put records into it, or pass another file.")
-    if file.suffix in SEPARATED:
-        names, rows = _separated(text, SEPARATED[file.suffix], file.where)
-    else:
-        parsed = list(_lines(text, encoding) if file.suffix in LINES else _json_list(text, file.where))
-        records = [record for _, record in parsed if isinstance(record, dict)]
-        names, rows = list(dict.fromkeys(key for record in records for key in record)), iter(parsed)
-        for line, record in parsed if not records else ():
-            log.bad(f"{file.where}, line {line}", str(record))
+    names, rows = rows_of(text, file.suffix, file.where, encoding)
+    if not names:  # no record is an object: say why, before that no column is known
+        rows = list(rows)
+        for line, record in rows:
+            if isinstance(record, BadRecord):
+                log.bad(f"{file.where}, line {line}", str(record))
     layout = layout_of(names, where=file.where, kind=kind, columns=columns)
     examples: list[Any] = []
     for line, record in rows:
@@ -69,6 +66,25 @@ def read_table(
         except BadRecord as error:
             log.bad(f"{file.where}, line {line}", str(error))
     return layout, examples
+
+
+def rows_of(text: str, suffix: str, where: str, encoding: str) -> tuple[list[str], Iterable[Row]]:
+    """Return the names of the columns of a file of records, and its rows.
+
+    Args:
+        text: of the file, as `decode_records` returns it.
+        suffix: of `TABLES`; any other is a JSON list.
+        where: the file, for messages.
+        encoding: that it is in, for messages.
+
+    Raises:
+        ValueError: it is empty, its header is broken, or it is no JSON list.
+    """
+    require(bool(text.strip()), f"{where!r} is empty: put records into it, or pass another file.")
+    if suffix in SEPARATED:
+        return _separated(text, SEPARATED[suffix], where)
+    rows = list(_lines(text, encoding) if suffix in LINES else _json_list(text, where))
+    return list(dict.fromkeys(key for _, record in rows if isinstance(record, dict) for key in record)), rows
 
 
 def parse_json(text: str) -> Any:
@@ -116,6 +132,9 @@ def _json_list(text: str, where: str) -> Iterator[Row]:
             at += 1
         line += text.count("\n", start, at)
         if text[at : at + 1] == "]":
+            rest = text[at + 1 :].lstrip()
+            behind = line + text.count("\n", at, len(text) - len(rest))
+            require(not rest, f"{where}, line {behind}: something follows the list: keep one list in a file.")
             return
         start = at
         try:
@@ -144,15 +163,21 @@ def _separated(text: str, separator: str, where: str) -> tuple[list[str], Iterat
 
 def _rows(text: str, separator: str) -> Iterator[Row]:
     """Yield the cells of every row with the line it begins on; empty lines are passed over."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    lines = list(io.StringIO(text, newline=""))
+    first = 0  # of the reader's lines, from 0
+    reader = csv.reader(lines, delimiter=separator, strict=True)
     while True:
-        line = reader.line_num + 1
+        line = first + reader.line_num + 1
         try:
             cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            yield line, BadRecord(f"is no row of a table ({error}): write quotes within a cell twice")
+            last = first + reader.line_num
+            reach = f", in a quoted cell that reaches to line {last}" if last > line else ""
+            yield line, BadRecord(f"is no row of a table ({error}{reach}): write quotes within a cell twice")
+            first = line  # a quote that nobody closes has swallowed the lines below: read those again
+            reader = csv.reader((lines[i] for i in range(first, len(lines))), delimiter=separator, strict=True)
             continue
         if cells:
             yield line, cells

@@ -109,7 +109,7 @@ class ChatTask:
         }
 
     def encode(self, example: Conversation) -> Document:
-        """Return the document of a conversation.
+        """Return the document of a conversation, up to the assistant's last turn: what follows would train nothing.
 
         Raises:
             ValueError: nobody answers, a role is unknown, or a turn is empty.
@@ -120,6 +120,8 @@ class ChatTask:
             "trained; leave it out.",
         )
         turns = [(message.role == "assistant", self._turn(message)) for message in example.messages]
+        while not turns[-1][0]:
+            turns.pop()
         weights = [np.full(len(ids), trained, np.float32) for trained, ids in turns]
         for each in weights:
             each[0] = 0  # a marker of a role is given, never written by the model

@@ -13,12 +13,13 @@ from typing import Any, Final
 
 from jgpt.batch import Document
 from jgpt.check import require, unknown_name
-from jgpt.config import Config, PictureGrid, TaskConfig, TokenizerConfig
+from jgpt.config import Config, DataConfig, PictureGrid, TaskConfig, TokenizerConfig
 from jgpt.data import sources
 from jgpt.data.augment import changes
 from jgpt.data.examples import Conversation, Picture, QuestionAnswer, Splits
 from jgpt.data.packing import PackedRows, pack
 from jgpt.tasks.chat import ChatTask
+from jgpt.tasks.encoding import encode_split
 from jgpt.tasks.image import ImageTask
 from jgpt.tasks.qa import QATask
 from jgpt.tasks.task import Task
@@ -40,7 +41,7 @@ class TaskData:
         train: packed training rows.
         validation: packed held-out rows; every held-out target appears once.
         dimensions: bytes, or pixels times channels, of all held-out examples (`Task.dimensions`); None where one has none.
-        too_long: examples of (train, validation) that do not fit the context and were left out.
+        left_out: examples of (train, validation) that do not fit the context, or cannot be encoded.
     """
 
     task: Task
@@ -48,7 +49,7 @@ class TaskData:
     train: PackedRows
     validation: PackedRows
     dimensions: int | None
-    too_long: tuple[int, int] = (0, 0)
+    left_out: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,12 @@ def _refuse_unused(config: Config, kinds: Collection[str]) -> None:
         config.tokenizer.image in ("auto", "none") or "image" in kinds,
         f"tokenizer.image is {config.tokenizer.image!r}, but no task of the config has pictures: leave it at 'auto'.",
     )
+    for name in ("image_mode", "image_background", "image_threshold"):
+        value, default = getattr(config.data, name), getattr(DataConfig(), name)
+        require(
+            value == default or "image" in kinds,
+            f"data.{name} is {value!r}, but no task of the run has pictures: leave it at {default!r}.",
+        )
 
 
 def _task_data(name: str, options: TaskConfig, config: Config, vocabulary: Vocabulary, splits: Splits) -> TaskData:
@@ -157,30 +164,37 @@ def _task_data(name: str, options: TaskConfig, config: Config, vocabulary: Vocab
         f"{where}.steps is on, but the task is of kind {kind!r}: only answers are led to in steps; leave it off.",
     )
     length = config.model.context_length
-    train, kept = _encode(f"{where}, train split", task, splits.train, length, options.on_long)
-    held, kept_held = _encode(f"{where}, validation split", task, splits.validation, length, options.on_long)
-    too_long = (len(splits.train) - len(kept), len(splits.validation) - len(kept_held))
-    if any(too_long):
-        note = (
-            f"longer than model.context_length {length} and left out: {too_long[0]:,} of {len(splits.train):,} examples to "
-            f"train, {too_long[1]:,} of {len(splits.validation):,} held out"
+    train, held = (
+        encode_split(
+            f"{where}, {part} split", task, getattr(splits, part), length, options.on_long, config.data.on_bad_record
         )
+        for part in ("train", "validation")
+    )
+    left_out = len(splits.train) - len(train.kept), len(splits.validation) - len(held.kept)
+    notes = (*train.notes, *held.notes)
+    if train.too_long or held.too_long:
+        notes += (
+            f"longer than model.context_length {length} and left out: {train.too_long:,} of {len(splits.train):,} examples "
+            f"to train, {held.too_long:,} of {len(splits.validation):,} held out",
+        )
+    if any(left_out):
         splits = replace(
             splits,
-            train=[splits.train[i] for i in kept],
-            validation=[splits.validation[i] for i in kept_held],
-            notes=(*splits.notes, note),
+            train=[splits.train[i] for i in train.kept],
+            validation=[splits.validation[i] for i in held.kept],
+            notes=(*splits.notes, *notes),
         )
     if isinstance(task, ImageTask):
         task.unconditional = task.unconditional or dropout > 0
-    pairs = sum(len(document.tokens) - 1 for document in train)
+    pairs = sum(len(document.tokens) - 1 for document in train.documents)
     require(
         task.packing != "stream" or pairs >= length,
         f"{where}: {source!r} holds {pairs} training tokens, fewer than one window of model.context_length {length}: lower "
         "--model.context-length or give more text.",
     )
     dimensions = _dimensions(task, splits.validation)
-    return packed(name, options, config, task, splits, (train, held), dimensions=dimensions, too_long=too_long)
+    documents = train.documents, held.documents
+    return packed(name, options, config, task, splits, documents, dimensions=dimensions, left_out=left_out)
 
 
 def packed(
@@ -192,7 +206,7 @@ def packed(
     documents: tuple[Sequence[Document], Sequence[Document]],
     *,
     dimensions: int | None,
-    too_long: tuple[int, int],
+    left_out: tuple[int, int],
 ) -> TaskData:
     """Return the data of a fitted task, in rows.
 
@@ -204,7 +218,7 @@ def packed(
         splits: examples.
         documents: the encoded examples of (train, validation).
         dimensions: as in `TaskData`.
-        too_long: as in `TaskData`.
+        left_out: as in `TaskData`.
 
     Raises:
         ValueError: a document must stay whole and is longer than a row.
@@ -223,7 +237,7 @@ def packed(
         rows = pack(train, task.packing, length, options.loss_weight, refresh), pack(held, task.packing, length)
     except ValueError as error:
         raise ValueError(f"data.tasks.{name}: {error}") from None
-    return TaskData(task, splits, *rows, dimensions, too_long)
+    return TaskData(task, splits, *rows, dimensions, left_out)
 
 
 def _dimensions(task: Task, examples: Sequence[Any]) -> int | None:
@@ -232,25 +246,7 @@ def _dimensions(task: Task, examples: Sequence[Any]) -> int | None:
     return None if None in found else sum(d for d in found if d is not None)
 
 
-def _encode(
-    where: str, task: Task, examples: Sequence[Any], length: int, on_long: str
-) -> tuple[list[Document], list[int]]:
-    """Return the documents of one split and which examples they are of; what is wrong with one is said with its task."""
-    try:
-        documents = [task.encode(example) for example in examples]
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-    skips = on_long == "skip" and task.packing == "whole"
-    kept = [i for i, document in enumerate(documents) if not skips or len(document.tokens) <= length + 1]
-    require(
-        sum(len(documents[i].tokens) - 1 for i in kept) > 0,
-        f"{where} holds no target to predict ({len(examples) - len(kept)} of {len(examples)} examples are longer than "
-        f"model.context_length {length}): give it more data, or raise model.context_length.",
-    )
-    return [documents[i] for i in kept], kept
-
-
-def held_out(name: str, task: Task, splits: Splits, length: int, on_long: str) -> TaskData:
+def held_out(name: str, task: Task, splits: Splits, length: int, on_long: str, on_bad_record: str) -> TaskData:
     """Return the data of a fitted task that has none to train on.
 
     Args:
@@ -259,18 +255,18 @@ def held_out(name: str, task: Task, splits: Splits, length: int, on_long: str) -
         splits: their validation examples alone count.
         length: context [tokens].
         on_long: as in `TaskConfig`.
+        on_bad_record: as in `DataConfig`.
 
     Raises:
-        ValueError: an example cannot be encoded, is too long under "error", or none is left.
+        ValueError: an example cannot be encoded or is too long, under "error", or none is left.
     """
-    held, kept = _encode(f"data.tasks.{name}, data to score", task, splits.validation, length, on_long)
-    try:
-        rows = pack(held, task.packing, length)
-    except ValueError as error:
-        raise ValueError(f"data.tasks.{name}: {error}") from None
-    left_out, kept_examples = len(splits.validation) - len(kept), [splits.validation[i] for i in kept]
-    dimensions = _dimensions(task, kept_examples)
-    return TaskData(task, replace(splits, validation=kept_examples), rows, rows, dimensions, (0, left_out))
+    where = f"data.tasks.{name}, data to score"
+    held = encode_split(where, task, splits.validation, length, on_long, on_bad_record)
+    rows = pack(held.documents, task.packing, length)
+    kept = [splits.validation[i] for i in held.kept]
+    left_out = 0, len(splits.validation) - len(kept)
+    splits = replace(splits, validation=kept, notes=(*splits.notes, *held.notes))
+    return TaskData(task, splits, rows, rows, _dimensions(task, kept), left_out)
 
 
 def make_vocabulary(config: TokenizerConfig, splits: Sequence[Splits], seed: int) -> Vocabulary:

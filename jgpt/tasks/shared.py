@@ -27,7 +27,7 @@ def lay_down(data: Mixture, folder: Path) -> None:
             write_documents(folder / name / split / "documents", getattr(task, split).documents, examples)
             if _needed(examples[0], split):
                 write_examples(folder / name / split / "examples", examples)
-        about[name] = {"dimensions": task.dimensions, "too_long": task.too_long}
+        about[name] = {"dimensions": task.dimensions, "left_out": task.left_out}
     (folder / "about.json").write_text(json.dumps(about))
 
 
@@ -52,7 +52,7 @@ def take_up(config: Config, folder: Path) -> Mixture:
             Splits(**examples),
             (train, held),
             dimensions=about[name]["dimensions"],
-            too_long=tuple(about[name]["too_long"]),
+            left_out=tuple(about[name]["left_out"]),
         )
     return Mixture(vocabulary, data)
 

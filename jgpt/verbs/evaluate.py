@@ -37,6 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--path", help="score this file or folder instead, all of it, as one task's held-out data")
     parser.add_argument("--task", help="task that reads --path (default: the run's only one)")
+    parser.add_argument(
+        *("--on-bad-record", "--data.on-bad-record"),
+        choices=("error", "skip"),
+        help="what to do with bad records of --path (default: as in the run)",
+    )
 
 
 def chosen(settings: EvalConfig, arguments: argparse.Namespace) -> EvalConfig:
@@ -52,6 +57,10 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.path is not None or arguments.task is None,
         f"--task {arguments.task!r} says which task reads --path: give --path as well.",
     )
+    require(
+        arguments.path is not None or arguments.on_bad_record is None,
+        f"--on-bad-record {arguments.on_bad_record} is for the records of --path: give --path as well.",
+    )
     configure()
     import jax
     from rich.console import Console
@@ -63,7 +72,10 @@ def run(arguments: argparse.Namespace) -> None:
 
     model = jgpt.load(arguments.run, step=arguments.step, weights=arguments.weights)
     settings = chosen(model.config.eval, arguments)
-    model = dataclasses.replace(model, config=dataclasses.replace(model.config, eval=settings))
+    read = model.config.data
+    if arguments.on_bad_record is not None:
+        read = dataclasses.replace(read, on_bad_record=arguments.on_bad_record)
+    model = dataclasses.replace(model, config=dataclasses.replace(model.config, eval=settings, data=read))
     if arguments.path is not None:
         data = evaluate.from_path(model, arguments.path, arguments.task)
         for task in data.tasks.values():

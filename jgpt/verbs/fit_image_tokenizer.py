@@ -24,7 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--background", default="white", help="colour behind transparent pixels (default %(default)s)")
     parser.add_argument(
-        "--on-bad-record", choices=("error", "skip"), default="error", help="what to do with bad pictures (%(default)s)"
+        *("--on-bad-record", "--data.on-bad-record"),
+        choices=("error", "skip"),
+        default="error",
+        help="what to do with bad pictures (%(default)s)",
     )
     parser.add_argument(
         "--stride",
@@ -35,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--codes", type=int, default=1000, help="ids: 240, 1000, 4375 or 15360 (default %(default)s)")
     parser.add_argument("--width", type=int, default=64, help="channels inside the network (default %(default)s)")
     parser.add_argument("--steps", type=int, default=1000, help="training steps of 32 pictures (default %(default)s)")
+    parser.add_argument("--learning-rate", type=float, default=4e-3, help="at its peak (default %(default)s)")
+    parser.add_argument("--no-flip", action="store_true", help="do not mirror half of the pictures left to right")
     parser.add_argument("--seed", type=int, default=0, help="of weights, batches and held-out pictures")
 
 
@@ -75,6 +80,8 @@ def run(arguments: argparse.Namespace) -> None:
         codes=arguments.codes,
         width=arguments.width,
         steps=arguments.steps,
+        learning_rate=arguments.learning_rate,
+        flip=not arguments.no_flip,
         seed=arguments.seed,
     )
     begun, said, recent = time.monotonic(), time.monotonic(), []

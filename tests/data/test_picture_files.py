@@ -1,15 +1,20 @@
 """Pictures by path: what a folder means, where captions come from, what is held out, and what is said of bad ones."""
 
+import csv
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from jgpt.config import DataConfig
 from jgpt.data.examples import Splits
+from jgpt.data.picture_captions import read_captions
 from jgpt.data.picture_files import is_pictures, read_pictures
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "images"
@@ -186,9 +191,53 @@ def test_broken_json_names_line_and_column(tmp_path: Path):
     (tmp_path / "captions.json").write_text('[\n{"file": "a.png" "caption": 1}]')
     with pytest.raises(ValueError, match=r"captions.json', line 2, column 18: no JSON"):
         read(tmp_path)
-    (tmp_path / "captions.json").rename(tmp_path / "captions.jsonl")
-    with pytest.raises(ValueError, match=r"captions.jsonl'"):
+    (tmp_path / "captions.json").unlink()
+    (tmp_path / "captions.jsonl").write_text('{"file": "a.png", "caption": "x"}\n{"file": }\n')
+    with pytest.raises(ValueError, match=r"captions.jsonl', line 2 is no JSON"):
         read(tmp_path)
+
+
+WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1).filter(str.strip)
+
+
+@given(st.lists(WORDS, min_size=3, max_size=3), st.sampled_from([".json", ".jsonl", ".csv", ".tsv", "mapping"]))
+@settings(max_examples=60, deadline=None)
+def test_every_form_gives_the_captions_that_were_written(words: list[str], form: str):
+    pairs = [(f"{i}.png", caption) for i, caption in enumerate(words)]
+    records = [{"file": file, "caption": caption} for file, caption in pairs]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / ("c.json" if form == "mapping" else f"c{form}")
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            if form in (".csv", ".tsv"):
+                rows = csv.writer(file, delimiter="\t" if form == ".tsv" else ",")
+                rows.writerows([("file", "caption"), *pairs])
+            elif form == ".jsonl":
+                file.write("\n".join(json.dumps(record, ensure_ascii=False) for record in records))
+            else:
+                json.dump(dict(pairs) if form == "mapping" else records, file, ensure_ascii=False)
+        found = read_captions(path, {}, "utf-8")
+    assert not found.broken
+    assert [(entry.file, entry.caption) for entry in found.entries] == [(f, c.strip()) for f, c in pairs]
+
+
+def test_captions_that_hold_the_separator_or_half_a_character_are_named(tmp_path: Path):
+    for i in range(3):
+        paint(tmp_path / f"{i}.png", i)
+    (tmp_path / "captions.csv").write_bytes(
+        "file,caption\n0.png,a cat, sitting\n1.png,b\n2.png,caf\xe9\n".encode("latin-1")
+    )
+    with pytest.raises(ValueError, match=r"captions.csv', line 2 has 3 cells, and the header has 2"):
+        read(tmp_path)
+    splits = read(tmp_path, None, on_bad_record="skip")
+    said = " ".join(splits.notes)
+    assert captions(splits) == ["b"] and "line 4 the byte 0xe9 is no utf-8" in said
+
+
+def test_a_file_that_could_have_been_captions_says_why_it_is_not(classes: Path):
+    (classes / "names.csv").write_text("datei,wort\ncat/0.png,x\n")
+    (classes / "names.json").write_text("{")
+    said = " ".join(read(classes).notes)
+    assert "'names.csv', as 1 more, is not read as captions" in said and "--data.columns file YOUR_NAME." in said
 
 
 def test_two_captions_files_are_refused(tmp_path: Path):

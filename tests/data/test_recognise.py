@@ -122,9 +122,25 @@ def test_test_is_held_out_where_there_is_no_validation(tmp_path: Path) -> None:
     assert (splits.train, splits.validation) == (["one", "two"], ["three"])
 
 
-def test_one_file_that_is_no_split_means_no_split_is_given(tmp_path: Path) -> None:
-    write(tmp_path, {"train.txt": "one", "test.txt": "two", "other.txt": "three"})
-    assert len(read(tmp_path).train) == 2
+def test_a_file_beside_splits_is_named_unless_it_is_about_them(tmp_path: Path) -> None:
+    write(tmp_path, {"train.txt": "one", "test.txt": "two", "README.md": "about"})
+    splits = read(tmp_path)
+    assert (splits.train, splits.validation) == (["one"], ["two"])
+    assert "left out, as no data: README.md" in " ".join(splits.notes)
+    write(tmp_path, {"other.txt": "three"})
+    with pytest.raises(ValueError, match=r"2 files are named after their split \(test.txt, train.txt\).*other.txt'"):
+        read(tmp_path)
+
+
+def test_pages_that_are_called_as_splits_are_by_chance_are_pages(tmp_path: Path) -> None:
+    write(tmp_path, {"train-a-model.md": "one", "test.md": "two", "install.md": "three", "serve.md": "four"})
+    splits = read(tmp_path)
+    assert sorted([*splits.train, *splits.validation]) == ["four", "one", "three", "two"]
+
+
+def test_a_set_of_tfds_is_no_path() -> None:
+    with pytest.raises(FileNotFoundError, match="--data.tasks.NAME.source tfds:mnist"):
+        read(Path("tfds:mnist"))
 
 
 def test_too_few_records_name_the_path(tmp_path: Path) -> None:

@@ -223,3 +223,21 @@ def test_a_text_column_gives_documents(kind: str, tmp_path: Path) -> None:
     splits = read(tmp_path / "a.jsonl", kind=kind)
     assert (len(splits.train), len(splits.validation), splits.kind) == (6, 2, "text")
     assert splits.recognised == "JSON lines of texts, 8 texts in 1 file"
+
+
+def test_a_quote_that_nobody_closes_costs_one_row() -> None:
+    rows = [f"q{i},a{i}" for i in range(10)]
+    rows[2] = 'q2,"a2'
+    content = "\n".join(["question,answer", *rows])
+    with pytest.raises(ValueError, match=r"a.csv, line 4: is no row of a table .*reaches to line 11"):
+        table(content, "a.csv")
+    examples, log = table(content, "a.csv", "skip")
+    assert [example.question for example in examples] == [f"q{i}" for i in range(10) if i != 2]
+    assert log.skipped == 1
+
+
+@pytest.mark.parametrize("behind", ["[]", "garbage", "]"])
+def test_what_follows_a_json_list_is_refused(behind: str) -> None:
+    content = json.dumps([Q]) + "\n\n" + behind
+    with pytest.raises(ValueError, match="a.json, line 3: something follows the list"):
+        table(content, "a.json")

@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 
 from jgpt.batch import Batch, Document
-from jgpt.data.examples import Conversation, Picture, QuestionAnswer  # noqa: F401 - what the tasks encode
+from jgpt.data.examples import Conversation, Message, Picture, QuestionAnswer
 from jgpt.data.loader import stack
 from jgpt.data.packing import pack
-from jgpt.show.rules import RULES, Rows, check
+from jgpt.show.rules import ENDS, RULES, Rows, check
+from jgpt.tasks.chat import ChatTask
 from jgpt.tasks.image import ImageTask
 from jgpt.tasks.qa import QATask
 from jgpt.tasks.text import TextTask
@@ -20,6 +21,17 @@ QUESTIONS = [
     QuestionAnswer("a", "b"),
 ]
 
+TURNS = [
+    ("system", "Be kind."),
+    ("user", "2+3="),
+    ("assistant", "5"),
+    ("user", "thanks"),
+    ("assistant", "You're welcome"),
+]
+CONVERSATIONS = [  # the third ends with the user's turn
+    Conversation(tuple(Message(*turn) for turn in turns)) for turns in (TURNS[1:3], TURNS[:3], TURNS[1:4], TURNS[3:])
+]
+
 
 def rows(kind: str, length: int = 40) -> Rows:
     """Return good rows of a task; the last has padding."""
@@ -27,6 +39,8 @@ def rows(kind: str, length: int = 40) -> Rows:
         task, examples = TextTask(VOCABULARY), ["hello there", "x", "and so on and so forth" * 3]
     elif kind == "qa":
         task, examples = QATask(VOCABULARY, 9), QUESTIONS
+    elif kind == "chat":
+        task, examples = ChatTask(VOCABULARY, 9, True), CONVERSATIONS
     else:
         task = ImageTask(VOCABULARY, (2, 3), ("a",))
         examples = [Picture(np.zeros((2, 3), np.uint8), "a")] * 7
@@ -38,7 +52,7 @@ def broken(found) -> set[str]:
     return {finding.rule for finding in found if finding.problem is not None}
 
 
-@pytest.mark.parametrize("kind", ["text", "qa", "image"])
+@pytest.mark.parametrize("kind", ["text", "qa", "chat", "image"])
 def test_good_rows_break_no_rule(kind):
     assert not broken(check(rows(kind)))
 
@@ -57,7 +71,7 @@ def first(good: Rows, where: np.ndarray) -> tuple[int, int]:
     return int(row), int(at)
 
 
-@pytest.mark.parametrize("kind", ["text", "qa", "image"])
+@pytest.mark.parametrize("kind", ["text", "qa", "chat", "image"])
 def test_every_rule_can_fail(kind):
     good = rows(kind)
     batch, segments = good.batch, good.batch.segments_BS
@@ -66,7 +80,7 @@ def test_every_rule_can_fail(kind):
     inner[:, 1:-1] = (
         (segments[:, 1:-1] == segments[:, 2:]) & (segments[:, 1:-1] == segments[:, :-2]) & (segments[:, 1:-1] > 0)
     )
-    end = {"text": "<|endoftext|>", "qa": "<|endofanswer|>", "image": "<|endofimage|>"}[kind]
+    end = ENDS[kind]
     cases = {
         "ids below the vocabulary's size": change("tokens_BS", *first(good, inner), VOCABULARY.size),
         "documents numbered in order, padding last": change("segments_BS", *first(good, inner), 0),

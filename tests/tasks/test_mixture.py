@@ -108,6 +108,31 @@ def test_character_that_training_lacks_is_named(monkeypatch: pytest.MonkeyPatch)
         mixture.build(config("text", text="characters"))
 
 
+def test_an_answer_that_no_token_can_express_is_quoted_or_left_out(monkeypatch: pytest.MonkeyPatch):
+    odd, plain = QuestionAnswer("here?", "Ą"), QuestionAnswer("where?", "here")
+    serve(monkeypatch, "qa", train=[plain], validation=[plain, odd, plain])
+    with pytest.raises(ValueError) as caught:
+        mixture.build(config("qa", text="characters"))
+    for word in ("data.tasks.qa, validation split", "begins 'here?'", "'Ą' (U+0104)", "--data.on-bad-record skip"):
+        assert word in str(caught.value)
+    skipping = config("qa", text="characters")
+    skipping = dataclasses.replace(skipping, data=dataclasses.replace(skipping.data, on_bad_record="skip"))
+    data = mixture.build(skipping).tasks["qa"]
+    assert list(data.splits.validation) == [plain, plain] and data.left_out == (0, 1)
+    assert (
+        "1 bad record(s) skipped that cannot be encoded" in data.splits.notes[-1] and "'here?'" in data.splits.notes[-1]
+    )
+
+
+@pytest.mark.parametrize(
+    "changes", [{"image_mode": "grey"}, {"image_background": "black"}, {"image_threshold": 128}], ids=str
+)
+def test_what_is_set_for_pictures_is_refused_without_any(changes: dict):
+    plain = config("text")
+    with pytest.raises(ValueError, match=f"data.{next(iter(changes))} is .* no task of the run has pictures"):
+        mixture.build(dataclasses.replace(plain, data=dataclasses.replace(plain.data, **changes)))
+
+
 @pytest.mark.parametrize("part", ["train", "validation"])
 @pytest.mark.parametrize("name", DATA)
 def test_empty_split_is_named(name: str, part: str, monkeypatch: pytest.MonkeyPatch):
@@ -134,7 +159,13 @@ def test_question_too_long_for_the_context_is_refused(part: str, monkeypatch: py
     serve(monkeypatch, "qa", **{part: [DATA["qa"].train[0], long]})
     with pytest.raises(ValueError) as caught:
         mixture.build(config("qa"))
-    for word in ("data.tasks.qa", "example 1", "46 tokens", f"a row holds {CONTEXT + 1}", "model.context_length"):
+    words = (
+        f"data.tasks.qa, {part} split",
+        "the example that begins 'why why ",
+        "46 tokens",
+        "--data.tasks.NAME.on-long skip",
+    )
+    for word in (*words, f"a row holds {CONTEXT + 1}", "model.context_length"):
         assert word in str(caught.value)
     assert mixture.build(config("qa", context=45)).tasks
 
@@ -143,7 +174,7 @@ def test_examples_longer_than_the_context_can_be_left_out_and_are_counted(monkey
     long, short = QuestionAnswer("long" * CONTEXT, "no"), QuestionAnswer("a?", "no")
     serve(monkeypatch, "qa", train=[long, short, long], validation=[short, long])
     data = mixture.build(config("qa", on_long="skip")).tasks["qa"]
-    assert data.too_long == (2, 1)
+    assert data.left_out == (2, 1)
     assert (list(data.splits.train), list(data.splits.validation)) == ([short], [short])
     assert "2 of 3 examples to train, 1 of 2 held out" in data.splits.notes[-1]
     serve(monkeypatch, "qa", validation=[long])

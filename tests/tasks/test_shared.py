@@ -64,7 +64,7 @@ def rows(packed: PackedRows) -> list[np.ndarray]:
 def require_same(one: Mixture, other: Mixture) -> None:
     assert one.vocabulary.size == other.vocabulary.size and one.tasks.keys() == other.tasks.keys()
     for a, b in ((one.tasks[name], other.tasks[name]) for name in one.tasks):
-        assert (a.dimensions, a.too_long, a.task.to_json()) == (b.dimensions, b.too_long, b.task.to_json())
+        assert (a.dimensions, a.left_out, a.task.to_json()) == (b.dimensions, b.left_out, b.task.to_json())
         for split in ("train", "validation"):
             mine, theirs = rows(getattr(a, split)), rows(getattr(b, split))
             assert len(mine) == len(theirs) > 0

@@ -1,0 +1,84 @@
+"""The examples of a split, encoded by their task: what is said of one that cannot be, or that is too long, and what it costs.
+
+Refuses to pack (`data.packing`), and to read.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from jgpt.batch import Document
+from jgpt.check import require
+from jgpt.data.examples import Conversation, Picture, QuestionAnswer
+from jgpt.tasks.task import Task
+
+
+class Encoded(NamedTuple):
+    """The examples of one split that can be used, encoded.
+
+    Attributes:
+        documents: of them.
+        kept: which examples they are of.
+        too_long: examples that are longer than the context.
+        notes: on what was left out for another reason.
+    """
+
+    documents: list[Document]
+    kept: list[int]
+    too_long: int
+    notes: tuple[str, ...]
+
+
+def encode_split(
+    where: str, task: Task, examples: Sequence[Any], length: int, on_long: str, on_bad_record: str
+) -> Encoded:
+    """Encode the examples of one split.
+
+    Args:
+        where: the task and the split, for messages.
+        task: encodes.
+        examples: of the split.
+        length: context [tokens].
+        on_long: as in `TaskConfig`.
+        on_bad_record: as in `DataConfig`.
+
+    Raises:
+        ValueError: an example cannot be encoded or is too long, and such are not to be skipped; or none is left.
+    """
+    documents, kept, too_long = [], [], 0
+    bad: list[str] = []
+    for i, example in enumerate(examples):
+        try:
+            document = task.encode(example)
+        except ValueError as error:
+            complaint = f"{where}, {_beginning(example)}: {error}"
+            if on_bad_record != "skip":
+                raise ValueError(f"{complaint} Or leave such examples out with --data.on-bad-record skip.") from None
+            bad.append(complaint)
+            continue
+        if task.packing == "whole" and len(document.tokens) > length + 1:
+            too_long += 1
+            require(
+                on_long == "skip",
+                f"{where}, {_beginning(example)}: it has {len(document.tokens)} tokens and must stay whole, but a row holds "
+                f"{length + 1}: raise model.context_length, shorten it, or leave such examples out with on_long 'skip' "
+                "(--data.tasks.NAME.on-long skip).",
+            )
+            continue
+        documents.append(document)
+        kept.append(i)
+    require(
+        sum(len(document.tokens) - 1 for document in documents) > 0,
+        f"{where} holds no target to predict ({too_long} of {len(examples)} examples are longer than model.context_length "
+        f"{length}{f', {len(bad)} cannot be encoded' if bad else ''}): give it more data, or raise model.context_length.",
+    )
+    notes = (f"{len(bad):,} bad record(s) skipped that cannot be encoded, such as {bad[0]}",) if bad else ()
+    return Encoded(documents, kept, too_long, notes)
+
+
+def _beginning(example: Any) -> str:
+    """Return words that say which example is meant."""
+    if isinstance(example, Conversation):
+        example = example.messages[0].content if example.messages else ""
+    text = {QuestionAnswer: "question", Picture: "caption"}.get(type(example))
+    words = getattr(example, text) if text else example
+    return f"the example that begins {words[:60]!r}" if isinstance(words, str) else "an example of ids"
