@@ -69,7 +69,9 @@ def test_every_score_has_its_name_and_they_agree(run: tuple):
         *(f"{kind}_category_mean" for kind in kinds),
         "questions",
     ]
-    assert [key for key in scores if key.startswith("chat/")] == ["chat/nats_per_token", "chat/perplexity", "chat/zlib"]
+    kinds = ("nats_per_token", "perplexity", "bits_per_byte", "zlib")
+    assert [key for key in scores if key.startswith("chat/")] == [f"chat/{kind}" for kind in kinds]
+    assert scores["chat/bits_per_byte"] == pytest.approx(scores["chat/nats_per_token"] * 3 / math.log(2) / 2)  # Y o end
     assert scores["chat/perplexity"] == pytest.approx(math.exp(scores["chat/nats_per_token"]))
     bits = scores["text/nats_per_token"] / math.log(2)
     documents = run[1].tasks["text"].validation.documents

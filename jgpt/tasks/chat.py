@@ -64,7 +64,7 @@ class ChatTask:
 
     kind: ClassVar[str] = "chat"
     packing: ClassVar[str] = "whole"
-    score_name: ClassVar[str | None] = None
+    score_name: ClassVar[str | None] = "bits_per_byte"
 
     def __init__(
         self,
@@ -149,9 +149,8 @@ class ChatTask:
         return self.vocabulary.decode_text(ids)
 
     def dimensions(self, example: Conversation) -> int | None:
-        """Return None: the assistant's turns are scored in nats per token."""
-        del example
-        return None
+        """Return the bytes of the assistant's turns, in UTF-8; the ends of turns, which are scored too, count for none."""
+        return sum(len(turn.content.encode("utf-8")) for turn in example.messages if turn.role == "assistant")
 
     def _turn(self, message: Message) -> np.ndarray:
         """Return the ids of a turn: the marker, what is said, and the end of the assistant's own turns."""

@@ -40,7 +40,7 @@ CASES = [
         "qa", QuestionAnswer("2+3=", "5", choices=("4", "5")), QuestionAnswer("2+3=", "", choices=("4", "5")), "5", None
     ),
     Case("qa", QuestionAnswer("who?", "I", context="I am."), QuestionAnswer("who?", "", context="I am."), "I", None),
-    Case("chat", Conversation((Message("user", "2+3="), Message("assistant", "5"))), "2+3=", "5", None),
+    Case("chat", Conversation((Message("user", "2+3="), Message("assistant", "5"))), "2+3=", "5", 1),
     Case("image", Picture(PIXELS, "a seven"), "a seven", PIXELS, 6),
     Case("image", Picture(PIXELS, ""), "", PIXELS, 6),
 ]
