@@ -291,11 +291,7 @@ def _to_picture(
     try:
         with Image.open(io.BytesIO(raw)) as image:
             pixels = np.array(image if image.mode == mode else image.convert(mode))
-    except (
-        OSError,
-        Image.DecompressionBombError,
-        SyntaxError,
-    ) as error:  # Pillow names neither the data set nor a way out
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow names neither data set nor way out
         reason = str(error).split(" <")[0]
         raise ValueError(
             f"a picture of the prepared data set cannot be decoded ({reason}; caption {label}, "

@@ -331,7 +331,7 @@ def stored_output(cfg: ModelConfig, params: Params) -> Float[Array, "D V"] | Sto
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _f32_product(dtype: str, x_ND: Array, w_DV: Array) -> Array:
+def _logit_product(dtype: str, x_ND: Array, w_DV: Array) -> Array:
     """Return the product, computed in the type of x, summed in f32 and rounded to `dtype`.
 
     So are its gradients, but that of w stays in f32.
@@ -339,11 +339,11 @@ def _f32_product(dtype: str, x_ND: Array, w_DV: Array) -> Array:
     return jnp.matmul(x_ND, w_DV.astype(x_ND.dtype), preferred_element_type=jnp.dtype(dtype))
 
 
-def _f32_product_forward(dtype: str, x_ND: Array, w_DV: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _f32_product(dtype, x_ND, w_DV), (x_ND, w_DV)
+def _logit_product_forward(dtype: str, x_ND: Array, w_DV: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _logit_product(dtype, x_ND, w_DV), (x_ND, w_DV)
 
 
-def _f32_product_backward(dtype: str, saved: tuple[Array, Array], slope_NV: Array) -> tuple[Array, Array]:
+def _logit_product_backward(dtype: str, saved: tuple[Array, Array], slope_NV: Array) -> tuple[Array, Array]:
     del dtype
     x_ND, w_DV = saved
     slope_NV = slope_NV.astype(x_ND.dtype)  # automatic differentiation would multiply f32 by bf16, in f32
@@ -352,7 +352,7 @@ def _f32_product_backward(dtype: str, saved: tuple[Array, Array], slope_NV: Arra
     return dx_ND.astype(x_ND.dtype), dw_DV.astype(w_DV.dtype)
 
 
-_f32_product.defvjp(_f32_product_forward, _f32_product_backward)
+_logit_product.defvjp(_logit_product_forward, _logit_product_backward)
 
 
 def logits(
@@ -367,8 +367,8 @@ def logits(
     if isinstance(output_DV, Stored):
         out_NV = multiply(x_ND, output_DV)
     else:
-        # what is capped would be rounded twice
-        out_NV = _f32_product(dtype if cfg.logit_softcap is None else "float32", x_ND, output_DV)
+        # the cap comes before the rounding
+        out_NV = _logit_product(dtype if cfg.logit_softcap is None else "float32", x_ND, output_DV)
     if cfg.logit_softcap is not None:
         out_NV = cfg.logit_softcap * jnp.tanh(out_NV / cfg.logit_softcap)
     return out_NV.astype(dtype)
