@@ -58,7 +58,7 @@ class Config:
         require(
             self.optim.warmup_steps <= self.train.steps,
             f"optim.warmup_steps {self.optim.warmup_steps} exceeds train.steps {self.train.steps}: the peak rate would "
-            "never be reached; lower optim.warmup_steps.",
+            "never be reached; lower optim.warmup_steps (--optim.warmup-steps), or train for longer.",
         )
         rows = self.train.batch_size // self.train.accumulation_steps
         shards = self.mesh.row_shards

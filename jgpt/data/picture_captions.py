@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from jgpt.check import require
+from jgpt.config import DataConfig
 from jgpt.data.decoding import check_characters, decode_records
 from jgpt.data.read_log import BadRecord
 from jgpt.data.tables import LINES, TABLES, parse_json, rows_of
@@ -100,6 +101,17 @@ def find_captions(
         if found:
             return found[0], unread
     return None, unread
+
+
+def could_be_captions(path: Path, data: DataConfig) -> bool:
+    """Return whether a file is named as captions are, or can be read as such; a table of questions cannot."""
+    if path.stem.lower() in NAMES:
+        return True
+    try:
+        read_captions(path, data.columns, data.encoding)
+    except ValueError:
+        return False
+    return True
 
 
 def read_captions(path: Path, columns: Mapping[str, str], encoding: str) -> Captions:

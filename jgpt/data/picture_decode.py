@@ -21,6 +21,7 @@ from jgpt.tokenizers.image_code import one_thread
 
 SKIP: Final = "take the file out, or leave such files out with --data.on-bad-record skip"
 TURNED, DEEP, CMYK, ALPHA = "turned upright by EXIF", "16 bits a channel brought to 8", "CMYK made RGB", "alpha"
+SCALED: Final = "cut square and scaled to --data.image-size"
 
 
 class BadPicture(ValueError):
@@ -85,7 +86,7 @@ def decode(raw: bytes, name: str, rules: PictureRules) -> tuple[np.ndarray, froz
         rules: how to bring it into form.
 
     Returns:
-        Pixels, and those of TURNED, DEEP, CMYK and ALPHA that applied.
+        Pixels, and those of TURNED, DEEP, CMYK, ALPHA and SCALED that applied.
 
     Raises:
         BadPicture: the file is empty, no picture, damaged, animated, too deep or too large.
@@ -116,7 +117,8 @@ def decode(raw: bytes, name: str, rules: PictureRules) -> tuple[np.ndarray, froz
             f"{name!r} cannot be decoded ({str(error) or type(error).__name__}; {len(raw):,} bytes): it is truncated or "
             f"damaged; save it again, or {SKIP}."
         ) from None
-    return fit(pixels, rules), frozenset(done | ({DEEP} if deep else set()))
+    scaled = rules.size is not None and pixels.shape[:2] != (rules.size, rules.size)
+    return fit(pixels, rules), frozenset(done | ({DEEP} if deep else set()) | ({SCALED} if scaled else set()))
 
 
 def fit(pixels: np.ndarray, rules: PictureRules) -> np.ndarray:

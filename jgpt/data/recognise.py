@@ -20,6 +20,7 @@ from jgpt.data.decoding import decode_records, decode_text
 from jgpt.data.examples import Splits
 from jgpt.data.files import read_texts, read_tokens
 from jgpt.data.inputs import InputFile, files_below, is_never_data, list_inputs, own_splits
+from jgpt.data.picture_captions import could_be_captions
 from jgpt.data.picture_files import PICTURE_SUFFIXES, is_pictures
 from jgpt.data.quiz import is_quiz, read_index, read_quiz
 from jgpt.data.read_log import KnownIds, ReadLog
@@ -81,7 +82,7 @@ def read_path(path: str, *, kind: str, data: DataConfig, validation_fraction: fl
     where = Path(path).expanduser()
     if not where.exists():
         raise FileNotFoundError(_missing(path, where))
-    pictures = _pictures(where, kind)
+    pictures = _pictures(where, kind, data)
     if pictures is not None:
         _check_kind(path, "image", kind, "pictures")
         from jgpt.data.picture_files import read_pictures
@@ -179,7 +180,8 @@ def _read_files(
     examples = [example for of in read.values() for example, _ in of]
     require(
         bool(examples),
-        f"data.path {path!r}: of {form.words} no record is left to learn from: {'; '.join(log.notes())[:400]}.",
+        f"data.path {path!r}: of {form.words} no record is left to learn from: "
+        f"{'; '.join(log.notes())[:400] or 'there is a header and nothing below it'}.",
     )
     try:
         found_kind = kind_of(examples)
@@ -331,7 +333,7 @@ def _is_about_data(file: InputFile) -> bool:
     return ABOUT_DATA.fullmatch(PurePosixPath(file.name).name) is not None
 
 
-def _pictures(where: Path, kind: str) -> Path | None:
+def _pictures(where: Path, kind: str, data: DataConfig) -> Path | None:
     """Return the path that `picture_files` is to read, None where there are no pictures.
 
     A captions file beside its pictures stands for the pictures of its folder, with the captions in it and no other's.
@@ -340,7 +342,7 @@ def _pictures(where: Path, kind: str) -> Path | None:
         if where.suffix.lower() in PICTURE_SUFFIXES or is_pictures(where):
             return where
         captions = kind in ("auto", "image") and where.suffix.lower() in CAPTIONS
-        return where if captions and _names_pictures(where) else None
+        return where if captions and _names_pictures(where) and could_be_captions(where, data) else None
     files = [file for file in files_below(where) if file.stat().st_size and not is_never_data(file.name)]
     pictures = sum(file.suffix.lower() in PICTURE_SUFFIXES or is_pictures(file) for file in files)
     others = sum(file.suffix.lower() not in (*PICTURE_SUFFIXES, *CAPTIONS) and not is_pictures(file) for file in files)
@@ -381,8 +383,8 @@ def _missing(path: str, where: Path) -> str:
     """Return the message for a path where nothing is, with the nearest name in its folder."""
     if path.startswith("tfds:"):
         return (
-            f"data.path {path!r} names a TFDS data set, and is read as a file, which does not exist: give it as a task's "
-            f"source, --data.tasks.NAME.source {path}."
+            f"data.path {path!r} is no file, but names a TFDS data set, which is a task's source: instead of --data.path use "
+            f"--data.tasks.NAME.source {path}, with the config's own NAME of the task ('own' in configs/own.py)."
         )
     names = os.listdir(where.parent) if where.parent.is_dir() else []
     near = difflib.get_close_matches(where.name, names, n=1)

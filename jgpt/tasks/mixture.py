@@ -91,6 +91,14 @@ def build(config: Config) -> Mixture:
 def _read(name: str, options: TaskConfig, config: Config) -> Splits:
     """Return the examples of one task, without what its config does not use: captions of pictures, steps to answers."""
     splits = _without_steps(name, options, sources.read(options, config.data, config.train.seed))
+    unanswered = sum(
+        isinstance(example, Conversation) and example.messages[-1].role != "assistant"
+        for part in (splits.train, splits.validation)
+        for example in (part if part and isinstance(part[0], Conversation) else ())
+    )
+    if unanswered:
+        note = f"{unanswered:,} conversations end with turns that nobody answers: those train nothing, and are left out"
+        splits = replace(splits, notes=(*splits.notes, note))
     if options.condition == "caption":
         return splits
     pictures = [[*part] for part in (splits.train, splits.validation)]

@@ -7,7 +7,7 @@ import sys
 from typing import Final
 
 from jgpt.check import require
-from jgpt.config import EvalConfig, MeshConfig
+from jgpt.config import DataConfig, EvalConfig, MeshConfig
 from jgpt.runtime import configure
 
 HELP: Final = "score a run on its held-out data"
@@ -42,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("error", "skip"),
         help="what to do with bad records of --path (default: as in the run)",
     )
+    parser.add_argument(
+        *("--columns", "--data.columns"),
+        nargs="+",
+        metavar="NAME",
+        help="columns of --path in pairs, ours and yours: --columns question FRAGE answer ANTWORT (default: as in the run)",
+    )
 
 
 def chosen(settings: EvalConfig, arguments: argparse.Namespace) -> EvalConfig:
@@ -51,15 +57,28 @@ def chosen(settings: EvalConfig, arguments: argparse.Namespace) -> EvalConfig:
     return dataclasses.replace(settings, max_questions=None) if arguments.all_questions else settings
 
 
+def reading(data: DataConfig, arguments: argparse.Namespace) -> DataConfig:
+    """Return how --path is read, with what the command line says otherwise.
+
+    Raises:
+        ValueError: it says so without --path, or names a column without its pair.
+    """
+    columns = arguments.columns or []
+    require(
+        arguments.path is not None or (arguments.on_bad_record is None and not columns),
+        "--on-bad-record and --columns are for the records of --path: give --path as well.",
+    )
+    require(len(columns) % 2 == 0, f"--columns has {len(columns)} names: give pairs, ours and yours.")
+    if columns:
+        data = dataclasses.replace(data, columns=dict(zip(columns[::2], columns[1::2], strict=True)))
+    return data if arguments.on_bad_record is None else dataclasses.replace(data, on_bad_record=arguments.on_bad_record)
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Print a table of scores; with --json one object, last on stdout."""
     require(
         arguments.path is not None or arguments.task is None,
         f"--task {arguments.task!r} says which task reads --path: give --path as well.",
-    )
-    require(
-        arguments.path is not None or arguments.on_bad_record is None,
-        f"--on-bad-record {arguments.on_bad_record} is for the records of --path: give --path as well.",
     )
     configure()
     import jax
@@ -72,10 +91,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     model = jgpt.load(arguments.run, step=arguments.step, weights=arguments.weights)
     settings = chosen(model.config.eval, arguments)
-    read = model.config.data
-    if arguments.on_bad_record is not None:
-        read = dataclasses.replace(read, on_bad_record=arguments.on_bad_record)
-    model = dataclasses.replace(model, config=dataclasses.replace(model.config, eval=settings, data=read))
+    config = dataclasses.replace(model.config, eval=settings, data=reading(model.config.data, arguments))
+    model = dataclasses.replace(model, config=config)
     if arguments.path is not None:
         data = evaluate.from_path(model, arguments.path, arguments.task)
         for task in data.tasks.values():

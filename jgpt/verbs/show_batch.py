@@ -48,6 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.text import Text
 
+    from jgpt import opening
     from jgpt.data.examples import TokenStream
     from jgpt.data.loader import train_batches
     from jgpt.show import drawn, rules, terminal
@@ -59,6 +60,11 @@ def run(arguments: argparse.Namespace) -> None:
     probe = _probe(config, data) if arguments.check else None
     sections, broken, batches = [], 0, {}
     for name, task_data in data.tasks.items():
+        console.print(
+            f"{name}: {len(task_data.splits.train):,} examples, held out {len(task_data.splits.validation):,}"
+        )
+        for line in opening.lines(task_data, data.vocabulary, terminal=console.is_terminal):
+            console.print(line, markup=False, soft_wrap=True)
         task = task_data.task
         size = max(shown, min(CHECKED_ROWS, len(task_data.train)))
         stream = train_batches(

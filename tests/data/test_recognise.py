@@ -331,3 +331,25 @@ def test_an_archive_of_pictures_says_to_unpack_it(kind: str, tmp_path: Path) -> 
     for path in (tmp_path / "all.zip", tmp_path):
         with pytest.raises(ValueError, match=r"holds, an archive of pictures.*unpack it.*--data.path"):
             read(path, kind=kind)
+
+
+def test_a_table_of_questions_beside_pictures_is_no_captions_file(tmp_path: Path) -> None:
+    """Names of pictures such as 1.png stand in any table of numbers."""
+    from PIL import Image
+
+    (tmp_path / "a").mkdir()
+    for i in range(3):
+        Image.new("L", (4, 4), i * 50).save(tmp_path / "a" / f"{i}.png")
+    write(
+        tmp_path,
+        {"sums.csv": "question,answer\n" + "".join(f"{i} + {j}?,{i + j}\n" for i in range(3) for j in range(3))},
+    )
+    assert read(tmp_path / "sums.csv").kind == "qa"
+    write(tmp_path, {"words.csv": "file,caption\n" + "".join(f"{i}.png,number {i}\n" for i in range(3))})
+    assert read(tmp_path / "words.csv").kind == "image"
+
+
+def test_a_header_alone_says_so(tmp_path: Path) -> None:
+    write(tmp_path, {"a.csv": "question,answer\n"})
+    with pytest.raises(ValueError, match="there is a header and nothing below it"):
+        read(tmp_path / "a.csv")

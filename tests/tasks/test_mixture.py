@@ -341,3 +341,13 @@ def test_switches_for_pictures_are_refused_without_pictures(monkeypatch: pytest.
     tasks = {"mine": TaskConfig(kind="auto", source="qa", condition_dropout=0.1)}
     with pytest.raises(ValueError, match="data.tasks.mine.condition_dropout is 0.1, but the task is of kind 'qa'"):
         mixture.build(dataclasses.replace(config("qa"), data=DataConfig(tasks=tasks)))
+
+
+def test_a_dialogue_that_ends_unanswered_is_said(monkeypatch: pytest.MonkeyPatch):
+    talk = Conversation((Message("user", "hi"), Message("assistant", "yo")))
+    cut = Conversation((*talk.messages, Message("user", "and?")))
+    monkeypatch.setitem(sources.SOURCES, "talk", lambda seed, fraction: Splits([talk, cut], [talk], kind="chat"))
+    tasks = {"talk": TaskConfig(kind="auto", source="talk")}
+    data = mixture.build(dataclasses.replace(config("qa"), data=DataConfig(tasks=tasks))).tasks["talk"]
+    said = "1 conversations end with turns that nobody answers: those train nothing, and are left out"
+    assert data.splits.notes == (said,)
