@@ -184,6 +184,7 @@ def test_questions_too_long_are_left_out_and_counted(run: tuple, tmp_path: Path)
     data = evaluate.from_path(model, str(tmp_path / "two.jsonl"), "qa")
     scores, _ = evaluate.final_scores(model.params, eval_step, data, mesh, ROWS, model.config.eval, model)
     assert scores["qa/left_out"] == 1 and len(data.tasks["qa"].splits.validation) == 1
+    assert "left out: 1 of 2 examples" in data.tasks["qa"].splits.notes[-1]
 
 
 def test_stories_are_scored_question_by_question(run: tuple, tmp_path: Path):

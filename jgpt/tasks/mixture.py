@@ -272,8 +272,11 @@ def held_out(name: str, task: Task, splits: Splits, length: int, on_long: str, o
     held = encode_split(where, task, splits.validation, length, on_long, on_bad_record)
     rows = pack(held.documents, task.packing, length)
     kept = [splits.validation[i] for i in held.kept]
-    left_out = 0, len(splits.validation) - len(kept)
-    splits = replace(splits, validation=kept, notes=(*splits.notes, *held.notes))
+    left_out, notes = (0, len(splits.validation) - len(kept)), (*splits.notes, *held.notes)
+    if held.too_long:
+        of = len(splits.validation)
+        notes += (f"longer than model.context_length {length} and left out: {held.too_long:,} of {of:,} examples",)
+    splits = replace(splits, validation=kept, notes=notes)
     return TaskData(task, splits, rows, rows, _dimensions(task, kept), left_out)
 
 
