@@ -43,7 +43,7 @@ class Size:
 
 
 ROUNDED = {"logits_dtype": "bfloat16"}  # as PyTorch's autocast leaves them
-DEEP = [ROUNDED, {**ROUNDED, "scan_layers": True, "remat": "dots"}]
+DEEP = [ROUNDED, *({**ROUNDED, "scan_layers": True, "remat": kept} for kept in ("dots", "full"))]
 SIZES = {
     "small": Size(4, 128, 4, 64, 12, 65),
     "large": Size(6, 384, 6, 256, 16, 65),

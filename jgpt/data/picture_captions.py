@@ -19,7 +19,7 @@ from jgpt.check import require
 from jgpt.config import DataConfig
 from jgpt.data.decoding import check_characters, decode_records
 from jgpt.data.read_log import BadRecord
-from jgpt.data.tables import LINES, TABLES, parse_json, rows_of
+from jgpt.data.tables import LINES, TABLES, names_of, parse_json, rows_of
 
 SUFFIXES: Final = (".json", ".jsonl", ".csv", ".tsv")
 NAMES: Final = ("captions", "labels", "metadata", "annotations")  # looked for beside a folder too
@@ -147,9 +147,8 @@ def read_captions(path: Path, columns: Mapping[str, str], encoding: str) -> Capt
         f"{str(path)!r} is no captions file: it must hold a list of objects such as "
         '{"file": "a.png", "caption": "a cat"}, or a mapping {"a.png": "a cat"}.',
     )
-    names = list(dict.fromkeys(key for row in value if isinstance(row, dict) for key in row))
     entries = [(row, f"entry {i}") for i, row in enumerate(value, 1)]
-    return _from_rows(path, "JSON list", names, entries, columns, encoding)
+    return _from_rows(path, "JSON list", names_of(value), entries, columns, encoding)
 
 
 def _from_rows(

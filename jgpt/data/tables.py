@@ -84,7 +84,12 @@ def rows_of(text: str, suffix: str, where: str, encoding: str) -> tuple[list[str
     if suffix in SEPARATED:
         return _separated(text, SEPARATED[suffix], where)
     rows = list(_lines(text, encoding) if suffix in LINES else _json_list(text, where))
-    return list(dict.fromkeys(key for _, record in rows if isinstance(record, dict) for key in record)), rows
+    return names_of(record for _, record in rows), rows
+
+
+def names_of(records: Iterable[Any]) -> list[str]:
+    """Return the names of the fields of all records that are objects, each once, in order."""
+    return list(dict.fromkeys(key for record in records if isinstance(record, dict) for key in record))
 
 
 def parse_json(text: str) -> Any:

@@ -91,14 +91,7 @@ def build(config: Config) -> Mixture:
 def _read(name: str, options: TaskConfig, config: Config) -> Splits:
     """Return the examples of one task, without what its config does not use: captions of pictures, steps to answers."""
     splits = _without_steps(name, options, sources.read(options, config.data, config.train.seed))
-    unanswered = sum(
-        isinstance(example, Conversation) and example.messages[-1].role != "assistant"
-        for part in (splits.train, splits.validation)
-        for example in (part if part and isinstance(part[0], Conversation) else ())
-    )
-    if unanswered:
-        note = f"{unanswered:,} conversations end with turns that nobody answers: those train nothing, and are left out"
-        splits = replace(splits, notes=(*splits.notes, note))
+    splits = replace(splits, notes=(*splits.notes, *_unanswered(splits)))
     if options.condition == "caption":
         return splits
     pictures = [[*part] for part in (splits.train, splits.validation)]
@@ -125,6 +118,18 @@ def _without_steps(name: str, options: TaskConfig, splits: Splits) -> Splits:
     train, held = ([bare(example) for example in part] for part in (splits.train, splits.validation))
     note = f"{count:,} of {len(train):,} answers have steps, which are not used: --data.tasks.{name}.steps trains them"
     return replace(splits, train=train, validation=held, notes=(*splits.notes, note))
+
+
+def _unanswered(splits: Splits) -> tuple[str, ...]:
+    """Return a note on conversations whose last turns are cut, where there are some."""
+    count = sum(
+        any(turn.role != "assistant" for turn in example.messages[-1:])
+        for part in (splits.train, splits.validation)
+        if len(part) and isinstance(part[0], Conversation)
+        for example in part
+    )
+    words = f"{count:,} conversations end with turns that nobody answers: those train nothing, and are left out"
+    return (words,) if count else ()
 
 
 def _refuse_unused(config: Config, kinds: Collection[str]) -> None:
