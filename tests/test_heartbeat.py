@@ -210,22 +210,19 @@ def test_what_is_to_be_done_at_the_end_is_done_however_it_comes(capsys: pytest.C
     done: list[str] = []
     for how in ("done", "fails", "another fails"):
         store, left = Store(), []
-        with beating(store, 1, left, processes=2):
-            zero = beating(store, 0, left, processes=2)
-            zero.at_end(
-                lambda how=how, store=store: done.append(f"{how} {store.values['jgpt/beat/0'].split(chr(9))[4]}")
-            )
-            if how == "done":
-                with zero:
-                    pass
-            elif how == "fails":
-                with pytest.raises(OSError), zero:
-                    raise OSError("full")
-            else:
-                with zero:
+        zero, one = beating(store, 0, left, processes=2), beating(store, 1, [], processes=2)
+        zero.at_end(lambda how=how, store=store: done.append(f"{how} {store.values['jgpt/beat/0'].split(chr(9))[4]}"))
+        if how == "done":
+            with one, zero:
+                pass
+        elif how == "fails":
+            with one, pytest.raises(OSError), zero:
+                raise OSError("full")
+        else:
+            with zero:
+                with pytest.raises(OSError), one:
                     until(lambda store=store: len(store.values) == 2)
-                    with pytest.raises(OSError), beating(store, 1, [], processes=2):
-                        raise OSError("full")
-                    until(lambda left=left: OTHER_FAILED in left)
+                    raise OSError("full")
+                until(lambda left=left: left == [OTHER_FAILED])
     assert done[:3] == ["done done", "fails failed", "another fails left"], done
     capsys.readouterr()
