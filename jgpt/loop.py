@@ -130,6 +130,7 @@ def _train(config: Config, config_path: str, heartbeat: Heartbeat | None) -> Non
     if distributed.is_first():
         runfolder.prepare(config)
         mixture.save(data, folder.tokenizer)
+        mixture.list_skipped(data, folder.skipped)
     if jax.process_count() > 1:
         signed = distributed.from_first(runfolder.sign(folder.root) if distributed.is_first() else 0)
         runfolder.require_signed(folder.root, signed)

@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -109,6 +110,8 @@ def describe(config: Config, data: Mixture, model: ModelConfig, mesh: Mesh, para
             f"{since}; held out {len(task_data.splits.validation):,}"
         )
         yield from opening.lines(task_data, data.vocabulary, terminal=console.is_terminal)
+        if task_data.splits.skipped:
+            yield f"{opening.INDENT}every record that was skipped: {runfolder.RunFolder(Path(config.run.dir)).skipped}"
     vocabulary = data.vocabulary
     count = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
     yield (

@@ -47,6 +47,11 @@ class RunFolder:
         return self.root / "tokenizer"
 
     @property
+    def skipped(self) -> Path:
+        """Every record of the data that was left out as bad, a line each."""
+        return self.root / "skipped.txt"
+
+    @property
     def checkpoints(self) -> Path:
         """Steps written by `jgpt.checkpoint`."""
         return self.root / "checkpoints"

@@ -70,7 +70,7 @@ def read_babi(files: Mapping[str, str], log: ReadLog | None = None, *, whole: bo
             bool(held), f"no question is in {', '.join(sorted(files)) or 'nothing'}: pass files of bAbI's questions."
         )
         words = f"bAbI stories, {len(set().union(*kinds.values()))} kinds of questions"
-        return Splits([], held, kind="qa", recognised=words)
+        return Splits([], held, kind="qa", recognised=words, notes=log.notes(), skipped=tuple(log.skipped))
     for part, found in kinds.items():
         require(bool(found), f"no bAbI file qa*_{part}.txt is among {', '.join(sorted(files)) or 'nothing'}: add them.")
     notes = []
@@ -87,6 +87,7 @@ def read_babi(files: Mapping[str, str], log: ReadLog | None = None, *, whole: bo
         kind="qa",
         recognised=f"bAbI stories, {len(kinds['train'] | kinds['test'])} kinds of questions",
         notes=(*log.notes(), *notes),
+        skipped=tuple(log.skipped),
     )
 
 

@@ -95,6 +95,7 @@ class Splits:
         kind: of the task these examples are for ("text", "qa", "chat", "image"); None where the source serves one alone.
         recognised: what the source took its input for, in words, such as "SQuAD JSON".
         notes: what a user should know of the reading, such as what was skipped and why.
+        skipped: every record that was bad and left out: where it stands, and why.
     """
 
     train: Sequence[Any]
@@ -103,3 +104,4 @@ class Splits:
     kind: str | None = None
     recognised: str = ""
     notes: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()

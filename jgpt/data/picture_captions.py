@@ -44,13 +44,13 @@ class Captions:
         path: the file.
         form: in words, such as "JSON list (file, caption)".
         entries: what it says, in order; a picture may have several.
-        broken: complaints about entries that say nothing usable.
+        broken: (place, complaint) of entries that say nothing usable.
     """
 
     path: Path
     form: str
     entries: tuple[Entry, ...]
-    broken: tuple[str, ...]
+    broken: tuple[tuple[str, str], ...]
 
 
 def find_captions(
@@ -172,11 +172,11 @@ def _from_rows(
             if isinstance(row, BadRecord):
                 raise row
             if not isinstance(file, str) or not file.strip() or caption is None:
-                raise BadRecord(f"has no usable {names['file']!r} and {names['caption']!r}")
+                raise BadRecord(f"there is no usable {names['file']!r} and {names['caption']!r}")
             for value in (file, caption):
                 check_characters(value, encoding)
         except BadRecord as error:
-            complaints.append(f"{str(path)!r}, {where} {error}.")
+            complaints.append((f"{str(path)!r}, {where}", str(error)))
         else:
             entries.append(Entry(file.strip(), caption, where))
     return Captions(path, f"{form} ({names['file']}, {names['caption']})", tuple(entries), tuple(complaints))

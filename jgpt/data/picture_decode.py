@@ -19,13 +19,13 @@ from jgpt.config import DataConfig
 from jgpt.data.examples import Picture, Splits
 from jgpt.tokenizers.image_code import one_thread
 
-SKIP: Final = "take the file out, or leave such files out with --data.on-bad-record skip"
+TOO_DEEP: Final = "it holds 32 bits a channel: save it with 8 or 16"
 TURNED, DEEP, CMYK, ALPHA = "turned upright by EXIF", "16 bits a channel brought to 8", "CMYK made RGB", "alpha"
 SCALED: Final = "cut square and scaled to --data.image-size"
 
 
 class BadPicture(ValueError):
-    """A picture that cannot be used; the message names the file, what is wrong and what to do."""
+    """A picture that cannot be used; the message says what is wrong and what to do, the caller adds the file."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,11 @@ def colour(name: str) -> tuple[int, int, int]:
     return channels[0], channels[1], channels[2]
 
 
-def decode(raw: bytes, name: str, rules: PictureRules) -> tuple[np.ndarray, frozenset[str]]:
+def decode(raw: bytes, rules: PictureRules) -> tuple[np.ndarray, frozenset[str]]:
     """Return the pixels of a picture file, [h, w] where it is grey and [h, w, 3] where not, and what was done to it.
 
     Args:
         raw: the whole file.
-        name: of the file, for messages.
         rules: how to bring it into form.
 
     Returns:
@@ -94,28 +93,28 @@ def decode(raw: bytes, name: str, rules: PictureRules) -> tuple[np.ndarray, froz
     from PIL import Image
 
     if not raw:
-        raise BadPicture(f"{name!r} is empty (0 bytes): {SKIP}.")
+        raise BadPicture("it is empty (0 bytes)")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # only said once a process otherwise
             with Image.open(io.BytesIO(raw)) as image:
-                _check(image, name)
+                _check(image)
                 deep = _is_deep(image)
                 image.load()
-                pixels, done = _flat(image, name, rules.background)
+                pixels, done = _flat(image, rules.background)
     except BadPicture:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise BadPicture(
-            f"{name!r} has more than {Image.MAX_IMAGE_PIXELS:,} pixels (Pillow's MAX_IMAGE_PIXELS), which a small file "
-            f"can claim in order to fill the memory: scale it down with a program you trust it to, or {SKIP}."
+            f"it has more than {Image.MAX_IMAGE_PIXELS:,} pixels (Pillow's MAX_IMAGE_PIXELS), which a small file can claim in "
+            "order to fill the memory: scale it down with a program you trust it to"
         ) from None
     except Image.UnidentifiedImageError:
-        raise BadPicture(f"{name!r} is not a picture, whatever its name says ({len(raw):,} bytes): {SKIP}.") from None
+        raise BadPicture(f"it is no picture, whatever its name says ({len(raw):,} bytes)") from None
     except Exception as error:  # Pillow's readers raise whatever a damaged file makes them trip over
         raise BadPicture(
-            f"{name!r} cannot be decoded ({str(error) or type(error).__name__}; {len(raw):,} bytes): it is truncated or "
-            f"damaged; save it again, or {SKIP}."
+            f"it cannot be decoded ({str(error) or type(error).__name__}; {len(raw):,} bytes): it is truncated or damaged; "
+            "save it again"
         ) from None
     scaled = rules.size is not None and pixels.shape[:2] != (rules.size, rules.size)
     return fit(pixels, rules), frozenset(done | ({DEEP} if deep else set()) | ({SCALED} if scaled else set()))
@@ -203,15 +202,15 @@ def _area(side: int, size: int) -> np.ndarray:
     return (overlap.clip(0) * (size / side)).astype(np.float32)
 
 
-def _check(image: Any, name: str) -> None:
+def _check(image: Any) -> None:
     """Refuse a picture without pixels, one with several frames, and one of 32 bits a channel."""
     if 0 in image.size:
-        raise BadPicture(f"{name!r} is {image.width} x {image.height} pixels: there is nothing to see; {SKIP}.")
+        raise BadPicture(f"it is {image.width} x {image.height} pixels: there is nothing to see")
     # an MPO is a photo with previews behind it, as many cameras write
     if image.format != "MPO" and getattr(image, "is_animated", False):
-        raise BadPicture(f"{name!r} is animated ({image.n_frames} frames): save one frame as a picture, or {SKIP}.")
+        raise BadPicture(f"it is animated ({image.n_frames} frames): save one frame as a picture")
     if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
-        raise BadPicture(f"{name!r} holds 32 bits a channel: save it with 8 or 16, or {SKIP}.")
+        raise BadPicture(TOO_DEEP)
 
 
 def _is_deep(image: Any) -> bool:
@@ -220,7 +219,7 @@ def _is_deep(image: Any) -> bool:
     return image.mode.startswith("I") or any(";16" in mode for mode in raw_modes)
 
 
-def _flat(image: Any, name: str, background: tuple[int, int, int]) -> tuple[np.ndarray, set[str]]:
+def _flat(image: Any, background: tuple[int, int, int]) -> tuple[np.ndarray, set[str]]:
     """Return [h, w] or [h, w, 3] of a loaded picture: upright, 8 bits, no palette, no alpha."""
     from PIL import ImageOps
 
@@ -231,7 +230,7 @@ def _flat(image: Any, name: str, background: tuple[int, int, int]) -> tuple[np.n
     if image.mode.startswith("I"):
         deep = np.asarray(image).astype(np.int64)
         if deep.max(initial=0) > 0xFFFF:
-            raise BadPicture(f"{name!r} holds 32 bits a channel: save it with 8 or 16, or {SKIP}.")
+            raise BadPicture(TOO_DEEP)
         pixels = np.rint(deep / 257).astype(np.uint8)  # 65,535 / 255
         clear = image.info.get("transparency")
         if clear is None:

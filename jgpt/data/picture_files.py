@@ -19,11 +19,11 @@ from jgpt.data.examples import Picture, Splits
 from jgpt.data.inputs import SPLIT_NAMES, files_below
 from jgpt.data.picture_arrays import is_picture_array, read_arrays
 from jgpt.data.picture_captions import SUFFIXES, Captions, Index, find_captions, read_captions
-from jgpt.data.picture_decode import SKIP, BadPicture, PictureRules, agree, decode
+from jgpt.data.picture_decode import BadPicture, PictureRules, agree, decode
 from jgpt.data.picture_split import hold_out_pictures, listed, without_held_out
+from jgpt.data.read_log import ReadLog
 
 PICTURE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-SHOWN: Final = 10  # skipped records that are listed one by one
 
 
 def is_pictures(path: Path) -> bool:
@@ -102,11 +102,11 @@ def _read_folder(
     if captions is None:
         stems = {Path(name).stem.lower() for name in names}
         captions, unread = find_captions(folder, stems, data.columns, data.encoding)
-    bad = _BadRecords(data.on_bad_record)
+    log = ReadLog(data.on_bad_record)
     folders = _below_common([Path(name).parts[:-1] for name in names])
     part_of = _parts(folders, folder) if only is None else None
     if captions is not None:
-        wanted = _captioned(captions, names, bad)
+        wanted = _captioned(captions, names, log)
         recognised = f"pictures with captions from {captions.path.name}, a {captions.form}"
     else:
         given = part_of is not None
@@ -117,7 +117,7 @@ def _read_folder(
     check_columns(data, ("file", "caption") if captions is not None else (), recognised)
     if only is not None:
         recognised, wanted = "one picture", [pair for pair in wanted if names[pair[0]] == only]
-    read, notes = _decode_all(folder, names, wanted, rules, bad)
+    read, notes = _decode_all(folder, names, wanted, rules, log)
     others = [f.name for f in files if not _is_picture(f) and not (captions and f.samefile(captions.path))]
     if others and only is None:
         notes.append(f"other files in the folder, left out: {listed(others, 5)}")
@@ -132,7 +132,7 @@ def _read_folder(
         parts.setdefault(part_of[number] if part_of else "", []).append(picture)
     _same_shape([(names[number], picture.pixels.shape) for number, picture in read])
     by_class = captions is None and len(set(classes)) > 1
-    return _splits(parts, by_class, fraction, seed, recognised, (*bad.notes(), *notes))
+    return _splits(parts, by_class, fraction, seed, recognised, (*log.notes(), *notes), log.skipped)
 
 
 def _splits(
@@ -142,6 +142,7 @@ def _splits(
     seed: int,
     recognised: str,
     notes: Sequence[str],
+    skipped: Sequence[str] = (),
 ) -> Splits:
     """Return the split that was given, else one that is drawn; without a fraction all is held out."""
     said = list(notes)
@@ -167,13 +168,13 @@ def _splits(
     first = halves[0][0] if halves[0] else halves[1][0]
     shape = " x ".join(map(str, first.pixels.shape[:2]))
     form = f"{recognised}, {shape} {'grey' if first.pixels.ndim == 2 else 'RGB'}"
-    return Splits(halves[0], halves[1], kind="image", recognised=form, notes=tuple(said))
+    return Splits(halves[0], halves[1], kind="image", recognised=form, notes=tuple(said), skipped=tuple(skipped))
 
 
-def _captioned(captions: Captions, names: Sequence[str], bad: "_BadRecords") -> list[tuple[int, str]]:
+def _captioned(captions: Captions, names: Sequence[str], log: ReadLog) -> list[tuple[int, str]]:
     """Return (number of the picture, caption) of every entry of a captions file, in order of the pictures."""
-    for complaint in captions.broken:
-        bad.add(f"{complaint} Correct it, or {SKIP}.")
+    for place, complaint in captions.broken:
+        log.bad(place, complaint)
     index, found = Index(names), []
     for entry in captions.entries:
         numbers = index.find(entry.file)
@@ -182,37 +183,34 @@ def _captioned(captions: Captions, names: Sequence[str], bad: "_BadRecords") -> 
             found.append((numbers[0], entry.caption))
         elif numbers:
             same = " and ".join(repr(names[i]) for i in numbers[:2])
-            bad.add(f"{where}: {entry.file!r} may be {same}; write the path below the folder.")
+            log.bad(where, f"{entry.file!r} may be {same}; write the path below the folder")
         else:
-            bad.add(
-                f"{where} names the picture {entry.file!r}, which is not there: add the file, take the entry out, or leave "
-                "such entries out with --data.on-bad-record skip."
-            )
+            log.bad(where, f"the picture {entry.file!r} is not there: add the file, or take the entry out")
     with_caption = {number for number, _ in found}
     for number, name in enumerate(names):
         if number not in with_caption:
-            bad.add(f"the picture {name!r} has no caption in {str(captions.path)!r}: add one, or {SKIP}.")
+            log.bad(repr(str(captions.path)), f"the picture {name!r} has no caption: add one, or take the picture out")
     return sorted(found, key=lambda pair: pair[0])
 
 
 def _decode_all(
-    folder: Path, names: Sequence[str], wanted: Sequence[tuple[int, str]], rules: PictureRules, bad: "_BadRecords"
+    folder: Path, names: Sequence[str], wanted: Sequence[tuple[int, str]], rules: PictureRules, log: ReadLog
 ) -> tuple[list[tuple[int, Picture]], list[str]]:
     """Return (number, picture) of everything wanted and usable, and notes on what was done to it."""
     done: Counter[str] = Counter()
     decoded: dict[int, np.ndarray] = {}
     for number in dict.fromkeys(number for number, _ in wanted):
         try:
-            pixels, steps = decode((folder / names[number]).read_bytes(), str(folder / names[number]), rules)
+            pixels, steps = decode((folder / names[number]).read_bytes(), rules)
         except BadPicture as error:
-            bad.add(str(error))
+            log.bad(repr(str(folder / names[number])), str(error))
             continue
         decoded[number] = pixels
         done.update(steps)
     require(
         bool(decoded),
         f"none of the {len(names)} pictures in {str(folder)!r} can be used; the first complaint: "
-        f"{bad.complaints[0] if bad.complaints else 'no caption names any of them'}",
+        f"{log.skipped[0] if log.skipped else 'no caption names any of them'}",
     )
     if rules.mode == "auto":
         decoded = dict(zip(decoded, agree(list(decoded.values())), strict=True))
@@ -254,26 +252,6 @@ def _below_common(folders: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
     while all(len(parts) > shared for parts in folders) and len({parts[shared] for parts in folders}) == 1:
         shared += 1
     return [parts[shared:] for parts in folders]
-
-
-class _BadRecords:
-    """What cannot be used: raised at once, or kept and said at the end."""
-
-    def __init__(self, on_bad_record: str) -> None:
-        self._skip = on_bad_record == "skip"
-        self.complaints: list[str] = []
-
-    def add(self, complaint: str) -> None:
-        if not self._skip:
-            raise ValueError(complaint)
-        self.complaints.append(complaint)
-
-    def notes(self) -> list[str]:
-        if not self.complaints:
-            return []
-        more = len(self.complaints) - SHOWN
-        tail = [f"... and {more} more"] if more > 0 else []
-        return [f"{len(self.complaints)} bad records were skipped:", *self.complaints[:SHOWN], *tail]
 
 
 def _is_picture(file: Path) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from jgpt.check import require
 
-LISTED: Final = 10  # bad records named in the notes; of the rest only the number
+LISTED: Final = 10  # bad records named in the notes; a run's folder lists all
 
 
 class BadRecord(ValueError):
@@ -56,12 +56,14 @@ class ReadLog:
 
     Args:
         on_bad_record: 'error' or 'skip', as in `DataConfig`.
+
+    Attributes:
+        skipped: every bad record so far: where it stands, and which rule it breaks.
     """
 
     def __init__(self, on_bad_record: str) -> None:
         self.on_bad_record = on_bad_record
-        self.skipped = 0
-        self._listed: list[str] = []
+        self.skipped: list[str] = []
         self._counts: Counter[str] = Counter()
 
     def bad(self, where: str, what: str) -> None:
@@ -79,9 +81,7 @@ class ReadLog:
             f"{where}: {what}. Correct it, or leave out such records, counted and listed, with "
             "--data.on-bad-record skip.",
         )
-        self.skipped += 1
-        if len(self._listed) < LISTED:
-            self._listed.append(f"{where}: {what}")
+        self.skipped.append(f"{where}: {what}")
 
     def count(self, what: str, number: int = 1) -> None:
         """Count something that is no error but worth a note, such as "identical record(s) with an id seen before"."""
@@ -91,8 +91,8 @@ class ReadLog:
         """Return the notes: counts first, then the number of bad records and the first of them."""
         notes = [f"{number:,} {what}" for what, number in self._counts.items() if number]
         if self.skipped:
-            notes.append(f"{self.skipped:,} bad record(s) skipped (data.on_bad_record is 'skip')")
-            notes += [f"skipped: {entry}" for entry in self._listed]
-            if self.skipped > len(self._listed):
-                notes.append(f"skipped: and {self.skipped - len(self._listed):,} more")
+            notes.append(f"{len(self.skipped):,} bad record(s) skipped (data.on_bad_record is 'skip')")
+            notes += [f"skipped: {entry}" for entry in self.skipped[:LISTED]]
+            if len(self.skipped) > LISTED:
+                notes.append(f"skipped: and {len(self.skipped) - LISTED:,} more")
         return tuple(notes)

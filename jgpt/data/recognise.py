@@ -104,6 +104,7 @@ def read_path(path: str, *, kind: str, data: DataConfig, validation_fraction: fl
         f"data.path {path!r} is, or holds, an archive of pictures, and those are read from a folder: unpack it and pass "
         "the folder with --data.path.",
     )
+    log = ReadLog(data.on_bad_record)
     data_files = [file for file in files if not _is_about_data(file)]
     babi = [file for file in data_files if BABI.fullmatch(PurePosixPath(file.name).name)]
     if babi and len(babi) == len(data_files):
@@ -111,13 +112,12 @@ def read_path(path: str, *, kind: str, data: DataConfig, validation_fraction: fl
         check_columns(data, (), "bAbI")
         from jgpt.data.babi import read_babi
 
-        splits = read_babi(
-            _babi_texts(path, babi, data.encoding), ReadLog(data.on_bad_record), whole=validation_fraction is None
-        )
+        splits = read_babi(_babi_texts(path, babi, data.encoding), log, whole=validation_fraction is None)
         notes = splits.notes + _left_out_note([*left_out, *(file.name for file in files if file not in babi)])
         recognised = splits.recognised or f"bAbI, {len(babi)} files"
         return replace(splits, kind="qa", recognised=recognised, notes=notes)
-    return _read_files(path, where, files, left_out, kind, data, validation_fraction, seed)
+    splits = _read_files(path, where, files, left_out, kind, data, validation_fraction, seed, log)
+    return replace(splits, skipped=tuple(log.skipped))
 
 
 def _babi_texts(path: str, files: Sequence[InputFile], encoding: str) -> dict[str, str]:
@@ -148,6 +148,7 @@ def _read_files(
     data: DataConfig,
     fraction: float | None,
     seed: int,
+    log: ReadLog,
 ) -> Splits:
     """Read files of one format and split them."""
     index = _quiz_index(where, files)
@@ -169,7 +170,6 @@ def _read_files(
     form = FORMATS[next(iter(formats.values()))]
     if form.kind is not None:
         _check_kind(path, form.kind, kind, form.words)
-    log = ReadLog(data.on_bad_record)
     reading = Reading(kind, data, index, log)
     parts = own_splits([file for file in files if not _is_about_data(file)]) if fraction is not None else None
     if parts is not None:

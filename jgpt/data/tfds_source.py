@@ -134,7 +134,7 @@ def _read_questions(builder: Any, name: str, data: DataConfig, fraction: float, 
         require(bool(held), f"tfds:{name}: no question of the split {held_name!r} has an answer: choose another set.")
         splits = Splits([example for example, _ in train], [example for example, _ in held], kind="qa")
     words = f"TFDS {name}, {len(splits.train) + len(splits.validation):,} questions"
-    return replace(splits, recognised=words, notes=log.notes() + splits.notes)
+    return replace(splits, recognised=words, notes=log.notes() + splits.notes, skipped=tuple(log.skipped))
 
 
 def _paths(features: Any, prefix: str = "") -> list[str]:

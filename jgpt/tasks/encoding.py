@@ -19,13 +19,19 @@ class Encoded(NamedTuple):
         documents: of them.
         kept: which examples they are of.
         too_long: examples that are longer than the context.
-        notes: on what was left out for another reason.
+        skipped: what cannot be encoded, and why.
     """
 
     documents: list[Document]
     kept: list[int]
     too_long: int
-    notes: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is said of those that cannot be encoded."""
+        count = len(self.skipped)
+        return (f"{count:,} bad record(s) skipped that cannot be encoded, such as {self.skipped[0]}",) if count else ()
 
 
 def encode_split(
@@ -71,8 +77,7 @@ def encode_split(
         f"{where} holds no target to predict ({too_long} of {len(examples)} examples are longer than model.context_length "
         f"{length}{f', {len(bad)} cannot be encoded' if bad else ''}): give it more data, or raise model.context_length.",
     )
-    notes = (f"{len(bad):,} bad record(s) skipped that cannot be encoded, such as {bad[0]}",) if bad else ()
-    return Encoded(documents, kept, too_long, notes)
+    return Encoded(documents, kept, too_long, tuple(bad))
 
 
 def _beginning(example: Any) -> str:

@@ -196,6 +196,7 @@ def _task_data(name: str, options: TaskConfig, config: Config, vocabulary: Vocab
             train=[splits.train[i] for i in train.kept],
             validation=[splits.validation[i] for i in held.kept],
             notes=(*splits.notes, *notes),
+            skipped=(*splits.skipped, *train.skipped, *held.skipped),
         )
     if isinstance(task, ImageTask):
         task.unconditional = task.unconditional or dropout > 0
@@ -281,7 +282,7 @@ def held_out(name: str, task: Task, splits: Splits, length: int, on_long: str, o
     if held.too_long:
         of = len(splits.validation)
         notes += (f"longer than model.context_length {length} and left out: {held.too_long:,} of {of:,} examples",)
-    splits = replace(splits, validation=kept, notes=notes)
+    splits = replace(splits, validation=kept, notes=notes, skipped=(*splits.skipped, *held.skipped))
     return TaskData(task, splits, rows, rows, _dimensions(task, kept), left_out)
 
 
@@ -341,6 +342,13 @@ def save(mixture: Mixture, folder: Path) -> None:
     mixture.vocabulary.save(folder)
     state = {name: {"kind": data.task.kind, "state": data.task.to_json()} for name, data in mixture.tasks.items()}
     (folder / "tasks.json").write_text(json.dumps(state, indent=1))
+
+
+def list_skipped(mixture: Mixture, file: Path) -> None:
+    """Write a line for every record that was left out as bad; where there is none, no file."""
+    lines = [f"{name}: {entry}\n" for name, data in mixture.tasks.items() for entry in data.splits.skipped]
+    if lines:
+        file.write_text("".join(lines), encoding="utf-8")
 
 
 def check_saved(mixture: Mixture, folder: Path) -> None:

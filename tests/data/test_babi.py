@@ -91,7 +91,7 @@ def test_a_bad_story_is_skipped_whole_and_noted():
     log = ReadLog("skip")
     splits = read_babi({"qa1_k_train.txt": bad + TRAIN, "qa1_k_test.txt": TEST}, log)
     assert splits.train == read_babi({"qa1_k_train.txt": TRAIN, "qa1_k_test.txt": TEST}).train
-    assert log.skipped == 2 and splits.notes[0].startswith("2 bad record(s) skipped")
+    assert len(log.skipped) == 2 and splits.notes[0].startswith("2 bad record(s) skipped")
     assert (
         "qa1_k_train.txt, line 2: 'no number'" in splits.notes[1]
         and "line 4: the story asks nothing" in splits.notes[2]

@@ -150,9 +150,9 @@ def test_several_captions_of_a_picture_are_several_examples_on_one_side(tmp_path
 @pytest.mark.parametrize(
     ("entry", "complaint"),
     [
-        ({"file": "gone.png", "caption": "x"}, r"entry 4 names the picture 'gone.png', which is not there"),
-        ({"caption": "x"}, r"entry 4 has no usable 'file' and 'caption'"),
-        ({"file": "0.png", "caption": None}, r"entry 4 has no usable 'file' and 'caption'"),
+        ({"file": "gone.png", "caption": "x"}, r"entry 4: the picture 'gone.png' is not there"),
+        ({"caption": "x"}, r"entry 4: there is no usable 'file' and 'caption'"),
+        ({"file": "0.png", "caption": None}, r"entry 4: there is no usable 'file' and 'caption'"),
     ],
 )
 def test_bad_captions_are_named_or_skipped_and_listed(entry: dict, complaint: str, tmp_path: Path):
@@ -164,14 +164,15 @@ def test_bad_captions_are_named_or_skipped_and_listed(entry: dict, complaint: st
         read(tmp_path)
     splits = read(tmp_path, on_bad_record="skip")
     assert captions(splits) == ["c0", "c1", "c2"]
-    assert splits.notes[0] == "1 bad records were skipped:" and "entry 4" in splits.notes[1]
+    assert splits.notes[0].startswith("1 bad record(s) skipped") and "entry 4" in splits.notes[1]
+    assert splits.notes[1] == f"skipped: {splits.skipped[0]}" and "--data.on-bad-record" not in splits.skipped[0]
 
 
 def test_a_picture_without_a_caption_is_named_or_skipped(tmp_path: Path):
     for i in range(3):
         paint(tmp_path / f"{i}.png", i)
     (tmp_path / "captions.json").write_text(json.dumps({"0.png": "a", "1.png": "b"}))
-    with pytest.raises(ValueError, match=r"'2.png' has no caption in .*captions.json.*skip"):
+    with pytest.raises(ValueError, match=r"captions.json': the picture '2.png' has no caption.*skip"):
         read(tmp_path)
     assert captions(read(tmp_path, on_bad_record="skip")) == ["a", "b"]
 
@@ -179,11 +180,11 @@ def test_a_picture_without_a_caption_is_named_or_skipped(tmp_path: Path):
 def test_bad_pictures_are_named_or_skipped_and_listed(classes: Path):
     (classes / "cat" / "broken.png").write_bytes(b"\x89PNG nothing")
     (classes / "dog" / "empty.gif").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"broken.png' is not a picture"):
+    with pytest.raises(ValueError, match=r"broken.png': it is no picture.*--data.on-bad-record skip"):
         read(classes)
     splits = read(classes, on_bad_record="skip")
     assert len(both(splits)) == 16
-    assert splits.notes[0] == "2 bad records were skipped:" and "empty.gif' is empty" in " ".join(splits.notes)
+    assert splits.notes[0].startswith("2 bad record(s) skipped") and "empty.gif': it is empty" in " ".join(splits.notes)
 
 
 def test_broken_json_names_line_and_column(tmp_path: Path):
@@ -193,7 +194,7 @@ def test_broken_json_names_line_and_column(tmp_path: Path):
         read(tmp_path)
     (tmp_path / "captions.json").unlink()
     (tmp_path / "captions.jsonl").write_text('{"file": "a.png", "caption": "x"}\n{"file": }\n')
-    with pytest.raises(ValueError, match=r"captions.jsonl', line 2 is no JSON"):
+    with pytest.raises(ValueError, match=r"captions.jsonl', line 2: is no JSON"):
         read(tmp_path)
 
 
@@ -226,11 +227,11 @@ def test_captions_that_hold_the_separator_or_half_a_character_are_named(tmp_path
     (tmp_path / "captions.csv").write_bytes(
         "file,caption\n0.png,a cat, sitting\n1.png,b\n2.png,caf\xe9\n".encode("latin-1")
     )
-    with pytest.raises(ValueError, match=r"captions.csv', line 2 has 3 cells, and the header has 2"):
+    with pytest.raises(ValueError, match=r"captions.csv', line 2: has 3 cells, and the header has 2"):
         read(tmp_path)
     splits = read(tmp_path, None, on_bad_record="skip")
     said = " ".join(splits.notes)
-    assert captions(splits) == ["b"] and "line 4 the byte 0xe9 is no utf-8" in said
+    assert captions(splits) == ["b"] and "line 4: the byte 0xe9 is no utf-8" in said
 
 
 def test_a_file_that_could_have_been_captions_says_why_it_is_not(classes: Path):

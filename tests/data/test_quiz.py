@@ -92,7 +92,7 @@ def test_bad_records_name_their_line(line: str, said: str) -> None:
     with pytest.raises(ValueError, match=f"folder/topic, line 3: .*{said}.*--data.on-bad-record skip"):
         questions(f"a:b\nc:d\n{line}\n")
     found, log = questions(f"a:b\nc:d\n{line}\n", policy="skip")
-    assert len(found) == 2 and log.skipped == 1 and "line 3" in log.notes()[1]
+    assert len(found) == 2 and len(log.skipped) == 1 and "line 3" in log.notes()[1]
 
 
 @pytest.mark.parametrize("text", ["just words\n", "two:fields\n", "a/b:{open:c\n"])

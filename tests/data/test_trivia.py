@@ -62,7 +62,7 @@ def test_bad_records_name_their_line(record: str, said: str) -> None:
     with pytest.raises(ValueError, match=f"all/animals, line 6: .*{said}.*--data.on-bad-record skip"):
         questions(GOOD + record)
     found, log = questions(GOOD + record + GOOD, "skip")
-    assert len(found) == 2 and log.skipped == 1
+    assert len(found) == 2 and len(log.skipped) == 1
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"{REAL} is not here: it is no part of the project")

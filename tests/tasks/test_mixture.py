@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,18 @@ def test_an_answer_that_no_token_can_express_is_quoted_or_left_out(monkeypatch: 
     assert (
         "1 bad record(s) skipped that cannot be encoded" in data.splits.notes[-1] and "'here?'" in data.splits.notes[-1]
     )
+
+
+def test_every_record_that_is_skipped_is_listed_in_a_file(tmp_path: Path):
+    lines = [json.dumps({"question": f"{i}?", "answer": "here"}) for i in range(20)] + ["{"] * 12
+    lines.append(json.dumps({"question": "odd?", "answer": ""}))
+    (tmp_path / "qa.jsonl").write_text("\n".join(lines))
+    base = config("qa")
+    source = dataclasses.replace(base.data, path=str(tmp_path / "qa.jsonl"), on_bad_record="skip")
+    mixture.list_skipped(mixture.build(dataclasses.replace(base, data=source)), tmp_path / "skipped.txt")
+    listed = (tmp_path / "skipped.txt").read_text().splitlines()
+    assert len(listed) == 13 and all(line.startswith("qa: ") for line in listed)
+    assert [f"qa.jsonl, line {21 + i}" in line for i, line in enumerate(listed)] == [True] * 13
 
 
 @pytest.mark.parametrize(
