@@ -26,6 +26,7 @@ from jgpt.data import sources
 from jgpt.data.examples import Picture, QuestionAnswer
 from jgpt.data.loader import eval_batches
 from jgpt.data.packing import PackedRows
+from jgpt.data.read_log import OtherKind
 from jgpt.data.sliding import SlidingRows
 from jgpt.loaded import GPT
 from jgpt.loss import LossSums
@@ -218,7 +219,14 @@ def from_path(model: GPT, path: str, name: str | None) -> Mixture:
         raise ValueError(unknown_name("task of this run", name, model.tasks))
     task = model.tasks[name]
     config = model.config
-    splits = sources.read_whole(path, task.kind, config.data)
+    try:
+        splits = sources.read_whole(path, task.kind, config.data)
+    except OtherKind as error:
+        kinds = ", ".join(f"{name} ({task.kind})" for name, task in model.tasks.items())
+        raise ValueError(
+            f"{error.what}, but the task {name!r} of this run is of kind {task.kind!r}: score another path, or have another "
+            f"task read it with --task NAME; there are {kinds}."
+        ) from None
     if isinstance(task, ImageTask) and not task.free and not task.unconditional:
         splits = dataclasses.replace(splits, validation=_of_class(splits.validation, path, task.captions))
     length, on_long = model.model.context_length, config.task_configs()[name].on_long

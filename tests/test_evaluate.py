@@ -172,6 +172,14 @@ def test_texts_stay_documents_and_no_part_is_dropped(run: tuple, tmp_path: Path)
     assert len(task_data.validation.documents) == 3
 
 
+def test_data_of_another_kind_name_the_task_that_could_read_them(run: tuple, tmp_path: Path):
+    (tmp_path / "own.txt").write_text("some text, and some more of it")
+    says = r"for a task of kind 'text', but the task 'qa' .* --task NAME; there are .*text \(text\)"
+    with pytest.raises(ValueError, match=says) as caught:
+        evaluate.from_path(run[0], str(tmp_path / "own.txt"), "qa")
+    assert "--data." not in str(caught.value)  # an option of train.py
+
+
 def test_questions_too_long_are_left_out_and_counted(run: tuple, tmp_path: Path):
     model, _, eval_step, mesh = run
     lines = [f'{{"question": "{question}", "answer": "2"}}\n' for question in ("1+1=", "x" * CONTEXT)]

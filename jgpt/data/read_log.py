@@ -16,6 +16,21 @@ class BadRecord(ValueError):
     """A record breaks a rule; the message says which and what to write instead, the caller adds file and line."""
 
 
+class OtherKind(ValueError):
+    """What is at a path is for a task of another kind.
+
+    Attributes:
+        what: path, what it was recognised as, and the kind of task that is for.
+    """
+
+    def __init__(self, path: str, recognised: str, found: str, kind: str) -> None:
+        self.what = f"{path!r} is recognised as {recognised}, for a task of kind {found!r}"
+        super().__init__(
+            f"data.path {self.what}, but the task is of kind {kind!r}: set --data.tasks.NAME.kind {found} (or auto), or pass "
+            "another path."
+        )
+
+
 class KnownIds:
     """Ids of the records read so far, over all files of one part, so that a repeated record counts once.
 

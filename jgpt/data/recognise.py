@@ -23,7 +23,7 @@ from jgpt.data.inputs import InputFile, files_below, is_never_data, list_inputs,
 from jgpt.data.picture_captions import could_be_captions
 from jgpt.data.picture_files import PICTURE_SUFFIXES, is_pictures
 from jgpt.data.quiz import is_quiz, read_index, read_quiz
-from jgpt.data.read_log import KnownIds, ReadLog
+from jgpt.data.read_log import KnownIds, OtherKind, ReadLog
 from jgpt.data.splitting import NAMES, kind_of, shared, splits_of
 from jgpt.data.squad import is_squad, read_squad
 from jgpt.data.tables import SEPARATED, TABLES, parse_json, read_table
@@ -371,12 +371,9 @@ def _table_words(files: Sequence[InputFile], kind: str) -> str:
 
 
 def _check_kind(path: str, found: str, kind: str, recognised: str) -> None:
-    """Raise ValueError where the task is of another kind than what is there."""
-    require(
-        kind in ("auto", found),
-        f"data.path {path!r} is recognised as {recognised}, for a task of kind {found!r}, but the task is of kind "
-        f"{kind!r}: set --data.tasks.NAME.kind {found} (or auto), or pass another path.",
-    )
+    """Raise OtherKind where the task is of another kind than what is there."""
+    if kind not in ("auto", found):
+        raise OtherKind(path, recognised, found, kind)
 
 
 def _missing(path: str, where: Path) -> str:
