@@ -24,7 +24,9 @@ class TrainProgress:
 
     def __init__(self, first: int, steps: int) -> None:
         self._steps = steps
-        self._begun, self._first = time.monotonic(), first
+        self._first: tuple[int, float] | None = (
+            None  # step and time of the first numbers: what came before is no measure
+        )
         self._last_plain = 0.0
         columns = [TextColumn("step {task.completed:>5}/{task.total}"), BarColumn(None), TaskProgressColumn()]
         columns += [TextColumn("{task.fields[numbers]}"), TimeRemainingColumn(), TextColumn("left")]
@@ -51,10 +53,11 @@ class TrainProgress:
             self._bar.update(self._task, completed=step, numbers=numbers)
             return
         now = time.monotonic()
+        since, begun = self._first = self._first or (step, now)
         if now - self._last_plain >= PLAIN_SECONDS or step == self._steps:
             self._last_plain = now
-            left = (now - self._begun) / max(step - self._first, 1) * (self._steps - step)
-            say(f"step {step}/{self._steps}  {numbers}  {left:.0f} s left")
+            left = (now - begun) / (step - since) * (self._steps - step) if step > since else None
+            say(f"step {step}/{self._steps}  {numbers}" + (f"  {left:.0f} s left" if left is not None else ""))
 
 
 class Counter:

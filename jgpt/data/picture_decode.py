@@ -120,6 +120,18 @@ def decode(raw: bytes, rules: PictureRules) -> tuple[np.ndarray, frozenset[str]]
     return fit(pixels, rules), frozenset(done | ({DEEP} if deep else set()) | ({SCALED} if scaled else set()))
 
 
+def decode_alone(raw: bytes, name: str, rules: PictureRules) -> np.ndarray:
+    """Return the pixels of a picture that was asked for by name, as `decode` does.
+
+    Raises:
+        BadPicture: as `decode`, with the name.
+    """
+    try:
+        return decode(raw, rules)[0]
+    except BadPicture as error:
+        raise BadPicture(f"{name!r}: {error}. Correct it, or give another picture.") from None
+
+
 def fit(pixels: np.ndarray, rules: PictureRules) -> np.ndarray:
     """Return uint8 pixels of the wanted size and channels; colour that all channels agree on is grey.
 

@@ -6,7 +6,7 @@ Owns how a file of any size becomes rows of the run's width and channels; refuse
 import numpy as np
 
 from jgpt.check import require
-from jgpt.data.picture_decode import BadPicture, PictureRules, decode, fit
+from jgpt.data.picture_decode import PictureRules, decode_alone, fit
 
 
 def top_rows(pixels: np.ndarray, height: int, keep_rows: int | None = None) -> np.ndarray:
@@ -48,10 +48,7 @@ def read(raw: bytes, name: str, shape: tuple[int, ...], rules: PictureRules) -> 
         BadPicture: the file cannot be used.
     """
     mode = "grey" if len(shape) == 2 else "rgb"
-    try:
-        pixels, _ = decode(raw, PictureRules(None, mode, rules.background))
-    except BadPicture as error:
-        raise BadPicture(f"{name!r}: {error}. Correct it, or give another picture.") from None
+    pixels = decode_alone(raw, name, PictureRules(None, mode, rules.background))
     height, width = pixels.shape[:2]
     if width != shape[1]:
         from PIL import Image

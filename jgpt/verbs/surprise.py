@@ -87,12 +87,12 @@ def _read(path: Path, shape: tuple[int, ...], background: str) -> "np.ndarray":
         FileNotFoundError: there is no such file.
         ValueError: it is no picture, a damaged or an animated one, or has another size.
     """
-    from jgpt.data.picture_decode import PictureRules, colour, decode
+    from jgpt.data.picture_decode import PictureRules, colour, decode_alone
 
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file: give a picture, or --held-out N.")
     rules = PictureRules(mode="grey" if len(shape) == 2 else "rgb", background=colour(background))
-    pixels, _ = decode(path.read_bytes(), str(path), rules)
+    pixels = decode_alone(path.read_bytes(), str(path), rules)
     height, width = shape[:2]
     require(
         pixels.shape[:2] == (height, width),

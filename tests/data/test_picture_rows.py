@@ -37,3 +37,9 @@ def test_a_file_is_brought_to_the_width_and_channels_of_the_run() -> None:
 def test_the_threshold_of_the_run_is_applied_after_scaling() -> None:
     half = np.tile(np.array([[0, 255]], np.uint8), (2, 2))
     assert set(np.unique(read(png(half), "half.png", (4, 3), PictureRules(threshold=128)))) <= {0, 255}
+
+
+def test_a_file_that_is_no_picture_is_named_with_its_fix() -> None:
+    with pytest.raises(ValueError, match=r"'half.png': it is no picture.* give another picture\.$") as caught:
+        read(b"no picture at all", "half.png", (4, 3), PictureRules())
+    assert "--data." not in str(caught.value)  # an option of training

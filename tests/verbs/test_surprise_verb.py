@@ -65,7 +65,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(ValueError, match="is 9 x 4 pixels, this run draws 8 x 8: scale it"):
         _read(tmp_path / "small.png", (8, 8), "white")
-    with pytest.raises(ValueError, match="text.png' is not a picture"):
+    with pytest.raises(ValueError, match="text.png': it is no picture"):
         _read(tmp_path / "text.png", (8, 8), "white")
     frames = [Image.fromarray(np.full((8, 8), value, np.uint8)) for value in (0, 255)]
     frames[0].save(tmp_path / "moves.gif", save_all=True, append_images=frames[1:])
