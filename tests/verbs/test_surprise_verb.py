@@ -69,10 +69,10 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path, monkeypatch: pytest.M
         _read(tmp_path / "text.png", (8, 8), "white")
     frames = [Image.fromarray(np.full((8, 8), value, np.uint8)) for value in (0, 255)]
     frames[0].save(tmp_path / "moves.gif", save_all=True, append_images=frames[1:])
-    with pytest.raises(ValueError, match="moves.gif' is animated"):
+    with pytest.raises(ValueError, match="moves.gif': it is animated"):
         _read(tmp_path / "moves.gif", (8, 8), "white")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
-    with pytest.raises(ValueError, match="small.png' has more than 20 pixels"):
+    with pytest.raises(ValueError, match="small.png': it has more than 20 pixels"):
         _read(tmp_path / "small.png", (4, 9), "white")
     with pytest.raises(FileNotFoundError, match="absent.png is not a file"):
         _read(tmp_path / "absent.png", (8, 8), "white")
