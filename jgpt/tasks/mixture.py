@@ -347,6 +347,7 @@ def save(mixture: Mixture, folder: Path) -> None:
 def list_skipped(mixture: Mixture, file: Path) -> None:
     """Write a line for every record that was left out as bad; where there is none, no file."""
     lines = [f"{name}: {entry}\n" for name, data in mixture.tasks.items() for entry in data.splits.skipped]
+    file.unlink(missing_ok=True)  # of the run's earlier start, whose data may have been mended since
     if lines:
         file.write_text("".join(lines), encoding="utf-8")
 

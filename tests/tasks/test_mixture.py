@@ -135,6 +135,8 @@ def test_every_record_that_is_skipped_is_listed_in_a_file(tmp_path: Path):
     listed = (tmp_path / "skipped.txt").read_text().splitlines()
     assert len(listed) == 13 and all(line.startswith("qa: ") for line in listed)
     assert [f"qa.jsonl, line {21 + i}" in line for i, line in enumerate(listed)] == [True] * 13
+    mixture.list_skipped(mixture.build(config("qa")), tmp_path / "skipped.txt")
+    assert not (tmp_path / "skipped.txt").exists()  # the data have been mended
 
 
 @pytest.mark.parametrize(
