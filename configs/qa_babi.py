@@ -7,8 +7,8 @@ may span words, which makes a story about a quarter shorter. There are no hashed
 the model learns by heart (the README has figures). Held out are the benchmark's test files; an answer counts, whatever
 facts were named before it.
 Command: python train.py configs/qa_babi.py --data.path FOLDER_OR_ARCHIVE
-Time: about an hour on two idle CPU cores (estimated; 6,000 steps were run).
-Score: exact match by kind of question; see the README's table.
+Time: 50 minutes on two cores of a Xeon, with light other work beside them.
+Score: 86.9 % exact match, mean of 20 kinds of questions; the README's table has each.
 """
 
 from jgpt import presets
