@@ -43,6 +43,6 @@ def get_config() -> Config:
         data=DataConfig(tasks={"babi": TaskConfig(kind="qa", on_long="skip", steps=True)}),
         optim=OptimConfig(name="muon", peak_lr=0.008, adam_lr=0.025, schedule="linear", warmup_steps=20),
         train=TrainConfig(steps=15000, batch_size=8),
-        eval=EvalConfig(every_steps=3000, batch_size=64),
+        eval=EvalConfig(every_steps=5000, batch_size=64),
         checkpoint=CheckpointConfig(every_steps=1000),
     )

@@ -24,9 +24,7 @@ class TrainProgress:
 
     def __init__(self, first: int, steps: int) -> None:
         self._steps = steps
-        self._first: tuple[int, float] | None = (
-            None  # step and time of the first numbers: what came before is no measure
-        )
+        self._first: tuple[int, float] | None = None  # step and time of the first numbers, from which speed is measured
         self._last_plain = 0.0
         columns = [TextColumn("step {task.completed:>5}/{task.total}"), BarColumn(None), TaskProgressColumn()]
         columns += [TextColumn("{task.fields[numbers]}"), TimeRemainingColumn(), TextColumn("left")]
