@@ -31,6 +31,7 @@ def main() -> None:
 
     jax.config.update("jax_enable_compilation_cache", False)
     from jgpt import presets
+    from jgpt.batch import RowLimits
     from jgpt.config import Config, MeshConfig, OptimConfig, TrainConfig
     from jgpt.model import gpt
     from jgpt.plan import compiling, devices
@@ -53,7 +54,7 @@ def main() -> None:
                 train=TrainConfig(steps=1000, batch_size=ROWS * chips),
                 mesh=MeshConfig(data=chips // fsdp, fsdp=fsdp),
             )
-            step = compiling.compile_step(config, model, compiling.devices_of(machine), max_documents=1)
+            step = compiling.compile_step(config, model, compiling.devices_of(machine), limits=RowLimits(documents=1))
             flops = sum(k.times * k.flops for k in step.kernels)
             moved = sum(k.times * k.bytes for k in step.kernels)
             sent = sum(c.sent for c in step.collectives)

@@ -5,7 +5,8 @@ pictures differ only in which targets carry weight, so nothing below this line a
 This module imports no jax: loader workers must never open an accelerator.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int32, Integer
@@ -46,13 +47,41 @@ class Batch(NamedTuple):
     positions_BS: Int32[np.ndarray, "B S"]
 
 
-def require_weight(batch: Batch) -> Batch:
-    """Return `batch` unchanged, or refuse it when no target carries weight.
+@dataclass(frozen=True)
+class RowLimits:
+    """What a row of a run's data holds at most, under any order and in any epoch; None = not known.
+
+    Compiled steps rely on it: a row beyond its limits would be computed wrongly.
+
+    Attributes:
+        documents: how many, which spares a GPU the scores between documents.
+        targets: how many that carry weight, which spares the logits of the others.
+    """
+
+    documents: int | None = None
+    targets: int | None = None
+
+
+ANY_ROWS: Final = RowLimits()
+
+
+def require_weight(batch: Batch, most: int | None = None) -> Batch:
+    """Return `batch` unchanged, or refuse it when no target carries weight, or when more do than a step computes.
+
+    Args:
+        batch: rows on the host.
+        most: targets of a row that a step was compiled for (`RowLimits.targets`); None = any number.
 
     Raises:
-        ValueError: every weight is zero, so the mean loss would be 0 / 0.
+        ValueError: every weight is zero, so that the mean loss would be 0 / 0, or a row has more than `most`.
     """
-    if not np.any(batch.weights_BS > 0):
+    trained = int(np.count_nonzero(batch.weights_BS, axis=1).max())
+    if trained > (batch.weights_BS.shape[1] if most is None else most):
+        raise ValueError(
+            f"a row has {trained} targets that carry weight, and the step was compiled for {most} at most: the data have "
+            "changed since they were packed, or `PackedRows.max_targets` is wrong. Start the run again."
+        )
+    if trained == 0:
         raise ValueError(
             f"all {batch.weights_BS.size} loss weights of a batch are zero (rows {batch.weights_BS.shape[0]}, "
             f"positions {batch.weights_BS.shape[1]}): at least one target must be trained. Raise data.tasks.*.weight "

@@ -123,7 +123,7 @@ def _train(config: Config, config_path: str, heartbeat: Heartbeat | None) -> Non
             say(line)
     with room.advised(config, resolved, mesh, config_path):
         batch = sharding.abstract_batch(config.train.batch_size, config.model.context_length, mesh)
-        train_step = step.compile_train_step(config, resolved, tx, abstract, mesh, data.max_documents())
+        train_step = step.compile_train_step(config, resolved, tx, abstract, mesh, data.limits())
         compiled = train_step.lower(abstract, batch).compile()
         say(room.checked(compiling.memory_of(compiled, abstract, batch), config, resolved, mesh, config_path))
     distributed.wait("all have looked at the run's folder")
@@ -218,12 +218,12 @@ def _run_steps(
     first, last = int(train_state.step), config.train.steps
     meter = _Meter(parts, time.monotonic())
     files = _tokenizer_files(parts.folder.tokenizer)
-    scores = None
+    scores, most = None, parts.data.limits().targets
     with Interrupt(jax.process_count() > 1) as interrupt, TrainProgress(first, last) as progress:
         for at in range(first + 1, last + 1):
             parts.reach(at, "reads data")
             begun = time.monotonic()
-            batch = require_weight(next(batches))
+            batch = require_weight(next(batches), most)
             waited = time.monotonic() - begun
             parts.reach(at, "trains")
             train_state, measured = parts.train_step(train_state, sharding.shard_batch(batch, parts.mesh))
@@ -266,7 +266,7 @@ class _Meter:
 
     def __init__(self, parts: Parts, now: float) -> None:
         self._tokens = parts.config.train.batch_size * parts.config.model.context_length
-        self._flops = metrics.flops_per_token(parts.model)
+        self._flops = metrics.flops_per_token(parts.model, parts.data.limits())
         devices = parts.mesh.devices
         peak = metrics.peak_flops(devices.flat[0].device_kind)
         self._peak = None if peak is None else peak * devices.size

@@ -18,6 +18,7 @@ from jgpt.layout import flatten, parts, unflatten
 # each piece reads and writes the whole gradient of the output matrix once more.
 LOGITS_AT_ONCE: Final = {"cpu": 2**24, "gpu": 2**30, "tpu": 2**28}
 LOWEST_LOGIT: Final = -1e30  # below every logit; finite, since inf - inf is not
+TARGETS_STEP: Final = 32  # of the targets of a row that are kept: so many that pieces are of equal size
 VOCAB_SLICES: Final = 32  # at most; their gradients then stay in a processor's cache
 
 ToLogits = Callable[[Float[Array, "N D"], Float[Array, "D V"]], Float[Array, "N V"]]
@@ -107,6 +108,36 @@ def cross_entropy(
     summed: Any = _sums(to_logits, plan, x_BSD, output_DV, targets_BS, weights_BS)  # custom_vjp hides the type
     objective, sums = summed
     return objective, jax.tree.map(jax.lax.stop_gradient, sums)
+
+
+def kept_targets(seq: int, most: int | None) -> int:
+    """Return of how many targets of a row logits are computed, at most `most` of which carry weight; None = not known."""
+    return seq if most is None else min(seq, -(-most // TARGETS_STEP) * TARGETS_STEP)
+
+
+def weighed(
+    x_BSD: Float[Array, "B S D"],
+    targets_BS: Int[Array, "B S"],
+    weights_BS: Float[Array, "B S"],
+    most: int | None,
+) -> tuple[Float[Array, "B T D"], Int[Array, "B T"], Float[Array, "B T"]]:
+    """Return the targets of each row that carry weight and, up to T of `kept_targets`, some that do not; with features and weights.
+
+    What is left out has no weight, so that the sums of `cross_entropy` stay, and most logits of prompts are never computed.
+
+    Args:
+        x_BSD: features after the final norm.
+        targets_BS: id to predict at each position.
+        weights_BS: weight of each target.
+        most: of a row's targets that carry weight; None = not known, and all are returned, as where rows are cut over devices.
+    """
+    S = targets_BS.shape[1]
+    T = kept_targets(S, most)
+    if T == S or parts("seq") > 1:
+        return x_BSD, targets_BS, weights_BS
+    first_BT = jnp.argsort(weights_BS == 0, axis=1, stable=True)[:, :T]
+    x_BTD = jnp.take_along_axis(x_BSD, first_BT[..., None], axis=1)
+    return x_BTD, *(jnp.take_along_axis(a, first_BT, axis=1) for a in (targets_BS, weights_BS))
 
 
 def _slices_for(vocab: int, pieces: int, plan: LossPlan) -> int:

@@ -8,7 +8,9 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+from jgpt.batch import ANY_ROWS, RowLimits
 from jgpt.config import ModelConfig
+from jgpt.loss import kept_targets
 
 # Dense bf16 peak of one device [FLOP/s], from the vendors' data sheets, by a part of jax's device_kind. The first match counts.
 PEAK_FLOPS: Final = (
@@ -26,24 +28,26 @@ PEAK_FLOPS: Final = (
 )
 
 
-def flops_per_token(cfg: ModelConfig) -> float:
+def flops_per_token(cfg: ModelConfig, limits: RowLimits = ANY_ROWS) -> float:
     """Return the model FLOPs of one trained token, forward and backward: 6 a matrix weight, plus causal attention.
 
     Of experts, those that a token is sent to count.
 
     The count of Kaplan et al. 2020 (appendix of PaLM, Chowdhery et al. 2022), with attention scores counted half, since
     half of them are masked, windows counted at their width, and sparse patterns at the keys they let a query see. The
-    embedding look-up costs nothing; the head does.
+    embedding look-up costs nothing; the head does, at the targets whose logits are computed.
 
     Args:
         cfg: a resolved config.
+        limits: what a row holds at most.
     """
     D, F, K = cfg.embed_dim, cfg.hidden_dim, cfg.width_of_head
     mlp = D * F * (3 if cfg.mlp == "swiglu" else 2)
     if cfg.num_experts is not None:
         mlp = mlp * cfg.experts_per_token + D * cfg.num_experts
     attention = D * K * (2 * cfg.num_heads + 2 * cfg.kv_heads)
-    weights = cfg.depth * (mlp + attention) + D * (cfg.vocab_size or 0)
+    head = D * (cfg.vocab_size or 0) * kept_targets(cfg.context_length, limits.targets) / cfg.context_length
+    weights = cfg.depth * (mlp + attention) + head
     seen = sum(_keys_seen(cfg, layer) for layer in range(cfg.depth))
     return 6.0 * weights + 12.0 * cfg.num_heads * K * seen
 

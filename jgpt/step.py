@@ -15,10 +15,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PRNGKeyArray
 
 from jgpt import sharding
-from jgpt.batch import Batch
+from jgpt.batch import ANY_ROWS, Batch, RowLimits
 from jgpt.config import Config, ModelConfig, TrainConfig
 from jgpt.layout import copies, on_mesh, over_copies, place, place_tokens
-from jgpt.loss import LossPlan, LossSums, cross_entropy, logits_at_once
+from jgpt.loss import LossPlan, LossSums, cross_entropy, logits_at_once, weighed
 from jgpt.model import context, gpt
 from jgpt.model.experts import Routing
 from jgpt.state import TrainState, shardings_of
@@ -39,10 +39,10 @@ def loss_sums(
     batch: Batch,
     plan: LossPlan,
     dropout_key: PRNGKeyArray | None = None,
-    max_documents: int | None = None,
+    limits: RowLimits = ANY_ROWS,
 ) -> tuple[Array, LossSums]:
     """Return the objective of a batch and the loss sums behind it; `dropout_key` None switches dropout off."""
-    objective, sums, _ = _objective(cfg, params, batch, plan, dropout_key, max_documents)
+    objective, sums, _ = _objective(cfg, params, batch, plan, dropout_key, limits)
     return objective, sums
 
 
@@ -52,7 +52,7 @@ def _objective(
     batch: Batch,
     plan: LossPlan,
     dropout_key: PRNGKeyArray | None,
-    max_documents: int | None,
+    limits: RowLimits,
 ) -> tuple[Array, LossSums, Routing | None]:
     """Return the objective of the targets, its sums, and how experts were chosen."""
     x_BSD, _, routing = gpt.features(
@@ -62,12 +62,13 @@ def _objective(
         batch.positions_BS,
         batch.segments_BS,
         dropout_key=dropout_key,
-        max_documents=max_documents,
+        max_documents=limits.documents,
     )
     output_DV = place(gpt.output_matrix(cfg, params), None, "vocab")  # gathered once, for all pieces of the loss
     to_logits = partial(_placed_logits, cfg, plan.logits_dtype)
     targets_BS, weights_BS = context.spread(batch.targets_BS), context.spread(batch.weights_BS)
-    return *cross_entropy(to_logits, x_BSD, output_DV, targets_BS, weights_BS, plan), routing
+    trained = weighed(x_BSD, targets_BS, weights_BS, limits.targets)
+    return *cross_entropy(to_logits, trained[0], output_DV, *trained[1:], plan), routing
 
 
 def _placed_logits(cfg: ModelConfig, dtype: str, x_ND: Array, output_DV: Array) -> Array:
@@ -81,7 +82,7 @@ def gradients(
     batch: Batch,
     key: PRNGKeyArray,
     plan: LossPlan,
-    max_documents: int | None = None,
+    limits: RowLimits = ANY_ROWS,
 ) -> tuple[gpt.Params, StepSums]:
     """Return the gradient of the mean loss over the batch's targets, and the sums.
 
@@ -93,7 +94,7 @@ def gradients(
 
     def total(params: gpt.Params, part: Batch, key: PRNGKeyArray) -> tuple[Array, StepSums]:
         dropout_key = key if model.dropout > 0 else None
-        objective, sums, routing = _objective(model, params, part, plan, dropout_key, max_documents)
+        objective, sums, routing = _objective(model, params, part, plan, dropout_key, limits)
         if routing is None:
             return objective, StepSums(sums, zero)
         extra = cfg.train.load_balance_loss * routing.balance + cfg.train.router_z_loss * routing.squared_log_z
@@ -139,7 +140,7 @@ def train_step(
     model: ModelConfig,
     tx: optax.GradientTransformation,
     plan: LossPlan,
-    max_documents: int | None,
+    limits: RowLimits,
     state: TrainState,
     batch: Batch,
 ) -> tuple[TrainState, Metrics]:
@@ -148,7 +149,7 @@ def train_step(
     With experts also "load_balance": 1 where all are chosen alike, up to their number where one has everything.
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
-    grads, sums = gradients(cfg, model, state.params, batch, key, plan, max_documents)
+    grads, sums = gradients(cfg, model, state.params, batch, key, plan, limits)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
@@ -169,15 +170,15 @@ def compile_train_step(
     tx: optax.GradientTransformation,
     state: TrainState,
     mesh: Mesh,
-    max_documents: int | None = None,
+    limits: RowLimits = ANY_ROWS,
 ) -> Any:
     """Return `train_step` jitted for the shardings of `state`, which may be abstract; the state given is consumed.
 
-    `max_documents`: that a row of the batches holds; None = not known (`gpt.features`).
+    `limits`: what a row of the batches holds at most.
     """
     where = shardings_of(state)
     return jax.jit(
-        on_mesh(mesh, partial(train_step, cfg, model, tx, loss_plan(cfg.train, mesh), max_documents)),
+        on_mesh(mesh, partial(train_step, cfg, model, tx, loss_plan(cfg.train, mesh), limits)),
         in_shardings=(where, sharding.batch_sharding(mesh)),
         out_shardings=(where, sharding.replicated(mesh)),
         donate_argnums=0,

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jgpt import loss
 from jgpt.loss import LOGITS_AT_ONCE, LossPlan, chunks_for, cross_entropy, online_logsumexp
 
 
@@ -85,6 +86,33 @@ def test_one_pass_finds_the_normaliser_of_two(largest):
     logits = jax.random.uniform(jax.random.key(0), (5, 301), minval=-largest, maxval=largest)
     logits = logits.at[0].set(-largest).at[1, 7].set(-jnp.inf)  # all alike; one ruled out
     np.testing.assert_allclose(online_logsumexp(logits), jax.nn.logsumexp(logits, axis=-1), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("most", [0, 1, 5, 7, 12, None])
+def test_what_carries_no_weight_is_left_out_and_neither_sums_nor_gradients_change(most, monkeypatch):
+    monkeypatch.setattr(loss, "TARGETS_STEP", 4)
+    x, w, targets, weights = arrays()
+    S = targets.shape[1]
+    places = np.random.default_rng(1).permuted(np.tile(np.arange(S), (3, 1)), axis=1)
+    weights = jnp.where(places < np.minimum([[most or 0], [1], [3]], S if most is None else most), weights + 0.1, 0.0)
+
+    def total(x, w, most):
+        return cross_entropy(to_logits, *reordered(x, w, most), LossPlan(z_loss=0.1))
+
+    def reordered(x, w, most):
+        kept, *rest = loss.weighed(x, targets, weights, most)
+        return kept, w, *rest
+
+    kept = {None: S, 12: S, 7: 8, 5: 8, 1: 4, 0: 0}[most]
+    assert loss.weighed(x, targets, weights, most)[0].shape == (3, kept, 8)
+    (all_of_them, sums), slopes = jax.value_and_grad(total, (0, 1), has_aux=True)(x, w, None)
+    if most == 0:
+        return
+    (some, some_sums), some_slopes = jax.value_and_grad(total, (0, 1), has_aux=True)(x, w, most)
+    for a, b in zip(
+        jax.tree.leaves((all_of_them, sums, slopes)), jax.tree.leaves((some, some_sums, some_slopes)), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
 def test_large_logits_never_stand_in_memory_whole():

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jgpt import presets, runfolder
+from jgpt.batch import RowLimits
 from jgpt.config import ModelConfig
 from jgpt.metrics import PEAK_FLOPS, MetricsWriter, flops_per_token, peak_flops
 from jgpt.model import gpt
@@ -25,6 +26,13 @@ def test_flops_equal_a_count_by_hand():
     # forward, a layer: scores and values, each 2 FLOPs x 2 heads x 4 channels x 5 keys (half of 10); backward twice
     attention = 2 * 3 * (2 * 2 * 2 * 4 * 5)
     assert flops_per_token(SMALL) == 6 * matrices + attention
+
+
+def test_targets_without_weight_cost_no_logits():
+    model = dataclasses.replace(SMALL, context_length=64)
+    all_of_them, some = flops_per_token(model), flops_per_token(model, RowLimits(targets=20))
+    assert all_of_them - some == 6 * 8 * 16 / 2  # logits of 32 of 64 targets, the next multiple of 32
+    assert flops_per_token(SMALL, RowLimits(targets=9)) == flops_per_token(SMALL)
 
 
 def test_window_counts_at_its_width_and_never_above_full_attention():

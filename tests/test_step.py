@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jgpt import layout, optim, presets, sharding, state, step
-from jgpt.batch import Batch
+from jgpt import layout, loss, optim, presets, sharding, state, step
+from jgpt.batch import ANY_ROWS, Batch, RowLimits
 from jgpt.config import Config, MeshConfig, OptimConfig, TrainConfig
 from jgpt.loss import LossPlan
 from jgpt.model import gpt
@@ -42,15 +42,15 @@ def run_on_one_device(config):
     return ONE_DEVICE[key]
 
 
-def run(config, mesh_config=None, seed=0):
-    """Train for STEPS and return (losses, final state)."""
+def run(config, mesh_config=None, seed=0, rows=None, limits=ANY_ROWS):
+    """Train on `rows`, STEPS random batches by default, and return (losses, final state)."""
     mesh = sharding.make_mesh(mesh_config or MeshConfig(data=1))
     model = gpt.resolve(config.model, vocab_size=32, backend="cpu")
     tx = optim.make_optimizer(config.optim, config.train.steps, gpt.param_axes(model))
     train_state = state.create(model, tx, mesh, seed=seed, ema=config.optim.ema_decay is not None)
-    train_step = step.compile_train_step(config, model, tx, train_state, mesh)
+    train_step = step.compile_train_step(config, model, tx, train_state, mesh, limits)
     losses = []
-    for batch in batches():
+    for batch in rows or batches():
         train_state, metrics = train_step(train_state, sharding.shard_batch(batch, mesh))
         losses.append(float(metrics["loss"]))
     return np.array(losses), train_state
@@ -165,6 +165,31 @@ def gradients(config, mesh_config):
         layout.on_mesh(mesh, run), in_shardings=(where, sharding.batch_sharding(mesh)), out_shardings=where
     )
     return jax.device_get(compiled(params, sharding.shard_batch(next(batches(1)), mesh)))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "one",
+        *(
+            pytest.param(name, marks=pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices"))
+            for name in MESHES_FIRST
+        ),
+    ],
+)
+def test_targets_that_carry_no_weight_need_no_logits(name, monkeypatch):
+    mesh, model, train = MESHES.get(name, ({}, {}, {}))
+    config = dataclasses.replace(
+        CONFIG, model=dataclasses.replace(CONFIG.model, **model), train=dataclasses.replace(CONFIG.train, **train)
+    )
+    third = jnp.arange(16)[None] % 3 == 0
+    sparse = [batch._replace(weights_BS=batch.weights_BS * third) for batch in batches()]
+    most = max(int((batch.weights_BS > 0).sum(1).max()) for batch in sparse)
+    monkeypatch.setattr(loss, "TARGETS_STEP", 2)
+    assert most <= 6
+    all_targets, _ = run(config, rows=sparse)
+    losses, _ = run(config, MeshConfig(**({"data": 1} | mesh)), rows=sparse, limits=RowLimits(targets=most))
+    np.testing.assert_allclose(losses, all_targets, atol=MESH_TOLERANCE)
 
 
 @pytest.mark.parametrize("remat", ["weights", "offload"])

@@ -15,7 +15,7 @@ if SPEC["allocator"] == "mallopt":
 import jax  # noqa: E402
 
 from jgpt import optim, presets, sharding, state, step  # noqa: E402
-from jgpt.batch import Batch  # noqa: E402
+from jgpt.batch import Batch, RowLimits  # noqa: E402
 from jgpt.config import Config, MeshConfig, OptimConfig, TrainConfig  # noqa: E402
 from jgpt.interop import to_gpt2  # noqa: E402
 from jgpt.metrics import flops_per_token, peak_flops  # noqa: E402
@@ -47,7 +47,7 @@ MESH = sharding.make_mesh(MeshConfig(data=1))
 MODEL = gpt.resolve(CONFIG.model, vocab_size=SPEC["vocab"], backend=jax.default_backend())
 TX = optim.make_optimizer(CONFIG.optim, CONFIG.train.steps, gpt.param_axes(MODEL))
 STATE = state.create(MODEL, TX, MESH, seed=0)
-STEP = step.compile_train_step(CONFIG, MODEL, TX, STATE, MESH, max_documents=1)
+STEP = step.compile_train_step(CONFIG, MODEL, TX, STATE, MESH, limits=RowLimits(documents=1))
 AT = 0
 
 

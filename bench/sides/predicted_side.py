@@ -18,6 +18,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 
 from jgpt import optim, presets, sharding, state, step  # noqa: E402
+from jgpt.batch import RowLimits  # noqa: E402
 from jgpt.config import Config, MeshConfig, OptimConfig, TrainConfig  # noqa: E402
 from jgpt.model import gpt  # noqa: E402
 from jgpt.plan import compiling, here, roofline  # noqa: E402
@@ -35,7 +36,7 @@ MODEL = gpt.resolve(CONFIG.model, vocab_size=SPEC["vocab"], backend=jax.default_
 
 def predict() -> dict:
     """Return the plan's bytes of a device, seconds of a step, and their bound."""
-    planned = compiling.compile_step(CONFIG, MODEL, jax.devices()[:1], max_documents=1)
+    planned = compiling.compile_step(CONFIG, MODEL, jax.devices()[:1], limits=RowLimits(documents=1))
     times = roofline.times(planned, here.machine(CONFIG), accumulation_steps=1)
     seconds = here.seconds_by_depth(CONFIG, MODEL, 1)
     figures = {"seconds": seconds, "kernels": times.kernels, "bound": times.bound}

@@ -79,6 +79,9 @@ class TaskConfig:
     """Factor on the loss weight of this task's targets in training; scores ignore it."""
     start: float = 0.0
     """Share of the run's steps done before this task joins the mixture: what is learned best alone comes first."""
+    categories: tuple[str, ...] = ()
+    """qa only: of the data's categories those that this task takes; () = all. A second task with some of the categories of
+    the first shows those more often, or, where the first has a later `start`, sooner."""
     validation_fraction: float = 0.1
     """Share of documents held out where the source brings no split of its own."""
     show_choices: bool = True
@@ -117,6 +120,11 @@ class TaskConfig:
         require(
             not self.steps or self.kind in ("auto", "qa"),
             f"data.tasks.*.steps is on in a task of kind {self.kind!r}: only answers are led to in steps; leave it off.",
+        )
+        require(
+            not self.categories or self.kind in ("auto", "qa"),
+            f"data.tasks.*.categories is {self.categories} in a task of kind {self.kind!r}: only questions have categories; "
+            "leave it out.",
         )
         require(
             self.show_choices or self.kind in ("auto", "qa"),

@@ -12,7 +12,7 @@ import numpy as np
 
 from jgpt.batch import PADDING_SEGMENT, Batch, Document
 from jgpt.check import require
-from jgpt.data.stored import lengths_of
+from jgpt.data.stored import lengths_of, trained_of
 
 
 class PackedRows(Sequence[Batch], ABC):
@@ -49,6 +49,10 @@ class PackedRows(Sequence[Batch], ABC):
     @abstractmethod
     def max_documents(self) -> int:
         """Return how many documents a row holds at most, under any shift."""
+
+    def max_targets(self) -> int:
+        """Return how many targets that carry weight a row holds at most: all, where documents are cut or vary."""
+        return self.length
 
     def __getitem__(self, row: int) -> Batch:  # type: ignore[override]  # slices of rows are never asked for
         """Return one row as the documents lie; every array is [S]. Raises IndexError past the last, which ends a loop."""
@@ -167,6 +171,13 @@ class WholeRows(PackedRows):
     def max_documents(self) -> int:
         """Return how many documents a row holds at most."""
         return max(map(len, self._rows))
+
+    def max_targets(self) -> int:
+        """Return how many targets that carry weight a row holds at most; all, where documents vary."""
+        if self.refresh is not None:
+            return self.length
+        trained = trained_of(self.documents)
+        return max(int(trained[row].sum()) for row in self._rows)
 
     def _pieces(self, row: int, shift: int) -> np.ndarray:
         del shift

@@ -37,12 +37,12 @@ def write_documents(folder: Path, documents: Sequence[Document], examples: Seque
         streams = [_pointer(stream, one.offset) for stream, one in zip(examples, documents, strict=True)]
         (folder / "streams.json").write_text(json.dumps(streams))
         return
-    lengths = np.array([len(document.tokens) for document in documents], np.int64)
-    _write(folder / "lengths.npy", lengths.dtype, lengths.shape, [lengths])
+    for name, counts in (("lengths", lengths_of(documents)), ("trained", trained_of(documents))):
+        _write(folder / f"{name}.npy", counts.dtype, counts.shape, [counts])
     top = max(int(document.tokens.max()) + document.offset for document in documents)
     narrow = np.dtype(np.uint16 if top <= NARROW else np.int32)
     ids = (document.tokens.astype(np.int32) + document.offset for document in documents)
-    size = int(lengths.sum())
+    size = sum(len(document.tokens) for document in documents)
     _write(folder / "tokens.npy", narrow, (size,), ids)
     if all(document.weights is None for document in documents):
         return
@@ -76,6 +76,7 @@ class StoredDocuments(Sequence[Document]):
 
     def __init__(self, folder: Path) -> None:
         self.lengths = np.load(folder / "lengths.npy", allow_pickle=False)
+        self.trained = np.load(folder / "trained.npy", allow_pickle=False)
         self._starts = np.concatenate([[0], np.cumsum(self.lengths)])
         self._tokens = np.load(folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
         weights = folder / "weights.npy"
@@ -96,6 +97,19 @@ def lengths_of(documents: Sequence[Document]) -> np.ndarray:
     if isinstance(documents, StoredDocuments):
         return documents.lengths
     return np.array([len(document.tokens) for document in documents], np.int64)
+
+
+def trained_of(documents: Sequence[Document]) -> np.ndarray:
+    """Return how many targets of each document carry weight, [documents]; stored ones are not read for it."""
+    if isinstance(documents, StoredDocuments):
+        return documents.trained
+    return np.array(
+        [
+            len(document.tokens) - 1 if document.weights is None else np.count_nonzero(document.weights[1:])
+            for document in documents
+        ],
+        np.int64,
+    )
 
 
 def _pointer(stream: TokenStream, offset: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jgpt import metrics, optim, sharding, state, step
-from jgpt.batch import Batch
+from jgpt.batch import ANY_ROWS, Batch, RowLimits
 from jgpt.check import require
 from jgpt.config import Config, ModelConfig
 from jgpt.model import gpt
@@ -129,14 +129,14 @@ def devices_of(machine: Machine) -> Sequence[Any]:
     return devices
 
 
-def compile_step(config: Config, model: ModelConfig, devices: Sequence[Any], max_documents: int | None = None) -> Step:
+def compile_step(config: Config, model: ModelConfig, devices: Sequence[Any], limits: RowLimits = ANY_ROWS) -> Step:
     """Return the train step of a config on devices, compiled and measured by its text.
 
     Args:
         config: of the run.
         model: resolved for the devices' platform.
         devices: real ones, or of `devices_of`.
-        max_documents: that a row of the data holds; None = not known.
+        limits: what a row of the data holds at most.
 
     Raises:
         ValueError: the config cannot be laid over the devices.
@@ -152,7 +152,7 @@ def compile_step(config: Config, model: ModelConfig, devices: Sequence[Any], max
     tx = optim.make_optimizer(config.optim, config.train.steps, gpt.param_axes(model))
     abstract = state.abstract_state(model, tx, mesh, ema=config.optim.ema_decay is not None)
     batch = sharding.abstract_batch(rows, length, mesh)
-    lowered = step.compile_train_step(config, model, tx, abstract, mesh, max_documents).lower(abstract, batch)
+    lowered = step.compile_train_step(config, model, tx, abstract, mesh, limits).lower(abstract, batch)
     fits, found, run = True, [], []
     try:
         compiled, text = compiled_text(lowered, mesh)
@@ -161,7 +161,7 @@ def compile_step(config: Config, model: ModelConfig, devices: Sequence[Any], max
     else:
         memory = memory_of(compiled, abstract, batch)
         found, run = collectives(text, dict(mesh.shape)), kernels(text)
-    flops = metrics.flops_per_token(model) * rows * length
+    flops = metrics.flops_per_token(model, limits) * rows * length
     return Step(
         mesh=dict(mesh.shape),
         memory=memory,

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jgpt import optim, sharding, state, step
-from jgpt.batch import Batch
+from jgpt.batch import Batch, RowLimits
 from jgpt.config import Config, ModelConfig
 from jgpt.model import gpt
 from jgpt.plan.devices import DEVICES, Device, Machine
@@ -76,7 +76,7 @@ def machine(config: Config) -> Machine:
     )
 
 
-def seconds_by_depth(config: Config, model: ModelConfig, max_documents: int | None) -> float | None:
+def seconds_by_depth(config: Config, model: ModelConfig, limits: RowLimits) -> float | None:
     """Return the seconds of a step, told from steps of one and two layers that are run here.
 
     Layers are alike, so that every further one takes what the second did. Where windows or patterns alternate, a layer is a
@@ -85,21 +85,21 @@ def seconds_by_depth(config: Config, model: ModelConfig, max_documents: int | No
     Args:
         config: of the run.
         model: resolved for this machine.
-        max_documents: that a row of the data holds; None = not known.
+        limits: what a row of the data holds at most.
     """
     period = math.lcm(len(model.windows), len(model.patterns))
     if model.num_layers % period or model.num_layers < 2 * period:
         return None
-    one, two = (_step_seconds(config, dataclasses.replace(model, num_layers=n * period), max_documents) for n in (1, 2))
+    one, two = (_step_seconds(config, dataclasses.replace(model, num_layers=n * period), limits) for n in (1, 2))
     return None if two <= one else one + (model.num_layers // period - 1) * (two - one)
 
 
-def _step_seconds(config: Config, model: ModelConfig, max_documents: int | None) -> float:
+def _step_seconds(config: Config, model: ModelConfig, limits: RowLimits) -> float:
     """Return the median seconds of a step on random ids."""
     mesh = sharding.make_mesh(config.mesh)
     tx = optim.make_optimizer(config.optim, config.train.steps, gpt.param_axes(model))
     train_state = state.create(model, tx, mesh, seed=0, ema=config.optim.ema_decay is not None)
-    train_step = step.compile_train_step(config, model, tx, train_state, mesh, max_documents)
+    train_step = step.compile_train_step(config, model, tx, train_state, mesh, limits)
     batch = sharding.shard_batch(random_batch(config.train.batch_size, model), mesh)
     seconds = []
     for _ in range(ROUNDS + 1):

@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from jgpt.batch import Document
+from jgpt.batch import Document, RowLimits
 from jgpt.check import require, unknown_name
 from jgpt.config import Config, DataConfig, PictureGrid, TaskConfig, TokenizerConfig
-from jgpt.data import sources
 from jgpt.data.augment import changes
 from jgpt.data.examples import Conversation, Picture, QuestionAnswer, Splits
 from jgpt.data.packing import PackedRows, pack
@@ -24,6 +23,7 @@ from jgpt.tasks.image import ImageTask
 from jgpt.tasks.qa import QATask
 from jgpt.tasks.task import Task
 from jgpt.tasks.text import TextTask
+from jgpt.tasks.used import read_used
 from jgpt.tokenizers.image import make_code
 from jgpt.tokenizers.text import tokenizer_class
 from jgpt.tokenizers.vocabulary import Vocabulary
@@ -63,9 +63,10 @@ class Mixture:
         """Return how the tokens of each image task's pictures lie."""
         return picture_grids(self.vocabulary, {name: data.task for name, data in self.tasks.items()})
 
-    def max_documents(self) -> int:
-        """Return how many documents a training row of any task holds at most."""
-        return max(data.train.max_documents() for data in self.tasks.values())
+    def limits(self) -> RowLimits:
+        """Return what a training row of any task holds at most."""
+        rows = [data.train for data in self.tasks.values()]
+        return RowLimits(max(of.max_documents() for of in rows), max(of.max_targets() for of in rows))
 
 
 def build(config: Config) -> Mixture:
@@ -77,7 +78,7 @@ def build(config: Config) -> Mixture:
     """
     configs = config.task_configs()
     require(bool(configs), "data.tasks is empty: give the config at least one task.")
-    splits = {name: _read(name, task, config) for name, task in configs.items()}
+    splits = {name: read_used(name, task, config) for name, task in configs.items()}
     vocabulary = make_vocabulary(config.tokenizer, list(splits.values()), config.train.seed)
     tasks = {name: _task_data(name, task, config, vocabulary, splits[name]) for name, task in configs.items()}
     require(
@@ -86,50 +87,6 @@ def build(config: Config) -> Mixture:
     )
     _refuse_unused(config, {data.task.kind for data in tasks.values()})
     return Mixture(vocabulary, tasks)
-
-
-def _read(name: str, options: TaskConfig, config: Config) -> Splits:
-    """Return the examples of one task, without what its config does not use: captions of pictures, steps to answers."""
-    splits = _without_steps(name, options, sources.read(options, config.data, config.train.seed))
-    splits = replace(splits, notes=(*splits.notes, *_unanswered(splits)))
-    if options.condition == "caption":
-        return splits
-    pictures = [[*part] for part in (splits.train, splits.validation)]
-    require(
-        all(isinstance(example, Picture) for part in pictures for example in part),
-        f"data.tasks.{name}.condition is 'none', but its examples are no pictures: leave it at 'caption'.",
-    )
-    train, held = ([replace(example, caption="") for example in part] for part in pictures)
-    return replace(splits, train=train, validation=held)
-
-
-def _without_steps(name: str, options: TaskConfig, splits: Splits) -> Splits:
-    """Return the examples with their steps where the config trains those, else without them and with a note."""
-
-    def has_steps(example: Any) -> bool:
-        return isinstance(example, QuestionAnswer) and any(turn.steps for turn in (example, *example.more))
-
-    def bare(example: Any) -> Any:
-        return replace(example, steps=(), more=tuple(map(bare, example.more))) if has_steps(example) else example
-
-    count = sum(map(has_steps, splits.train))
-    if options.steps or not (count or any(map(has_steps, splits.validation))):
-        return splits
-    train, held = ([bare(example) for example in part] for part in (splits.train, splits.validation))
-    note = f"{count:,} of {len(train):,} answers have steps, which are not used: --data.tasks.{name}.steps trains them"
-    return replace(splits, train=train, validation=held, notes=(*splits.notes, note))
-
-
-def _unanswered(splits: Splits) -> tuple[str, ...]:
-    """Return a note on conversations whose last turns are cut, where there are some."""
-    count = sum(
-        any(turn.role != "assistant" for turn in example.messages[-1:])
-        for part in (splits.train, splits.validation)
-        if len(part) and isinstance(part[0], Conversation)
-        for example in part
-    )
-    words = f"{count:,} conversations end with turns that nobody answers: those train nothing, and are left out"
-    return (words,) if count else ()
 
 
 def _refuse_unused(config: Config, kinds: Collection[str]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from jgpt.runtime import configure
 
 if TYPE_CHECKING:
+    from jgpt.batch import RowLimits
     from jgpt.config import Config, ModelConfig
     from jgpt.plan.devices import Machine
     from jgpt.plan.search import Tried
@@ -91,14 +92,14 @@ def run(arguments: argparse.Namespace) -> None:
     console = Console(highlight=False, soft_wrap=True)
     devices = here.devices() if machine is None else compiling.devices_of(machine)
     machine = here.machine(config) if machine is None else machine
-    model, max_documents = _resolve(config, machine, arguments.vocab_size)
+    model, limits = _resolve(config, machine, arguments.vocab_size)
 
     if arguments.sampler is not None:
         _plan_sampler(arguments, config, model, devices, machine, console)
         return
 
     def compile_step(config: "Config", model: "ModelConfig") -> Any:
-        step = compiling.compile_step(config, model, devices, max_documents)
+        step = compiling.compile_step(config, model, devices, limits)
         step = replace(step, fits=step.fits and step.memory.total <= machine.usable)
         return step, roofline.times(step, machine, accumulation_steps=config.train.accumulation_steps)
 
@@ -116,7 +117,7 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         step, times = compile_step(config, model)
     if arguments.device == "this" and step.fits and not arguments.search:
-        times = replace(times, run=here.seconds_by_depth(config, model, max_documents))
+        times = replace(times, run=here.seconds_by_depth(config, model, limits))
     shape = ", ".join(f"{axis} {size}" for axis, size in step.mesh.items() if size > 1) or "of one"
     console.print(
         f"{arguments.config} on {machine.name}: {machine.size} devices (mesh {shape}), compiled in {step.seconds:.0f} s"
@@ -199,16 +200,17 @@ def _tried(each: "Tried") -> dict[str, Any]:
     return {"options": each.candidate.words, "fits": each.step.fits, "bound": each.times.bound}
 
 
-def _resolve(config: "Config", machine: "Machine", vocab_size: int | None) -> "tuple[ModelConfig, int]":
-    """Return the model for the machine's platform, and how many documents a row holds.
+def _resolve(config: "Config", machine: "Machine", vocab_size: int | None) -> "tuple[ModelConfig, RowLimits]":
+    """Return the model for the machine's platform, and what a row holds at most.
 
     The data are read where nothing else says how many ids there are; else rows are taken to be one document each.
     """
+    from jgpt.batch import RowLimits
     from jgpt.model import gpt
 
     platform = machine.device.platform
     if vocab_size is not None:
-        return gpt.resolve(config.model, vocab_size=vocab_size, backend=platform), 1
+        return gpt.resolve(config.model, vocab_size=vocab_size, backend=platform), RowLimits(documents=1)
     from jgpt.tasks import mixture
 
     try:
@@ -223,7 +225,7 @@ def _resolve(config: "Config", machine: "Machine", vocab_size: int | None) -> "t
         text_end=data.vocabulary.text_ids.stop,
         pictures=data.picture_grids(),
     )
-    return model, data.max_documents()
+    return model, data.limits()
 
 
 def _constants(machine: "Machine") -> str:

@@ -134,7 +134,9 @@ def test_offset_does_not_wrap_around_in_narrow_ids(dtype: str | type):
 
 def test_batch_without_weight_is_refused():
     batch = Batch(*(np.stack([array]) for array in pack(make([1, 5]), "stream", 8)[0]))
-    assert require_weight(batch) is batch
+    assert require_weight(batch) is require_weight(batch, 4) is batch
+    with pytest.raises(ValueError, match="a row has 4 targets that carry weight, and the step was compiled for 3"):
+        require_weight(batch, 3)
     empty = batch._replace(weights_BS=np.zeros_like(batch.weights_BS))
     with pytest.raises(ValueError, match="all 8 loss weights.*rows 1, positions 8.*loss_weight"):
         require_weight(empty)
@@ -160,6 +162,28 @@ def test_documents_may_not_grow_nor_vary_where_they_are_cut():
         rows.at(0, 0, epoch=0)
     with pytest.raises(ValueError, match="pack them whole"):
         pack(documents, "stream", 2, refresh=lambda index, epoch: documents[0])
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@given(documents_and_length, st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=60)
+def test_no_row_holds_more_targets_than_are_promised(packing: str, drawn: tuple[list[int], int], seed: int):
+    sizes, length = drawn
+    if sum(sizes) == len(sizes):
+        return  # no targets, no rows
+    rng = np.random.default_rng(seed)
+    weights = [rng.choice([0.0, 0.5, 1.0], size).astype(np.float32) for size in sizes]
+    documents = [
+        document._replace(weights=None if of.sum() == 0 else of)
+        for document, of in zip(make(sizes), weights, strict=True)
+    ]
+    rows = pack(documents, packing, length, loss_weight=0.5)
+    shifts = range(length) if packing == "stream" else [0]
+    most = max(np.count_nonzero(rows.at(row, shift).weights_BS) for row in range(len(rows)) for shift in shifts)
+    assert most <= rows.max_targets() <= length
+    if packing == "whole":
+        assert most == rows.max_targets()
+        assert pack(documents, "whole", length, refresh=lambda index, epoch: documents[index]).max_targets() == length
 
 
 @pytest.mark.parametrize("packing", PACKINGS)

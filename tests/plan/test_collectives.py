@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from jgpt import presets, sharding
+from jgpt import loss, presets, sharding
+from jgpt.batch import ANY_ROWS, RowLimits
 from jgpt.config import Config, MeshConfig, ModelConfig, OptimConfig, TrainConfig
 from jgpt.model import gpt
 from jgpt.plan.collectives import Collective, collectives
@@ -176,10 +177,10 @@ CONFIG = Config(
 KEYS = ROWS * MODEL.context_length * MODEL.kv_heads * MODEL.width_of_head * 4  # bytes of one layer's
 
 
-def planned(model: ModelConfig = MODEL, **mesh: int) -> Step:
+def planned(model: ModelConfig = MODEL, limits: RowLimits = ANY_ROWS, **mesh: int) -> Step:
     config = replace(CONFIG, model=model, mesh=MeshConfig(**{"data": 1} | mesh))
     model = gpt.resolve(model, vocab_size=VOCAB, backend="cpu")
-    return compile_step(config, model, jax.devices()[: math.prod(mesh.values())])
+    return compile_step(config, model, jax.devices()[: math.prod(mesh.values())], limits)
 
 
 def parameter_bytes() -> tuple[float, float, float]:
@@ -254,11 +255,29 @@ ROWS_CUT = dict(fsdp=2, context=2, tensor=2)
 )
 def test_a_step_exchanges_what_its_mesh_must_and_nothing_else(shape: dict, expected: dict) -> None:
     """To the matrix: no row, no logit and no weight goes anywhere beside what arithmetic says."""
-    sent: dict[tuple[str, str], float] = {}
-    for each in planned(**shape).collectives:
+    assert sent(planned(**shape)) == pytest.approx(expected, abs=SMALL)
+
+
+def sent(step: Step) -> dict[tuple[str, str], float]:
+    """Return (kind, axes) -> bytes."""
+    found: dict[tuple[str, str], float] = {}
+    for each in step.collectives:
         key = each.kind, " ".join(each.axes)
-        sent[key] = sent.get(key, 0.0) + each.sent
-    assert sent == pytest.approx(expected, abs=SMALL)
+        found[key] = found.get(key, 0.0) + each.sent
+    return found
+
+
+@needs_eight
+def test_targets_are_picked_where_their_rows_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss, "TARGETS_STEP", 8)
+    mesh = dict(data=2, fsdp=2, tensor=2)
+    whole, picked = sent(planned(**mesh)), sent(planned(limits=RowLimits(targets=7), **mesh))
+    head = (
+        STREAM + 3 * 4 * TOKENS
+    ) / 4  # over `tensor`, of the rows of a device; of 8 targets of 32 where they are picked
+    assert picked == pytest.approx(
+        whole | {("all-reduce", "tensor"): whole["all-reduce", "tensor"] - 3 / 4 * head}, abs=SMALL
+    )
 
 
 @needs_eight

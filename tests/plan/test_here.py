@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from jgpt import presets, step
+from jgpt.batch import RowLimits
 from jgpt.config import Config, TrainConfig
 from jgpt.model import gpt
 from jgpt.plan import here
@@ -21,7 +22,7 @@ def steps(monkeypatch) -> list[int]:
     """Have a step of n layers take 10 + 3 n seconds; return the depths that were run."""
     ran: list[int] = []
 
-    def seconds(config, model, max_documents):
+    def seconds(config, model, limits):
         ran.append(model.num_layers)
         return 10.0 + 3.0 * model.num_layers
 
@@ -30,20 +31,20 @@ def steps(monkeypatch) -> list[int]:
 
 
 def test_every_further_layer_takes_what_the_second_did(steps):
-    assert here.seconds_by_depth(CONFIG, MODEL, None) == pytest.approx(10 + 3 * 6)
+    assert here.seconds_by_depth(CONFIG, MODEL, RowLimits()) == pytest.approx(10 + 3 * 6)
     assert steps == [1, 2]
 
 
 def test_where_windows_alternate_a_layer_is_a_period_of_them(steps):
     model = dataclasses.replace(MODEL, windows=(8, None))
-    assert here.seconds_by_depth(CONFIG, model, None) == pytest.approx(10 + 3 * 6)
+    assert here.seconds_by_depth(CONFIG, model, RowLimits()) == pytest.approx(10 + 3 * 6)
     assert steps == [2, 4]
-    assert here.seconds_by_depth(CONFIG, dataclasses.replace(model, num_layers=2), None) is None
+    assert here.seconds_by_depth(CONFIG, dataclasses.replace(model, num_layers=2), RowLimits()) is None
 
 
 def test_two_layers_that_took_no_longer_than_one_say_nothing(monkeypatch):
-    monkeypatch.setattr(here, "_step_seconds", lambda config, model, max_documents: 5.0 - model.num_layers)
-    assert here.seconds_by_depth(CONFIG, MODEL, None) is None
+    monkeypatch.setattr(here, "_step_seconds", lambda config, model, limits: 5.0 - model.num_layers)
+    assert here.seconds_by_depth(CONFIG, MODEL, RowLimits()) is None
 
 
 @pytest.mark.parametrize("decay", [None, 0.9])
@@ -51,11 +52,11 @@ def test_steps_really_run_and_as_they_would_be_trained(monkeypatch, decay):
     states = []
     compile_train_step = step.compile_train_step
 
-    def watched(config, model, tx, train_state, mesh, max_documents):
+    def watched(config, model, tx, train_state, mesh, limits):
         states.append(train_state)
-        return compile_train_step(config, model, tx, train_state, mesh, max_documents)
+        return compile_train_step(config, model, tx, train_state, mesh, limits)
 
     monkeypatch.setattr(step, "compile_train_step", watched)
     config = dataclasses.replace(CONFIG, optim=dataclasses.replace(CONFIG.optim, ema_decay=decay))
-    assert here._step_seconds(config, dataclasses.replace(MODEL, num_layers=1), 1) > 0
+    assert here._step_seconds(config, dataclasses.replace(MODEL, num_layers=1), RowLimits(documents=1)) > 0
     assert (states[0].ema is None) == (decay is None)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jgpt import presets, sharding
+from jgpt.batch import RowLimits
 from jgpt.config import Config, MeshConfig, OptimConfig, TrainConfig
 from jgpt.model import gpt
 from jgpt.plan.compiling import Step, compile_step, devices_of
@@ -39,7 +40,7 @@ def not_cached():
 
 def planned(device: str, slices: int = 1, **mesh: Any) -> Step:
     config = replace(CONFIG, mesh=MeshConfig(**mesh))
-    return compile_step(config, MODEL, devices_of(parse(device, slices)), max_documents=1)
+    return compile_step(config, MODEL, devices_of(parse(device, slices)), limits=RowLimits(documents=1))
 
 
 def test_layouts_that_exist_are_named_where_one_does_not():

@@ -66,6 +66,8 @@ def require_same(one: Mixture, other: Mixture) -> None:
     for a, b in ((one.tasks[name], other.tasks[name]) for name in one.tasks):
         assert (a.dimensions, a.left_out, a.task.to_json()) == (b.dimensions, b.left_out, b.task.to_json())
         for split in ("train", "validation"):
+            for most in ("max_documents", "max_targets"):
+                assert getattr(getattr(a, split), most)() == getattr(getattr(b, split), most)()
             mine, theirs = rows(getattr(a, split)), rows(getattr(b, split))
             assert len(mine) == len(theirs) > 0
             for array, same in zip(mine, theirs, strict=True):

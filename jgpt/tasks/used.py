@@ -1,0 +1,92 @@
+"""What a task uses of its data: its own categories, and captions and steps only where its config trains them.
+
+Owns the notes on what is there and is not used. Refuses to read: `jgpt.data.sources` does.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from jgpt.check import require, unknown_name
+from jgpt.config import Config, TaskConfig
+from jgpt.data import sources
+from jgpt.data.examples import Conversation, Picture, QuestionAnswer, Splits
+
+
+def read_used(name: str, options: TaskConfig, config: Config) -> Splits:
+    """Return the examples that a task uses, without what its config does not: captions of pictures, steps to answers.
+
+    Args:
+        name: of the task.
+        options: of the task.
+        config: of the run.
+
+    Raises:
+        ValueError: what was read breaks a rule, or the task asks for categories or captions that are not there.
+        FileNotFoundError: a path or a prepared data set is missing.
+    """
+    splits = _of_categories(name, options, sources.read(options, config.data, config.train.seed))
+    splits = _without_steps(name, options, splits)
+    splits = replace(splits, notes=(*splits.notes, *_unanswered(splits)))
+    if options.condition == "caption":
+        return splits
+    pictures = [[*part] for part in (splits.train, splits.validation)]
+    require(
+        all(isinstance(example, Picture) for part in pictures for example in part),
+        f"data.tasks.{name}.condition is 'none', but its examples are no pictures: leave it at 'caption'.",
+    )
+    train, held = ([replace(example, caption="") for example in part] for part in pictures)
+    return replace(splits, train=train, validation=held)
+
+
+def _of_categories(name: str, options: TaskConfig, splits: Splits) -> Splits:
+    """Return the examples of the categories that the config names, each on the side where the whole split has it."""
+    if not options.categories:
+        return splits
+
+    def category(example: Any) -> str:
+        return example.category if isinstance(example, QuestionAnswer) else ""
+
+    found = {category(example) for part in (splits.train, splits.validation) for example in part} - {""}
+    require(
+        bool(found),
+        f"data.tasks.{name}.categories is {options.categories}, but the examples have no categories: give the data a "
+        "column of them, or leave it out.",
+    )
+    for wanted in options.categories:
+        require(wanted in found, unknown_name(f"category in data.tasks.{name}.categories", wanted, found))
+    before = splits.train, splits.validation
+    train, held = ([example for example in part if category(example) in options.categories] for part in before)
+    note = (
+        f"of {len(options.categories)} of {len(found)} categories: {len(train):,} of {len(before[0]):,} examples to train, "
+        f"{len(held):,} of {len(before[1]):,} held out"
+    )
+    return replace(splits, train=train, validation=held, notes=(*splits.notes, note))
+
+
+def _without_steps(name: str, options: TaskConfig, splits: Splits) -> Splits:
+    """Return the examples with their steps where the config trains those, else without them and with a note."""
+
+    def has_steps(example: Any) -> bool:
+        return isinstance(example, QuestionAnswer) and any(turn.steps for turn in (example, *example.more))
+
+    def bare(example: Any) -> Any:
+        return replace(example, steps=(), more=tuple(map(bare, example.more))) if has_steps(example) else example
+
+    count = sum(map(has_steps, splits.train))
+    if options.steps or not (count or any(map(has_steps, splits.validation))):
+        return splits
+    train, held = ([bare(example) for example in part] for part in (splits.train, splits.validation))
+    note = f"{count:,} of {len(train):,} answers have steps, which are not used: --data.tasks.{name}.steps trains them"
+    return replace(splits, train=train, validation=held, notes=(*splits.notes, note))
+
+
+def _unanswered(splits: Splits) -> tuple[str, ...]:
+    """Return a note on conversations whose last turns are cut, where there are some."""
+    count = sum(
+        any(turn.role != "assistant" for turn in example.messages[-1:])
+        for part in (splits.train, splits.validation)
+        if len(part) and isinstance(part[0], Conversation)
+        for example in part
+    )
+    words = f"{count:,} conversations end with turns that nobody answers: those train nothing, and are left out"
+    return (words,) if count else ()
