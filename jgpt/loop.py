@@ -145,7 +145,7 @@ def _train(config: Config, config_path: str, heartbeat: Heartbeat | None) -> Non
         mesh=mesh,
         heartbeat=heartbeat,
         train_step=compiled,
-        eval_step=step.compile_eval_step(resolved, config.train, mesh),
+        eval_step=step.compile_eval_step(resolved, config.train, mesh, data.held_out_limits()),
     )
     share = sharding.share_of_rows(mesh)
     batches = train_batches(

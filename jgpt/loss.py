@@ -121,7 +121,7 @@ def weighed(
     weights_BS: Float[Array, "B S"],
     most: int | None,
 ) -> tuple[Float[Array, "B T D"], Int[Array, "B T"], Float[Array, "B T"]]:
-    """Return the targets of each row that carry weight and, up to T of `kept_targets`, some that do not; with features and weights.
+    """Return features, targets and weights of each row's targets that carry weight and, up to T of `kept_targets`, of others.
 
     What is left out has no weight, so that the sums of `cross_entropy` stay, and most logits of prompts are never computed.
 

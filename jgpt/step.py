@@ -186,13 +186,15 @@ def compile_train_step(
     )
 
 
-def compile_eval_step(model: ModelConfig, train: TrainConfig, mesh: Mesh) -> Callable[[Any, Batch], LossSums]:
-    """Return the jitted loss sums of a batch without dropout, replicated on every device."""
+def compile_eval_step(
+    model: ModelConfig, train: TrainConfig, mesh: Mesh, limits: RowLimits = ANY_ROWS
+) -> Callable[[Any, Batch], LossSums]:
+    """Return the jitted loss sums of a batch without dropout, replicated on every device; `limits`: of its rows."""
     plan = dataclasses.replace(loss_plan(train, mesh), logits_dtype="float32")
 
     def sums(params: gpt.Params, batch: Batch) -> LossSums:
         def own(params: gpt.Params, batch: Batch, _: PRNGKeyArray) -> LossSums:
-            return loss_sums(model, params, batch, plan)[1]
+            return loss_sums(model, params, batch, plan, limits=limits)[1]
 
         return over_copies(own)(params, batch, jax.random.key(0))
 

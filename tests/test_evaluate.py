@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from jgpt import evaluate, sharding, step
+from jgpt import evaluate, loss, sharding, step
 from jgpt.config import Config, DataConfig, EvalConfig, MeshConfig, ModelConfig, TaskConfig
 from jgpt.data import sources
 from jgpt.data.examples import Conversation, Message, Picture, QuestionAnswer, Splits
@@ -79,6 +79,23 @@ def test_every_score_has_its_name_and_they_agree(run: tuple):
     assert scores["text/bits_per_byte"] == pytest.approx(bits * tokens / size)
     assert scores["qa/accuracy"] == np.mean([item.scores["accuracy"] for item in answered["qa"][:2]])
     assert not any("sliding" in key for key in scores)
+
+
+@pytest.mark.parametrize("stride", [None, 8])
+def test_logits_of_prompts_are_left_out_of_the_scores_and_no_target_is(run: tuple, stride: int | None, monkeypatch):
+    """Where a mixture has no text, by a count below the length of a row; where it has, as sliding windows need it."""
+    monkeypatch.setattr(loss, "TARGETS_STEP", 1)
+    model, data, eval_step, mesh = run
+    for names in (("qa", "chat"), ("qa", "chat", "text")):
+        some = mixture.Mixture(data.vocabulary, {name: data.tasks[name] for name in names})
+        limits = some.held_out_limits()
+        assert (limits.targets == CONTEXT) == ("text" in names)
+        fewer = step.compile_eval_step(model.model, CONFIG.train, mesh, limits)
+        got, expected = (
+            evaluate.final_scores(model.params, of, some, mesh, ROWS, EvalConfig(stride=stride), None)[0]
+            for of in (fewer, eval_step)
+        )
+        assert got == pytest.approx(expected, rel=CLOSE)
 
 
 def test_categories_are_tabled_and_count_alike(run: tuple):

@@ -68,6 +68,10 @@ class Mixture:
         rows = [data.train for data in self.tasks.values()]
         return RowLimits(max(of.max_documents() for of in rows), max(of.max_targets() for of in rows))
 
+    def held_out_limits(self) -> RowLimits:
+        """Return what a held-out row of any task holds at most, however its documents are laid into rows."""
+        return RowLimits(targets=max(data.validation.max_targets() for data in self.tasks.values()))
+
 
 def build(config: Config) -> Mixture:
     """Read, encode and pack everything that `config` trains on.

@@ -104,7 +104,7 @@ def run(arguments: argparse.Namespace) -> None:
         f"--stride {arguments.stride} scores texts in sliding windows, and there are none here: leave it out.",
     )
     mesh = sharding.make_mesh(MeshConfig(data=1))
-    eval_step = step.compile_eval_step(model.model, model.config.train, mesh)
+    eval_step = step.compile_eval_step(model.model, model.config.train, mesh, data.held_out_limits())
     rows = model.config.eval.batch_size or model.config.train.batch_size
     scores, answered = evaluate.final_scores(model.params, eval_step, data, mesh, rows, model.config.eval, model)
     if arguments.draw is not None:
