@@ -4,7 +4,7 @@ Owns the names and units of the scores: `TASK/nats_per_token`, `TASK/perplexity`
 the same with `_sliding` where windows slide, `TASK/exact_match`, `TASK/f1`, `TASK/accuracy`,
 `TASK/accuracy_length_normalised`, and each source's baselines beside them. What the last four mean is said in `grading` and
 `choices`; with `_category_mean` every category of questions counts alike. `TASK/questions` counts the questions behind
-them (`TASK/questions_held_out`: those they were drawn from), `TASK/left_out` held-out examples longer than the context.
+them (`TASK/questions_held_out`: those they were drawn from), `TASK/left_out_*` held-out examples that cannot be used.
 Bytes are those of the text as read, in UTF-8: of one with CRLF or a byte order mark the file has more (`TextTask.dimensions`).
 """
 
@@ -192,8 +192,7 @@ def final_scores(
                 ordered[f"{name}/questions_held_out"] = float(len(task_data.splits.validation))
         if distributed.is_first():  # which alone writes scores; it looks at every held-out picture
             ordered |= picture_scores.code_error(name, task_data)
-        if task_data.left_out[1]:
-            ordered[f"{name}/left_out"] = float(task_data.left_out[1])
+        ordered |= {f"{name}/{reason}": float(count) for reason, count in task_data.left_out.items()}
         ordered |= {f"{name}/{baseline}": value for baseline, value in task_data.splits.baselines.items()}
     return ordered, answered
 

@@ -26,6 +26,7 @@ from jgpt.progress import console, say
 from jgpt.questions import Answered
 from jgpt.sampling import Sampling
 from jgpt.tasks.chat import ChatTask
+from jgpt.tasks.encoding import LEFT_OUT
 from jgpt.tasks.image import ImageTask
 from jgpt.tasks.mixture import Mixture
 from jgpt.tasks.qa import QATask
@@ -33,7 +34,7 @@ from jgpt.tasks.text import TextTask
 
 TEXT_START = "The "  # what the text samples of reports go on from
 FINAL_TEXT_TOKENS = 300
-COUNTS = ("left_out", "questions", "questions_held_out")
+COUNTS = (*LEFT_OUT, "questions", "questions_held_out")
 SHARES = ("exact_match", "f1", "accuracy", "classifier_accuracy", "class_consistency")  # printed in per cent
 NUMBER = "distributed.process-id"
 PLACE = ("distributed.coordinator", "distributed.num-processes", NUMBER)

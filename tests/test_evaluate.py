@@ -208,7 +208,7 @@ def test_questions_too_long_are_left_out_and_counted(run: tuple, tmp_path: Path)
     model = dataclasses.replace(model, config=config)
     data = evaluate.from_path(model, str(tmp_path / "two.jsonl"), "qa")
     scores, _ = evaluate.final_scores(model.params, eval_step, data, mesh, ROWS, model.config.eval, model)
-    assert scores["qa/left_out"] == 1 and len(data.tasks["qa"].splits.validation) == 1
+    assert scores["qa/left_out_too_long"] == 1 and len(data.tasks["qa"].splits.validation) == 1
     assert "left out: 1 of 2 examples" in data.tasks["qa"].splits.notes[-1]
 
 

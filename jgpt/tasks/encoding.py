@@ -4,12 +4,14 @@ Refuses to pack (`data.packing`), and to read.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from jgpt.batch import Document
 from jgpt.check import require
 from jgpt.data.examples import Conversation, Picture, QuestionAnswer
 from jgpt.tasks.task import Task
+
+LEFT_OUT: Final = ("left_out_too_long", "left_out_not_encodable")  # names of scores, too
 
 
 class Encoded(NamedTuple):
@@ -26,6 +28,12 @@ class Encoded(NamedTuple):
     kept: list[int]
     too_long: int
     skipped: tuple[str, ...]
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Why examples are left out (a name of `LEFT_OUT`) -> how many, of the reasons that there are."""
+        counts = dict(zip(LEFT_OUT, (self.too_long, len(self.skipped)), strict=True))
+        return {reason: count for reason, count in counts.items() if count}
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import itertools
 import json
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,7 +41,7 @@ class TaskData:
         train: packed training rows.
         validation: packed held-out rows; every held-out target appears once.
         dimensions: bytes, or pixels times channels, of all held-out examples (`Task.dimensions`); None where one has none.
-        left_out: examples of (train, validation) that do not fit the context, or cannot be encoded.
+        left_out: held-out examples that cannot be used, see `Encoded.left_out`.
     """
 
     task: Task
@@ -49,7 +49,7 @@ class TaskData:
     train: PackedRows
     validation: PackedRows
     dimensions: int | None
-    left_out: tuple[int, int] = (0, 0)
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -144,14 +144,13 @@ def _task_data(name: str, options: TaskConfig, config: Config, vocabulary: Vocab
         )
         for part in ("train", "validation")
     )
-    left_out = len(splits.train) - len(train.kept), len(splits.validation) - len(held.kept)
     notes = (*train.notes, *held.notes)
     if train.too_long or held.too_long:
         notes += (
             f"longer than model.context_length {length} and left out: {train.too_long:,} of {len(splits.train):,} examples "
             f"to train, {held.too_long:,} of {len(splits.validation):,} held out",
         )
-    if any(left_out):
+    if train.left_out or held.left_out:
         splits = replace(
             splits,
             train=[splits.train[i] for i in train.kept],
@@ -169,7 +168,7 @@ def _task_data(name: str, options: TaskConfig, config: Config, vocabulary: Vocab
     )
     dimensions = _dimensions(task, splits.validation)
     documents = train.documents, held.documents
-    return packed(name, options, config, task, splits, documents, dimensions=dimensions, left_out=left_out)
+    return packed(name, options, config, task, splits, documents, dimensions=dimensions, left_out=held.left_out)
 
 
 def packed(
@@ -181,7 +180,7 @@ def packed(
     documents: tuple[Sequence[Document], Sequence[Document]],
     *,
     dimensions: int | None,
-    left_out: tuple[int, int],
+    left_out: Mapping[str, int],
 ) -> TaskData:
     """Return the data of a fitted task, in rows.
 
@@ -239,12 +238,12 @@ def held_out(name: str, task: Task, splits: Splits, length: int, on_long: str, o
     held = encode_split(where, task, splits.validation, length, on_long, on_bad_record)
     rows = pack(held.documents, task.packing, length)
     kept = [splits.validation[i] for i in held.kept]
-    left_out, notes = (0, len(splits.validation) - len(kept)), (*splits.notes, *held.notes)
+    notes = (*splits.notes, *held.notes)
     if held.too_long:
         of = len(splits.validation)
         notes += (f"longer than model.context_length {length} and left out: {held.too_long:,} of {of:,} examples",)
     splits = replace(splits, validation=kept, notes=notes, skipped=(*splits.skipped, *held.skipped))
-    return TaskData(task, splits, rows, rows, _dimensions(task, kept), left_out)
+    return TaskData(task, splits, rows, rows, _dimensions(task, kept), held.left_out)
 
 
 def make_vocabulary(config: TokenizerConfig, splits: Sequence[Splits], seed: int) -> Vocabulary:

@@ -52,7 +52,7 @@ def take_up(config: Config, folder: Path) -> Mixture:
             Splits(**examples),
             (train, held),
             dimensions=about[name]["dimensions"],
-            left_out=tuple(about[name]["left_out"]),
+            left_out=about[name]["left_out"],
         )
     return Mixture(vocabulary, data)
 

@@ -119,7 +119,7 @@ def test_an_answer_that_no_token_can_express_is_quoted_or_left_out(monkeypatch: 
     skipping = config("qa", text="characters")
     skipping = dataclasses.replace(skipping, data=dataclasses.replace(skipping.data, on_bad_record="skip"))
     data = mixture.build(skipping).tasks["qa"]
-    assert list(data.splits.validation) == [plain, plain] and data.left_out == (0, 1)
+    assert list(data.splits.validation) == [plain, plain] and data.left_out == {"left_out_not_encodable": 1}
     assert (
         "1 bad record(s) skipped that cannot be encoded" in data.splits.notes[-1] and "'here?'" in data.splits.notes[-1]
     )
@@ -189,7 +189,7 @@ def test_examples_longer_than_the_context_can_be_left_out_and_are_counted(monkey
     long, short = QuestionAnswer("long" * CONTEXT, "no"), QuestionAnswer("a?", "no")
     serve(monkeypatch, "qa", train=[long, short, long], validation=[short, long])
     data = mixture.build(config("qa", on_long="skip")).tasks["qa"]
-    assert data.left_out == (2, 1)
+    assert data.left_out == {"left_out_too_long": 1}
     assert (list(data.splits.train), list(data.splits.validation)) == ([short], [short])
     assert "2 of 3 examples to train, 1 of 2 held out" in data.splits.notes[-1]
     serve(monkeypatch, "qa", validation=[long])
