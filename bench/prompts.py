@@ -2,7 +2,7 @@
 
     python bench/prompts.py configs/qa_babi.py --data.path FOLDER
 
-Both steps see the same batches; their losses are printed side by side.
+Both steps see the same batches, in one process, in turns; their losses are printed side by side.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def main() -> None:
     weights = {name: task.weight for name, task in config.task_configs().items()}
     batches = {
         name: train_batches(
-            {task: of.train for task, of in data.tasks.items()}, weights, batch_size=config.train.batch_size, seed=0
+            {task: part.train for task, part in data.tasks.items()}, weights, batch_size=config.train.batch_size, seed=0
         )
         for name in SIDES
     }
@@ -81,6 +81,7 @@ def main() -> None:
     results = {
         "headline": {"times as fast": ratio["median"]},
         "config": options.config,
+        "steps_a_turn": options.steps,
         "targets_of_a_row_at_most": limits.targets,
         "context_length": length,
         "vocabulary": data.vocabulary.size,

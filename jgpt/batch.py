@@ -76,7 +76,7 @@ def require_weight(batch: Batch, most: int | None = None) -> Batch:
         ValueError: every weight is zero, so that the mean loss would be 0 / 0, or a row has more than `most`.
     """
     trained = int(np.count_nonzero(batch.weights_BS, axis=1).max())
-    if trained > (batch.weights_BS.shape[1] if most is None else most):
+    if most is not None and trained > most:
         raise ValueError(
             f"a row has {trained} targets that carry weight, and the step was compiled for {most} at most: the data have "
             "changed since they were packed, or `PackedRows.max_targets` is wrong. Start the run again."

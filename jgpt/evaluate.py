@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from jgpt import distributed, grading, picture_scores, sharding
@@ -85,11 +86,16 @@ def _likelihood(
     params: gpt.Params, eval_step: EvalStep, task_data: TaskData, rows: PackedRows, mesh: Mesh, batch_size: int
 ) -> dict[str, float]:
     """Return the likelihoods of one task's held-out examples, packed as `rows`, without its name."""
-    pending = []
+    pending, weights = [], []
     share = sharding.share_of_rows(mesh)
     for batch in eval_batches(rows, batch_size=batch_size, part=share.index, of_parts=share.count):
+        weights.append(float(batch.weights_BS.sum()))
         pending.append(eval_step(params, sharding.shard_batch(batch, mesh)))
     sums = jax.device_get(pending)
+    require(
+        share.count > 1 or np.allclose([s.weight for s in sums], weights, rtol=1e-5),
+        "a step has scored other targets than its rows hold: it was compiled for fewer (`step.compile_eval_step`, limits).",
+    )
     nats = math.fsum(float(s.nats) for s in sums)
     scores = {"nats_per_token": nats / math.fsum(float(s.weight) for s in sums)}
     if task_data.task.kind in WITH_PERPLEXITY:

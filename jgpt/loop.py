@@ -14,7 +14,7 @@ import jax
 from jax.sharding import Mesh
 
 from jgpt import distributed, evaluate, metrics, optim, report, runfolder, sharding, state, step
-from jgpt.batch import require_weight
+from jgpt.batch import RowLimits, require_weight
 from jgpt.checkpoint import Checkpoints
 from jgpt.config import Config, DistributedConfig, ModelConfig
 from jgpt.configio import to_dict
@@ -37,6 +37,7 @@ class Parts:
         config: of the run.
         folder: of the run.
         data: read, encoded and packed.
+        limits: of the rows to train on, as the step uses them.
         model: resolved model config.
         mesh: devices.
         heartbeat: of this process among several, None where it is alone.
@@ -47,6 +48,7 @@ class Parts:
     config: Config
     folder: runfolder.RunFolder
     data: mixture.Mixture
+    limits: RowLimits
     model: ModelConfig
     mesh: Mesh
     heartbeat: Heartbeat | None
@@ -114,6 +116,7 @@ def _train(config: Config, config_path: str, heartbeat: Heartbeat | None) -> Non
         text_end=data.vocabulary.text_ids.stop,
         pictures=data.picture_grids(),
     )
+    limits = step.limits_on(mesh, data.limits())
     tx = optim.make_optimizer(config.optim, config.train.steps, gpt.param_axes(resolved))
     abstract = state.abstract_state(resolved, tx, mesh, ema=config.optim.ema_decay is not None)
     if config.run.on_existing != "overwrite":
@@ -123,7 +126,7 @@ def _train(config: Config, config_path: str, heartbeat: Heartbeat | None) -> Non
             say(line)
     with room.advised(config, resolved, mesh, config_path):
         batch = sharding.abstract_batch(config.train.batch_size, config.model.context_length, mesh)
-        train_step = step.compile_train_step(config, resolved, tx, abstract, mesh, data.limits())
+        train_step = step.compile_train_step(config, resolved, tx, abstract, mesh, limits)
         compiled = train_step.lower(abstract, batch).compile()
         say(room.checked(compiling.memory_of(compiled, abstract, batch), config, resolved, mesh, config_path))
     distributed.wait("all have looked at the run's folder")
@@ -141,6 +144,7 @@ def _train(config: Config, config_path: str, heartbeat: Heartbeat | None) -> Non
         config=config,
         folder=folder,
         data=data,
+        limits=limits,
         model=resolved,
         mesh=mesh,
         heartbeat=heartbeat,
@@ -218,12 +222,12 @@ def _run_steps(
     first, last = int(train_state.step), config.train.steps
     meter = _Meter(parts, time.monotonic())
     files = _tokenizer_files(parts.folder.tokenizer)
-    scores, most = None, parts.data.limits().targets
+    scores = None
     with Interrupt(jax.process_count() > 1) as interrupt, TrainProgress(first, last) as progress:
         for at in range(first + 1, last + 1):
             parts.reach(at, "reads data")
             begun = time.monotonic()
-            batch = require_weight(next(batches), most)
+            batch = require_weight(next(batches), parts.limits.targets)
             waited = time.monotonic() - begun
             parts.reach(at, "trains")
             train_state, measured = parts.train_step(train_state, sharding.shard_batch(batch, parts.mesh))
@@ -266,7 +270,7 @@ class _Meter:
 
     def __init__(self, parts: Parts, now: float) -> None:
         self._tokens = parts.config.train.batch_size * parts.config.model.context_length
-        self._flops = metrics.flops_per_token(parts.model, parts.data.limits())
+        self._flops = metrics.flops_per_token(parts.model, parts.limits)
         devices = parts.mesh.devices
         peak = metrics.peak_flops(devices.flat[0].device_kind)
         self._peak = None if peak is None else peak * devices.size

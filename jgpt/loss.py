@@ -112,7 +112,7 @@ def cross_entropy(
 
 def kept_targets(seq: int, most: int | None) -> int:
     """Return of how many targets of a row logits are computed, at most `most` of which carry weight; None = not known."""
-    return seq if most is None else min(seq, -(-most // TARGETS_STEP) * TARGETS_STEP)
+    return seq if most is None else min(seq, -(-max(most, 1) // TARGETS_STEP) * TARGETS_STEP)
 
 
 def weighed(
@@ -129,11 +129,11 @@ def weighed(
         x_BSD: features after the final norm.
         targets_BS: id to predict at each position.
         weights_BS: weight of each target.
-        most: of a row's targets that carry weight; None = not known, and all are returned, as where rows are cut over devices.
+        most: of a row's targets that carry weight; None = not known, and all are returned.
     """
     S = targets_BS.shape[1]
     T = kept_targets(S, most)
-    if T == S or parts("seq") > 1:
+    if T == S:
         return x_BSD, targets_BS, weights_BS
     first_BT = jnp.argsort(weights_BS == 0, axis=1, stable=True)[:, :T]
     x_BTD = jnp.take_along_axis(x_BSD, first_BT[..., None], axis=1)

@@ -14,7 +14,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, PRNGKeyArray
 
-from jgpt import sharding
+from jgpt import layout, sharding
 from jgpt.batch import ANY_ROWS, Batch, RowLimits
 from jgpt.config import Config, ModelConfig, TrainConfig
 from jgpt.layout import copies, on_mesh, over_copies, place, place_tokens
@@ -135,6 +135,11 @@ def loss_plan(train: TrainConfig, mesh: Mesh) -> LossPlan:
     )
 
 
+def limits_on(mesh: Mesh, limits: RowLimits) -> RowLimits:
+    """Return the limits that steps on this mesh use: where rows are cut over devices, targets stay where they are."""
+    return dataclasses.replace(limits, targets=None) if layout.parts("seq", mesh.shape) > 1 else limits
+
+
 def train_step(
     cfg: Config,
     model: ModelConfig,
@@ -178,7 +183,7 @@ def compile_train_step(
     """
     where = shardings_of(state)
     return jax.jit(
-        on_mesh(mesh, partial(train_step, cfg, model, tx, loss_plan(cfg.train, mesh), limits)),
+        on_mesh(mesh, partial(train_step, cfg, model, tx, loss_plan(cfg.train, mesh), limits_on(mesh, limits))),
         in_shardings=(where, sharding.batch_sharding(mesh)),
         out_shardings=(where, sharding.replicated(mesh)),
         donate_argnums=0,
@@ -194,7 +199,7 @@ def compile_eval_step(
 
     def sums(params: gpt.Params, batch: Batch) -> LossSums:
         def own(params: gpt.Params, batch: Batch, _: PRNGKeyArray) -> LossSums:
-            return loss_sums(model, params, batch, plan, limits=limits)[1]
+            return loss_sums(model, params, batch, plan, limits=limits_on(mesh, limits))[1]
 
         return over_copies(own)(params, batch, jax.random.key(0))
 

@@ -177,7 +177,7 @@ def gradients(config, mesh_config):
         ),
     ],
 )
-def test_targets_that_carry_no_weight_need_no_logits(name, monkeypatch):
+def test_losses_stay_where_logits_of_prompts_are_left_out(name, monkeypatch):
     mesh, model, train = MESHES.get(name, ({}, {}, {}))
     config = dataclasses.replace(
         CONFIG, model=dataclasses.replace(CONFIG.model, **model), train=dataclasses.replace(CONFIG.train, **train)
@@ -188,7 +188,13 @@ def test_targets_that_carry_no_weight_need_no_logits(name, monkeypatch):
     monkeypatch.setattr(loss, "TARGETS_STEP", 2)
     assert most <= 6
     all_targets, _ = run(config, rows=sparse)
+    picked: list[int] = []
+    weighed = step.weighed
+    monkeypatch.setattr(
+        step, "weighed", lambda x, *rest: picked.append(weighed(x, *rest)[0].shape[1]) or weighed(x, *rest)
+    )
     losses, _ = run(config, MeshConfig(**({"data": 1} | mesh)), rows=sparse, limits=RowLimits(targets=most))
+    assert set(picked) == {16 if "context" in mesh else 6}
     np.testing.assert_allclose(losses, all_targets, atol=MESH_TOLERANCE)
 
 

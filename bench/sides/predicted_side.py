@@ -32,13 +32,14 @@ CONFIG = Config(
     mesh=MeshConfig(data=1),
 )
 MODEL = gpt.resolve(CONFIG.model, vocab_size=SPEC["vocab"], backend=jax.default_backend())
+ONE = RowLimits(documents=1)
 
 
 def predict() -> dict:
     """Return the plan's bytes of a device, seconds of a step, and their bound."""
-    planned = compiling.compile_step(CONFIG, MODEL, jax.devices()[:1], limits=RowLimits(documents=1))
+    planned = compiling.compile_step(CONFIG, MODEL, jax.devices()[:1], ONE)
     times = roofline.times(planned, here.machine(CONFIG), accumulation_steps=1)
-    seconds = here.seconds_by_depth(CONFIG, MODEL, 1)
+    seconds = here.seconds_by_depth(CONFIG, MODEL, ONE)
     figures = {"seconds": seconds, "kernels": times.kernels, "bound": times.bound}
     return {"bytes": planned.memory.total, **figures, **vars(planned.memory)}
 
@@ -55,7 +56,7 @@ def measure(steps: int) -> dict:
     tx = optim.make_optimizer(CONFIG.optim, 1000, gpt.param_axes(MODEL))
     abstract = state.abstract_state(MODEL, tx, mesh)
     batch = here.random_batch(SPEC["rows"], MODEL)
-    compiled = step.compile_train_step(CONFIG, MODEL, tx, abstract, mesh, 1)
+    compiled = step.compile_train_step(CONFIG, MODEL, tx, abstract, mesh, ONE)
     lowered = compiled.lower(abstract, sharding.shard_batch(batch, mesh)).compile()
     blank = jax.jit(lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract))
     make = (lambda: state.create(MODEL, tx, mesh, seed=0)) if SPEC["allocator"] else blank  # blank compiles once

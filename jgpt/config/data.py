@@ -81,7 +81,8 @@ class TaskConfig:
     """Share of the run's steps done before this task joins the mixture: what is learned best alone comes first."""
     categories: tuple[str, ...] = ()
     """qa only: of the data's categories those that this task takes; () = all. A second task with some of the categories of
-    the first shows those more often, or, where the first has a later `start`, sooner."""
+    the first shows those more often, or, where the first has a later `start`, sooner. Another file (`jgpt evaluate --path`)
+    is scored whole."""
     validation_fraction: float = 0.1
     """Share of documents held out where the source brings no split of its own."""
     show_choices: bool = True
@@ -120,6 +121,10 @@ class TaskConfig:
         require(
             not self.steps or self.kind in ("auto", "qa"),
             f"data.tasks.*.steps is on in a task of kind {self.kind!r}: only answers are led to in steps; leave it off.",
+        )
+        require(
+            len(set(self.categories)) == len(self.categories),
+            f"data.tasks.*.categories is {self.categories}: name each once.",
         )
         require(
             not self.categories or self.kind in ("auto", "qa"),

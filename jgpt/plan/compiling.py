@@ -161,7 +161,7 @@ def compile_step(config: Config, model: ModelConfig, devices: Sequence[Any], lim
     else:
         memory = memory_of(compiled, abstract, batch)
         found, run = collectives(text, dict(mesh.shape)), kernels(text)
-    flops = metrics.flops_per_token(model, limits) * rows * length
+    flops = metrics.flops_per_token(model, step.limits_on(mesh, limits)) * rows * length
     return Step(
         mesh=dict(mesh.shape),
         memory=memory,

@@ -41,7 +41,7 @@ class TaskData:
         train: packed training rows.
         validation: packed held-out rows; every held-out target appears once.
         dimensions: bytes, or pixels times channels, of all held-out examples (`Task.dimensions`); None where one has none.
-        left_out: held-out examples that cannot be used, see `Encoded.left_out`.
+        left_out: reason -> held-out examples that cannot be used for it, see `Encoded.left_out`.
     """
 
     task: Task

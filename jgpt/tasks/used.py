@@ -1,6 +1,6 @@
 """What a task uses of its data: its own categories, and captions and steps only where its config trains them.
 
-Owns the notes on what is there and is not used. Refuses to read: `jgpt.data.sources` does.
+Owns the notes on what is there and is not used. Refuses formats: what a source is, and how it is read, `jgpt.data` knows.
 """
 
 from dataclasses import replace

@@ -203,7 +203,8 @@ def _tried(each: "Tried") -> dict[str, Any]:
 def _resolve(config: "Config", machine: "Machine", vocab_size: int | None) -> "tuple[ModelConfig, RowLimits]":
     """Return the model for the machine's platform, and what a row holds at most.
 
-    The data are read where nothing else says how many ids there are; else rows are taken to be one document each.
+    The data are read where nothing else says how many ids there are; else rows are taken to be one document each, and all of
+    its targets to carry weight.
     """
     from jgpt.batch import RowLimits
     from jgpt.model import gpt

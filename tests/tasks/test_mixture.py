@@ -257,32 +257,11 @@ def test_steps_are_used_where_the_config_asks_and_else_left_out_with_a_note(monk
     assert sum(unused.train.sizes) < sum(used.train.sizes)
 
 
-def test_a_task_takes_the_categories_that_its_config_names_and_leaves_the_split_as_it_is(
-    monkeypatch: pytest.MonkeyPatch,
-):
-    train = [QuestionAnswer(f"{i}?", "a", category=("x", "y", "z", "")[i % 4]) for i in range(40)]
-    held = [QuestionAnswer(f"{i}!", "a", category=("x", "y", "new")[i % 3]) for i in range(12)]
-    serve(monkeypatch, "qa", train=train, validation=held)
-    whole, some = (mixture.build(config("qa", categories=of)).tasks["qa"].splits for of in ((), ("y", "x")))
-    assert (whole.train, whole.validation, whole.notes) == (train, held, ())
-    assert some.train == [example for example in train if example.category in ("x", "y")]
-    assert some.validation == [example for example in held if example.category in ("x", "y")]
-    assert some.notes == ("of 2 of 4 categories: 20 of 40 examples to train, 8 of 12 held out",)
-    with pytest.raises(
-        ValueError, match="unknown category in data.tasks.qa.categories 'nev'. Did you mean 'new'.*x, y, z"
-    ):
-        mixture.build(config("qa", categories=("x", "nev")))
+def test_categories_that_leave_nothing_to_train_are_refused(monkeypatch: pytest.MonkeyPatch):
+    train, held = (QuestionAnswer("a", "b", category=name) for name in ("x", "new"))
+    serve(monkeypatch, "qa", train=[train], validation=[held])
     with pytest.raises(ValueError, match="data.tasks.qa: the train split of 'qa' is empty"):
         mixture.build(config("qa", categories=("new",)))
-
-
-def test_categories_that_no_example_has_are_refused(monkeypatch: pytest.MonkeyPatch):
-    question = QuestionAnswer("a", "b")
-    serve(monkeypatch, "qa", train=[question], validation=[question])
-    with pytest.raises(ValueError, match=r"data.tasks.qa.categories is \('x',\), but the examples have no categories"):
-        mixture.build(config("qa", categories=("x",)))
-    with pytest.raises(ValueError, match=r"categories is \('x',\) in a task of kind 'text': only questions have"):
-        TaskConfig(kind="text", categories=("x",))
 
 
 def test_config_without_tasks_is_refused():
