@@ -284,13 +284,7 @@ def main() -> None:
     if name not in images:
         parser.error(f"{options.config} has the image tasks {images}, not {name!r}")
     task, vocabulary = data.tasks[name], data.vocabulary
-    model = gpt.resolve(
-        config.model,
-        vocab_size=vocabulary.size,
-        backend=jax.default_backend(),
-        text_end=vocabulary.text_ids.stop,
-        pictures=data.picture_grids(),
-    )
+    model = gpt.resolve(config.model, backend=jax.default_backend(), **data.ids_for_model())
     ours = jax.eval_shape(partial(gpt.init, model), jax.random.key(0))
     wanted = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(ours))
     training, held_out = read(task, "train"), read(task, "validation")

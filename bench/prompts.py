@@ -36,13 +36,7 @@ def main() -> None:
     config = from_arguments(options.config, overrides, "prompts.py", __doc__ or "")
     data = mixture.build(config)
     limits, length = data.limits(), config.model.context_length
-    model = gpt.resolve(
-        config.model,
-        vocab_size=data.vocabulary.size,
-        backend=jax.default_backend(),
-        text_end=data.vocabulary.text_ids.stop,
-        pictures=data.picture_grids(),
-    )
+    model = gpt.resolve(config.model, backend=jax.default_backend(), **data.ids_for_model())
     mesh = sharding.make_mesh(config.mesh)
     tx = optim.make_optimizer(config.optim, config.train.steps, gpt.param_axes(model))
     of = dict(zip(SIDES, (RowLimits(limits.documents), limits), strict=True))

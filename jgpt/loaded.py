@@ -355,13 +355,7 @@ def load(
     )
     vocabulary, tasks = mixture.load(folder.tokenizer)
     devices = sharding.make_mesh(mesh or MeshConfig(data=1))
-    model = gpt.resolve(
-        config.model,
-        vocab_size=vocabulary.size,
-        backend=jax.default_backend(),
-        text_end=vocabulary.text_ids.stop,
-        pictures=mixture.picture_grids(vocabulary, tasks),
-    )
+    model = gpt.resolve(config.model, backend=jax.default_backend(), **mixture.ids_for_model(vocabulary, tasks))
     tx = optim.make_optimizer(config.optim, config.train.steps, gpt.param_axes(model))
     abstract = state.abstract_state(model, tx, devices, ema=config.optim.ema_decay is not None)
     part = {"params": abstract.params} if abstract.ema is None else {"ema": abstract.ema}

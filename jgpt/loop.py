@@ -109,13 +109,7 @@ def _train(config: Config, config_path: str, heartbeat: Heartbeat | None) -> Non
         return
     say(f"{config.run.dir}: reading data")
     data = read_once(config, folder, heartbeat)
-    resolved = gpt.resolve(
-        config.model,
-        vocab_size=data.vocabulary.size,
-        backend=jax.default_backend(),
-        text_end=data.vocabulary.text_ids.stop,
-        pictures=data.picture_grids(),
-    )
+    resolved = gpt.resolve(config.model, backend=jax.default_backend(), **data.ids_for_model())
     limits = step.limits_on(mesh, data.limits())
     tx = optim.make_optimizer(config.optim, config.train.steps, gpt.param_axes(resolved))
     abstract = state.abstract_state(resolved, tx, mesh, ema=config.optim.ema_decay is not None)

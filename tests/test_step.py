@@ -190,9 +190,13 @@ def test_losses_stay_where_logits_of_prompts_are_left_out(name, monkeypatch):
     all_targets, _ = run(config, rows=sparse)
     picked: list[int] = []
     weighed = step.weighed
-    monkeypatch.setattr(
-        step, "weighed", lambda x, *rest: picked.append(weighed(x, *rest)[0].shape[1]) or weighed(x, *rest)
-    )
+
+    def watched(*arguments):
+        kept = weighed(*arguments)
+        picked.append(kept[0].shape[1])
+        return kept
+
+    monkeypatch.setattr(step, "weighed", watched)
     losses, _ = run(config, MeshConfig(**({"data": 1} | mesh)), rows=sparse, limits=RowLimits(targets=most))
     assert set(picked) == {16 if "context" in mesh else 6}
     np.testing.assert_allclose(losses, all_targets, atol=MESH_TOLERANCE)

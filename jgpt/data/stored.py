@@ -37,12 +37,13 @@ def write_documents(folder: Path, documents: Sequence[Document], examples: Seque
         streams = [_pointer(stream, one.offset) for stream, one in zip(examples, documents, strict=True)]
         (folder / "streams.json").write_text(json.dumps(streams))
         return
-    for name, counts in (("lengths", lengths_of(documents)), ("trained", trained_of(documents))):
+    lengths = lengths_of(documents)
+    for name, counts in (("lengths", lengths), ("trained", trained_of(documents))):
         _write(folder / f"{name}.npy", counts.dtype, counts.shape, [counts])
     top = max(int(document.tokens.max()) + document.offset for document in documents)
     narrow = np.dtype(np.uint16 if top <= NARROW else np.int32)
     ids = (document.tokens.astype(np.int32) + document.offset for document in documents)
-    size = sum(len(document.tokens) for document in documents)
+    size = int(lengths.sum())
     _write(folder / "tokens.npy", narrow, (size,), ids)
     if all(document.weights is None for document in documents):
         return

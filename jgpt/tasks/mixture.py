@@ -59,9 +59,9 @@ class Mixture:
     vocabulary: Vocabulary
     tasks: dict[str, TaskData]
 
-    def picture_grids(self) -> dict[str, PictureGrid]:
-        """Return how the tokens of each image task's pictures lie."""
-        return picture_grids(self.vocabulary, {name: data.task for name, data in self.tasks.items()})
+    def ids_for_model(self) -> dict[str, Any]:
+        """Return the arguments of `gpt.resolve` that say which ids there are."""
+        return ids_for_model(self.vocabulary, {name: data.task for name, data in self.tasks.items()})
 
     def limits(self) -> RowLimits:
         """Return what a training row of any task holds at most."""
@@ -285,6 +285,15 @@ def _texts(examples: Sequence[Any]) -> list[str]:
         elif isinstance(example, Picture):
             texts.append(example.caption)
     return texts
+
+
+def ids_for_model(vocabulary: Vocabulary, tasks: Mapping[str, Task]) -> dict[str, Any]:
+    """Return the arguments of `gpt.resolve` that say which ids there are: how many, where text ends, how pictures lie."""
+    return {
+        "vocab_size": vocabulary.size,
+        "text_end": vocabulary.text_ids.stop,
+        "pictures": picture_grids(vocabulary, tasks),
+    }
 
 
 def picture_grids(vocabulary: Vocabulary, tasks: Mapping[str, Task]) -> dict[str, PictureGrid]:

@@ -219,13 +219,7 @@ def _resolve(config: "Config", machine: "Machine", vocab_size: int | None) -> "t
     except (ValueError, FileNotFoundError) as error:
         words = f"{error} Or say --vocab-size N, the ids of its tokenizer: a plan needs nothing else of the data."
         raise type(error)(words) from None
-    model = gpt.resolve(
-        config.model,
-        vocab_size=data.vocabulary.size,
-        backend=platform,
-        text_end=data.vocabulary.text_ids.stop,
-        pictures=data.picture_grids(),
-    )
+    model = gpt.resolve(config.model, backend=platform, **data.ids_for_model())
     return model, data.limits()
 
 

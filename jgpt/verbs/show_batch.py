@@ -108,12 +108,6 @@ def _probe(config: "Config", data: "Mixture") -> "Callable[[Batch], list[Finding
     from jgpt.show import leaks
 
     ids = data.vocabulary
-    model = gpt.resolve(
-        config.model,
-        vocab_size=ids.size,
-        backend=jax.default_backend(),
-        text_end=ids.text_ids.stop,
-        pictures=data.picture_grids(),
-    )
+    model = gpt.resolve(config.model, backend=jax.default_backend(), **data.ids_for_model())
     params = leaks.disturbed(model, config.train.seed)
     return lambda batch: leaks.probe(model, params, batch, ids.size, config.train.seed)

@@ -272,12 +272,9 @@ def test_targets_are_picked_where_their_rows_are(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(loss, "TARGETS_STEP", 8)
     mesh = dict(data=2, fsdp=2, tensor=2)
     whole, picked = sent(planned(**mesh)), sent(planned(limits=RowLimits(targets=7), **mesh))
-    head = (
-        STREAM + 3 * 4 * TOKENS
-    ) / 4  # over `tensor`, of the rows of a device; of 8 targets of 32 where they are picked
-    assert picked == pytest.approx(
-        whole | {("all-reduce", "tensor"): whole["all-reduce", "tensor"] - 3 / 4 * head}, abs=SMALL
-    )
+    tensor = "all-reduce", "tensor"
+    head = (STREAM + 3 * 4 * TOKENS) / 4  # of the rows of a device; a quarter of it where 8 targets of 32 are picked
+    assert picked == pytest.approx(whole | {tensor: whole[tensor] - 3 / 4 * head}, abs=SMALL)
 
 
 @needs_eight
