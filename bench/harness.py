@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any, Final
 
 BENCH: Final = Path(__file__).resolve().parent
-RESULTS: Final = BENCH / "results"
+RESULTS: Final = Path(os.environ.get("JGPT_BENCH_RESULTS", BENCH / "results"))
 _BEFORE: dict[Path, Any] = {}  # results of earlier runs, as this process found them
 # On a GPU jax would take three quarters of the memory at once, or grow to it, and leave its peer without.
 BESIDE_PEERS: Final = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.48"}
+VECTOR_UNITS: Final = ("avx2", "avx512f", "avx512_bf16", "avx512_vp2intersect", "amx_bf16")  # the last names the machine
 PACKAGES: Final = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "transformers")
 
 
@@ -131,7 +132,7 @@ def machine() -> dict[str, Any]:
             continue
     return {
         "processor": model,
-        "vector_units": [unit for unit in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if unit in flags.split()],
+        "vector_units": [unit for unit in VECTOR_UNITS if unit in flags.split()],
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(memory, 1),
         "system": platform.system(),
@@ -185,7 +186,7 @@ def publish(name: str, results: Mapping[str, Any], rows: Iterable[Sequence[str]]
                 console.print(f"{key}: {value:.4g}, before ({before['date']}): {before['headline'][key]:.4g}")
     record = {"date": datetime.date.today().isoformat(), "machine": machine(), **results}
     path.write_text(json.dumps(record, indent=1) + "\n")
-    console.print(f"written: {path.relative_to(BENCH.parent)}")
+    console.print(f"written: {path}", soft_wrap=True)
 
 
 def arguments(description: str, **options: Mapping[str, Any]) -> argparse.Namespace:

@@ -16,7 +16,7 @@ import dataclasses  # noqa: E402
 
 import jax  # noqa: E402
 
-from jgpt import checkpoint, configio, evaluate, loop, metrics, sharding, step  # noqa: E402
+from jgpt import checkpoint, configio, evaluate, loop, metrics, sharding  # noqa: E402
 
 SPENT: dict[str, float] = {}
 STRETCHES: dict[str, list[float]] = {"loop": [], "bare": []}
@@ -59,7 +59,7 @@ def bare_between(compiled: Callable) -> Callable:
         if taken == SPEC["stretch"]:
             jax.block_until_ready(state)
             now = time.perf_counter()
-            if STRETCHES["bare"]:  # the first stretch compiles
+            if STRETCHES["bare"]:  # the first stretch warms up
                 STRETCHES["loop"].append((now - begun) / taken)
             else:
                 SPENT.clear()
@@ -89,8 +89,10 @@ def run() -> dict:
             eval=dataclasses.replace(config.eval, every_steps=steps),
             checkpoint=dataclasses.replace(config.checkpoint, every_steps=SPEC["stretch"]),
         )
-        make_step, make_batches = step.compile_train_step, loop.train_batches
-        loop.step.compile_train_step = lambda *arguments: bare_between(make_step(*arguments))
+        run_steps, make_batches = loop._run_steps, loop.train_batches
+        loop._run_steps = lambda parts, *arguments: run_steps(
+            dataclasses.replace(parts, train_step=bare_between(parts.train_step)), *arguments
+        )
         loop.train_batches = lambda *arguments, **options: Batches(make_batches(*arguments, **options))
         checkpoint.Checkpoints.save = timed("checkpoints", checkpoint.Checkpoints.save)
         loop.Checkpoints.save = checkpoint.Checkpoints.save

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 from jgpt.check import require
-from jgpt.data.examples import QuestionAnswer, Splits
+from jgpt.data.examples import QuestionAnswer, Splits, placed
 from jgpt.data.read_log import BadRecord, ReadLog
 
 NAME: Final = re.compile(r"qa(\d+)_([\w-]+)_(train|test|valid)\.txt$")
@@ -64,7 +64,7 @@ def read_babi(files: Mapping[str, str], log: ReadLog | None = None, *, whole: bo
             if not any(line.answer for line in story):
                 log.bad(where, f"the story asks nothing: {' '.join(line.text for line in story)[:80]!r}")
             part = train if match[3] == "train" and not whole else held
-            part += _questions(story, category)
+            part += (placed(example, where) for example in _questions(story, category))
     if whole:
         require(
             bool(held), f"no question is in {', '.join(sorted(files)) or 'nothing'}: pass files of bAbI's questions."

@@ -4,7 +4,7 @@ Owns the example types and `Splits`; refuses ids, which belong to the tasks.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ class QuestionAnswer:
         category: the row of the score table it belongs to; empty for none.
         steps: what leads to the answer, in order, such as the facts that support it; said before the answer and trained
             where the run's `data.tasks.NAME.steps` is on, never given.
+        place: where it stands, for messages, such as "qa.jsonl, line 3"; empty where it was made in memory.
     """
 
     question: str
@@ -35,6 +36,7 @@ class QuestionAnswer:
     choices: tuple[str, ...] = ()
     category: str = ""
     steps: tuple[str, ...] = ()
+    place: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,10 @@ class Message:
 
 @dataclass(frozen=True)
 class Conversation:
-    """A dialogue; the assistant's turns are trained."""
+    """A dialogue; the assistant's turns are trained. `place` as of a question."""
 
     messages: tuple[Message, ...]
+    place: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -60,11 +63,18 @@ class Picture:
         pixels: uint8 [height, width] or [height, width, channel].
         caption: class name or words; empty for none.
         brightness: what the pixels were drawn from at random (`drawn`), like them; None where they were not.
+        place: as of a question.
     """
 
     pixels: np.ndarray
     caption: str = ""
     brightness: np.ndarray | None = None
+    place: str = field(default="", compare=False)
+
+
+def placed(example: Any, place: str) -> Any:
+    """Return an example that knows where it stands; a text stays as it is."""
+    return example if isinstance(example, str) else replace(example, place=place)
 
 
 @dataclass(frozen=True)

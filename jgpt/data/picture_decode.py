@@ -160,7 +160,7 @@ def in_form(splits: Splits, rules: PictureRules) -> Splits:
     if rules.is_free() or not all(isinstance(example, Picture) for example in before):
         return splits
     pixels = [fit(example.pixels, rules) for example in before]
-    after = [Picture(p, e.caption) for p, e in zip(agree(pixels), before, strict=True)]
+    after = [Picture(p, e.caption, place=e.place) for p, e in zip(agree(pixels), before, strict=True)]
     cut = len(splits.train)
     return dataclasses.replace(splits, train=after[:cut], validation=after[cut:], baselines={})
 

@@ -214,7 +214,7 @@ def _decode_all(
     )
     if rules.mode == "auto":
         decoded = dict(zip(decoded, agree(list(decoded.values())), strict=True))
-    read = [(n, Picture(decoded[n], caption)) for n, caption in wanted if n in decoded]
+    read = [(n, Picture(decoded[n], caption, place=str(folder / names[n]))) for n, caption in wanted if n in decoded]
     behind = "#{:02x}{:02x}{:02x}".format(*rules.background)
     words = {"alpha": f"laid on the background {behind}, having transparent pixels"}
     return read, [f"{count} pictures: {words.get(step, step)}" for step, count in sorted(done.items())]

@@ -13,7 +13,7 @@ from typing import Final
 
 from jgpt.data.columns import check_question
 from jgpt.data.decoding import check_characters, decode_records
-from jgpt.data.examples import QuestionAnswer
+from jgpt.data.examples import QuestionAnswer, placed
 from jgpt.data.inputs import InputFile
 from jgpt.data.read_log import BadRecord, ReadLog
 
@@ -69,11 +69,12 @@ def read_quiz(file: InputFile, encoding: str, index: Mapping[str, list[str]], lo
             continue
         record += line
         if record.strip():
+            place = f"{file.where}, line {start}"
             try:
                 check_characters(record, encoding)
-                yield from _questions(record, names, file.stem, log)
+                yield from (placed(example, place) for example in _questions(record, names, file.stem, log))
             except BadRecord as error:
-                log.bad(f"{file.where}, line {start}", str(error))
+                log.bad(place, str(error))
         record = ""
     if record:
         log.bad(f"{file.where}, line {start}", "the last line ends in a backslash, and none follows: take it out")

@@ -4,7 +4,7 @@ Owns what belongs together: questions that are equal, share a context or a group
 conversations that open alike stay on one side; equal texts count once. Refuses files.
 """
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence, Set
 from typing import Any, Final
 
 import numpy as np
@@ -65,7 +65,9 @@ def splits_of(
             require(len(examples[0]) >= 2, f"the only text is {examples[0]!r}: at least two characters are needed.")
             cut = tail_start(len(examples[0]), validation_fraction)
             return Splits([examples[0][:cut]], [examples[0][cut:]], kind=kind, notes=notes)
-    keys = [_keys(example, group) for example, group in zip(examples, groups or [None] * len(examples), strict=True)]
+    scored = {_plain(example.question) for example in examples if isinstance(example, QuestionAnswer)}
+    pairs = zip(examples, groups or [None] * len(examples), strict=True)
+    keys = [_keys(example, group, scored) for example, group in pairs]
     components = connected(keys)
     if max(np.bincount(components)) > len(examples) * (1 - validation_fraction):
         # Such as "Where is Mary?", asked of every story: the context tells such questions apart.
@@ -134,23 +136,25 @@ def hold_out_groups(components: Sequence[int], fraction: float, seed: int, what:
 
 def shared(train: Sequence[Any], held: Sequence[Any]) -> int:
     """Return how many held-out examples equal a training one by what is asked (question with context, or opening)."""
-    seen = {_identity(example) for example in train}
-    return sum(_identity(example) in seen for example in held)
+    seen = {asked for example in train for asked in _identities(example)}
+    return sum(_identities(example)[0] in seen for example in held)
 
 
-def _identity(example: Any) -> Hashable:
+def _identities(example: Any) -> list[Hashable]:
+    """Return what is asked: first what is scored, then what follows it and is trained alone."""
     if isinstance(example, QuestionAnswer):
-        return (_plain(example.context), _plain(example.question))
-    return _opening(example) if isinstance(example, Conversation) else example
+        turns = (example, *example.more)
+        return [(_plain(turn.context or example.context), _plain(turn.question)) for turn in turns]
+    return [_opening(example) if isinstance(example, Conversation) else example]
 
 
-def _keys(example: Any, group: Hashable) -> list[tuple[str, Hashable]]:
-    """Return what ties an example to others."""
+def _keys(example: Any, group: Hashable, scored: Set[str]) -> list[tuple[str, Hashable]]:
+    """Return what ties an example to others; follow-ups do where they are `scored` questions elsewhere, not "Why?" alone."""
     keys: list[tuple[str, Hashable]] = [] if group is None else [("group", group)]
     if isinstance(example, QuestionAnswer):
-        keys.append(("question", _plain(example.question)))
-        contexts = (_plain(turn.context) for turn in (example, *example.more))
-        keys += [("context", context) for context in contexts if context]
+        turns = (example, *example.more)
+        keys += [("question", asked) for asked in (_plain(turn.question) for turn in turns) if asked in scored]
+        keys += [("context", context) for context in (_plain(turn.context) for turn in turns) if context]
     elif isinstance(example, Conversation):
         keys.append(("opening", _opening(example)))
     return keys

@@ -14,7 +14,7 @@ from typing import Any
 
 from jgpt.data.columns import check_question
 from jgpt.data.decoding import check_characters
-from jgpt.data.examples import QuestionAnswer
+from jgpt.data.examples import QuestionAnswer, placed
 from jgpt.data.inputs import InputFile
 from jgpt.data.read_log import BadRecord, KnownIds, ReadLog
 
@@ -61,7 +61,7 @@ def read_squad(
                     if example is None:
                         continue
                     if key is None or not seen.repeats(str(key), example, file.where, "on another question", log):
-                        yield example, group
+                        yield placed(example, where), group
                 except BadRecord as error:
                     found = _line(text, key, times[key]) if isinstance(key, str | int) else ""
                     log.bad(where + found, str(error))

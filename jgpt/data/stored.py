@@ -206,7 +206,7 @@ def _question(fields: dict[str, Any]) -> QuestionAnswer:
 
 
 def _conversation(fields: dict[str, Any]) -> Conversation:
-    return Conversation(tuple(Message(**message) for message in fields["messages"]))
+    return Conversation(tuple(Message(**message) for message in fields["messages"]), fields["place"])
 
 
 def _write(path: Path, dtype: np.dtype, shape: tuple[int, ...], parts: Iterable[np.ndarray]) -> None:

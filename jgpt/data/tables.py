@@ -15,6 +15,7 @@ from typing import Any, Final, NoReturn
 from jgpt.check import require
 from jgpt.data.columns import Layout, example_of, layout_of
 from jgpt.data.decoding import check_characters, decode_records
+from jgpt.data.examples import placed
 from jgpt.data.inputs import InputFile
 from jgpt.data.read_log import BadRecord, KnownIds, ReadLog
 
@@ -57,14 +58,15 @@ def read_table(
     layout = layout_of(names, where=file.where, kind=kind, columns=columns)
     examples: list[Any] = []
     for line, record in rows:
+        place = f"{file.where}, line {line}"
         try:
             if isinstance(record, BadRecord):
                 raise record
-            example = example_of(record, layout, encoding)
+            example = placed(example_of(record, layout, encoding), place)
             if not _is_repeated(record.get(layout.columns.get("id", "")), line, example, file, seen, log):
                 examples.append(example)
         except BadRecord as error:
-            log.bad(f"{file.where}, line {line}", str(error))
+            log.bad(place, str(error))
     return layout, examples
 
 

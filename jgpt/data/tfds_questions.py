@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from jgpt.data.columns import SYNONYMS, Layout, check_question, layout_of
 from jgpt.data.decoding import check_characters
-from jgpt.data.examples import QuestionAnswer
+from jgpt.data.examples import QuestionAnswer, placed
 from jgpt.data.read_log import BadRecord, ReadLog
 
 Parts = Mapping[str, str | tuple[str, ...]]  # ours -> path of a feature; choices may be one feature each
@@ -88,16 +88,17 @@ def questions(
     """
     found: list[tuple[QuestionAnswer, str | None]] = []
     for number, example in enumerate(examples):
+        place = f"{where}, example {number}"
         try:
             question = _question(example, parts)
         except BadRecord as error:
-            log.bad(f"{where}, example {number}", str(error))
+            log.bad(place, str(error))
             continue
         if question is None:
             log.count("question(s) without an answer left out")
             continue
         group = _text(_at(example, str(parts["group"]))) if "group" in parts else None
-        found.append((question, group or None))
+        found.append((placed(question, place), group or None))
     return found
 
 

@@ -18,7 +18,7 @@ from typing import Final
 
 from jgpt.data.columns import check_question
 from jgpt.data.decoding import check_characters, decode_mixed
-from jgpt.data.examples import QuestionAnswer
+from jgpt.data.examples import QuestionAnswer, placed
 from jgpt.data.inputs import InputFile
 from jgpt.data.read_log import BadRecord, ReadLog
 
@@ -41,10 +41,11 @@ def read_trivia(file: InputFile, encoding: str, log: ReadLog) -> Iterator[Questi
     for number, line in enumerate([*text.split("\n"), "#Q"], 1):
         if re.match(r"#Q(\s|$)", line):
             if any(part.strip() for part in block):
+                place = f"{file.where}, line {start}"
                 try:
-                    yield _question(block, file.stem, log)
+                    yield placed(_question(block, file.stem, log), place)
                 except BadRecord as error:
-                    log.bad(f"{file.where}, line {start}", str(error))
+                    log.bad(place, str(error))
             block, start = [], number
         block.append(line)
 

@@ -64,7 +64,7 @@ def encode_split(
         try:
             document = task.encode(example)
         except ValueError as error:
-            complaint = f"{where}, {_beginning(example)}: {error}"
+            complaint = f"{where}, {_which(example)}: {error}"
             if on_bad_record != "skip":
                 raise ValueError(f"{complaint} Or leave such examples out with --data.on-bad-record skip.") from None
             bad.append(complaint)
@@ -73,7 +73,7 @@ def encode_split(
             too_long += 1
             require(
                 on_long == "skip",
-                f"{where}, {_beginning(example)}: it has {len(document.tokens)} tokens and must stay whole, but a row holds "
+                f"{where}, {_which(example)}: it has {len(document.tokens)} tokens and must stay whole, but a row holds "
                 f"{length + 1}: raise model.context_length, shorten it, or leave such examples out with on_long 'skip' "
                 "(--data.tasks.NAME.on-long skip).",
             )
@@ -88,8 +88,13 @@ def encode_split(
     return Encoded(documents, kept, too_long, tuple(bad))
 
 
+def _which(example: Any) -> str:
+    """Return words that say which example is meant: where it stands, where it knows that, and how it begins."""
+    place = getattr(example, "place", "")
+    return f"{place}, {_beginning(example)}" if place else _beginning(example)
+
+
 def _beginning(example: Any) -> str:
-    """Return words that say which example is meant."""
     if isinstance(example, Conversation):
         example = example.messages[0].content if example.messages else ""
     text = {QuestionAnswer: "question", Picture: "caption"}.get(type(example))

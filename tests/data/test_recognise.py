@@ -61,6 +61,34 @@ def test_a_folder_is_recognised(files: dict, recognised: str, kind: str, tmp_pat
         assert (read(tmp_path / file).train, read(tmp_path / file).recognised) == (splits.train, splits.recognised)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "places"),
+    [
+        ("a.jsonl", "\n" + records(1) + "\n" + records(2), ["line 2", "line 4"]),
+        ("a.csv", 'question,answer\n"a\nb",c\nd,e\n', ["line 2", "line 4"]),
+        ("a.json", '[\n{"question": "q", "answer": "a"},\n{"question": "r", "answer": "a"}]', ["line 2", "line 3"]),
+        ("chat.jsonl", '{"messages": [{"role": "assistant", "content": "hello"}]}\n', ["line 1"]),
+        ("trivia", TRIVIA[: TRIVIA.index("#Q Number 2")], ["line 1", "line 6"]),
+    ],
+)
+def test_an_example_knows_where_it_stands(name: str, content: str, places: list[str], tmp_path: Path) -> None:
+    splits = read(write(tmp_path, {name: content}) / name, validation_fraction=None)
+    assert [example.place for example in splits.validation] == [f"{tmp_path / name}, {place}" for place in places]
+
+
+def test_questions_of_squad_quiz_and_babi_know_where_they_stand(tmp_path: Path) -> None:
+    squad, quiz, babi = (tmp_path / name for name in ("a.json", "quiz", "babi"))
+    squad.write_text(squad_of(("a", "q"), ("b", "r")))
+    write(quiz, {"capitals": "\na\\\n:b\nc:d\n", "index": INDEX})
+    write(babi, {"qa1_a_test.txt": STORY * 2})
+    for path, found in (
+        (squad, [f"{squad}, data[0].paragraphs[0].qas[{i}]" for i in (0, 1)]),
+        (quiz, [f"{quiz / 'capitals'}, line {line}" for line in (2, 4)]),
+        (babi, [f"{'qa1_a_test.txt'}, line {line}" for line in (1, 3)]),
+    ):
+        assert [example.place for example in read(path, validation_fraction=None).validation] == found
+
+
 def test_what_is_no_data_is_named(tmp_path: Path) -> None:
     files = {"a.jsonl": records(1, 2), "README.md": "about", "LICENCE.txt": "free"}
     assert read(write(tmp_path, files)).notes == ("left out, as no data: LICENCE.txt, README.md",)

@@ -87,6 +87,17 @@ def test_one_question_of_many_contexts_is_split_by_context() -> None:
     assert not {e.context for e in splits.train} & {e.context for e in splits.validation}
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_scored_question_is_no_follow_up_of_training(seed: int) -> None:
+    """But what follows everywhere and is scored nowhere, such as "Why?", ties nothing."""
+    why = QuestionAnswer("Why?", "So.")
+    examples = [QuestionAnswer(f"q{i}", "a", more=(QuestionAnswer(f" Q{i + 1} ", "b"), why)) for i in range(0, 40, 2)]
+    examples += [QuestionAnswer(f"q{i + 1}", "b") for i in range(0, 40, 2)]
+    splits = splits_of(examples, 0.3, seed)
+    assert len(splits.validation) == 12 and not splits.notes and not shared(splits.train, splits.validation)
+    assert shared(examples[:20], examples[20:]) == 20 and not shared(examples[20:], examples[:20])
+
+
 def test_groups_of_a_file_stay_whole() -> None:
     examples = [QuestionAnswer(f"q{i}", "x", context=f"c{i}") for i in range(30)]
     splits = splits_of(examples, 0.2, 0, [f"article {i % 5}" for i in range(30)])

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,22 @@ def test_examples_longer_than_the_context_can_be_left_out_and_are_counted(monkey
     serve(monkeypatch, "qa", validation=[long])
     with pytest.raises(ValueError, match=r"validation split holds no target to predict \(1 of 1 examples are longer"):
         mixture.build(config("qa", on_long="skip"))
+
+
+@pytest.mark.parametrize("skipped", [False, True])
+def test_an_answer_that_no_token_expresses_is_named_by_file_and_line(skipped: bool, tmp_path: Path):
+    for part, answers in (("train", "no"), ("valid", "nö")):
+        lines = (json.dumps({"question": f"{part} {answer}?", "answer": answer}) + "\n" for answer in answers)
+        (tmp_path / f"{part}.jsonl").write_text("".join(lines))
+    task = {"own": TaskConfig(kind="qa", source="path")}
+    data = DataConfig(path=str(tmp_path), tasks=task, on_bad_record="skip" if skipped else "error")
+    run = dataclasses.replace(config("qa", text="characters"), data=data)
+    said = rf"validation split, .*valid\.jsonl, line 2, the example that begins 'valid ö\?': character '[ïlvdö]' .*bytes"
+    if skipped:
+        assert re.search(said, mixture.build(run).tasks["own"].splits.notes[-1])
+    else:
+        with pytest.raises(ValueError, match=said):
+            mixture.build(run)
 
 
 def test_ids_from_elsewhere_must_belong_to_the_vocabulary(monkeypatch: pytest.MonkeyPatch):
