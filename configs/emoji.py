@@ -5,7 +5,7 @@ rotary in row and column; a tenth of the pictures without their caption, so that
 Command: python train.py configs/emoji.py --data.path FOLDER; at 32 x 32 with
     --data.image-size 32 --model.context-length 1088 --train.batch-size 4
 Time: about a quarter of an hour on two CPU cores at 16 x 16.
-Score: nats per token and the palette's own error; look at the pictures: jgpt draw runs/emoji --held-out 16 -n 3
+Score: nats per token and what the palette itself loses; look at the pictures: jgpt draw runs/emoji --held-out 16 -n 3
 """
 
 from jgpt import presets

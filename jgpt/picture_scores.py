@@ -1,6 +1,6 @@
 """Scores of pictures beyond their likelihood: what the codes lose, and whether drawings are what they were asked for.
 
-Owns `TASK/palette_rmse` [grey levels] and `TASK/palette_psnr` [dB] of codes that lose something, and
+Owns `TASK/code_rmse` [grey levels] and `TASK/code_psnr` [dB] of codes that lose something, and
 `TASK/classifier_accuracy` beside `TASK/class_consistency`. Refuses likelihoods, which are `evaluate`'s.
 """
 
@@ -44,7 +44,7 @@ def code_error(name: str, data: TaskData) -> dict[str, float]:
     if not isinstance(data.task, ImageTask):
         return {}
     lost = loses(data.task.vocabulary.code, (example.pixels for example in data.splits.validation))
-    return {f"{name}/palette_rmse": lost.rmse, f"{name}/palette_psnr": lost.psnr} if lost.rmse else {}
+    return {f"{name}/code_rmse": lost.rmse, f"{name}/code_psnr": lost.psnr} if lost.rmse else {}
 
 
 def classes_of(data: TaskData) -> tuple[str, ...] | None:

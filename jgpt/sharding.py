@@ -177,4 +177,6 @@ def shard_batch(batch: Batch, mesh: Mesh) -> Batch:
     rows *= share_of_rows(mesh).count if jax.process_count() > 1 else 1
     check_rows(rows, mesh, "the batch")
     sharding = batch_sharding(mesh)
+    if jax.process_count() == 1:  # all five arrays in one call take little more than half the time
+        return jax.device_put(batch, sharding)
     return Batch(*(jax.make_array_from_process_local_data(sharding, array, (rows, length)) for array in batch))

@@ -27,8 +27,8 @@ def test_exact_codes_have_no_error_and_lossy_ones_the_one_by_hand():
     data.task.vocabulary = dataclasses.replace(data.task.vocabulary, image=Palette.grey(2))
     squares = 0 + 10**2 + 20**2 + 5**2 + 0 + 127**2  # every pixel to the nearer of 0 and 255
     scores = picture_scores.code_error("p", data)
-    assert scores["p/palette_rmse"] == pytest.approx(math.sqrt(squares / 6))
-    assert scores["p/palette_psnr"] == pytest.approx(20 * math.log10(255 / math.sqrt(squares / 6)))
+    assert scores["p/code_rmse"] == pytest.approx(math.sqrt(squares / 6))
+    assert scores["p/code_psnr"] == pytest.approx(20 * math.log10(255 / math.sqrt(squares / 6)))
 
 
 @pytest.mark.parametrize("per_class", [1, 4])

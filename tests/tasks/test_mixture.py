@@ -201,12 +201,12 @@ def test_examples_longer_than_the_context_can_be_left_out_and_are_counted(monkey
 @pytest.mark.parametrize("skipped", [False, True])
 def test_an_answer_that_no_token_expresses_is_named_by_file_and_line(skipped: bool, tmp_path: Path):
     for part, answers in (("train", "no"), ("valid", "nö")):
-        lines = (json.dumps({"question": f"{part} {answer}?", "answer": answer}) + "\n" for answer in answers)
+        lines = (json.dumps({"question": f"is {answer}?", "answer": answer}) + "\n" for answer in answers)
         (tmp_path / f"{part}.jsonl").write_text("".join(lines))
     task = {"own": TaskConfig(kind="qa", source="path")}
     data = DataConfig(path=str(tmp_path), tasks=task, on_bad_record="skip" if skipped else "error")
     run = dataclasses.replace(config("qa", text="characters"), data=data)
-    said = rf"validation split, .*valid\.jsonl, line 2, the example that begins 'valid ö\?': character '[ïlvdö]' .*bytes"
+    said = r"validation split, .*valid\.jsonl, line 2, the example that begins 'is ö\?': character 'ö' .*bytes"
     if skipped:
         assert re.search(said, mixture.build(run).tasks["own"].splits.notes[-1])
     else:
