@@ -22,13 +22,8 @@ RESULTS: Final = Path(os.environ.get("JGPT_BENCH_RESULTS", BENCH / "results"))
 _BEFORE: dict[Path, Any] = {}  # results of earlier runs, as this process found them
 # On a GPU jax would take three quarters of the memory at once, or grow to it, and leave its peer without.
 BESIDE_PEERS: Final = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.48"}
-VECTOR_UNITS: Final = (
-    "avx2",
-    "avx512f",
-    "avx512_bf16",
-    "avx512_vp2intersect",
-    "amx_bf16",
-)  # the last names the machine
+# The last that a processor has stands in the name of its folder of results.
+VECTOR_UNITS: Final = ("avx2", "avx512f", "avx512_bf16", "avx512_vp2intersect", "amx_bf16")
 PACKAGES: Final = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "transformers")
 
 

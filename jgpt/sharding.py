@@ -170,6 +170,8 @@ def shares_of(owners: np.ndarray) -> dict[int, Share]:
 def shard_batch(batch: Batch, mesh: Mesh) -> Batch:
     """Return this process's rows as global arrays on the devices of `mesh`.
 
+    On a CPU they may share the memory of `batch`, which must not be written to afterwards.
+
     Raises:
         ValueError: the rows cannot be split evenly over the devices.
     """

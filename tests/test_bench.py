@@ -1,7 +1,8 @@
-"""The benchmarks: each that needs no peer runs from its one command and leaves its figures."""
+"""The benchmarks: those of training that need no peer run from their one command and leave their figures."""
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -16,22 +17,21 @@ QUESTIONS = "".join(json.dumps({"question": f"What follows {i}?", "answer": str(
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("limits", ""),
-        ("loss", ""),
-        ("attention", ""),
-        ("input", "--data {text} --stretch 12"),
-        ("ablation", "--data {text} --steps 10 --only GELU"),
-        ("prompts", "configs/own.py --data.path {questions} --tokenizer.bpe-vocab-size 300 --steps 1"),
-        ("predicted", "--sizes modern"),
+        ("limits", "--rounds 2"),
+        ("loss", "--rounds 1"),
+        ("attention", "--rounds 1"),
+        ("input", "--rounds 2 --data text.txt --stretch 12"),
+        ("ablation", "--rounds 1 --data text.txt --steps 4 --only GELU"),
+        ("prompts", "configs/own.py --data.path questions.jsonl --tokenizer.bpe-vocab-size 300 --steps 1 --rounds 2"),
+        ("predicted", "--rounds 2 --steps 2 --sizes 'modern 4L/128, 12 x 64'"),
     ],
 )
 def test_a_benchmark_runs(name: str, options: str, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("".join(f"{i} follows {i - 1}. " for i in range(3000)))
     (tmp_path / "questions.jsonl").write_text(QUESTIONS)
-    words = options.format(text=tmp_path / "text.txt", questions=tmp_path / "questions.jsonl").split()
-    words = ["modern 4L/128, 12 x 64" if word == "modern" else word for word in words]
+    words = [str(tmp_path / word) if (tmp_path / word).is_file() else word for word in shlex.split(options)]
     done = subprocess.run(
-        [sys.executable, str(BENCH / f"{name}.py"), *words, "--rounds", "2"],
+        [sys.executable, str(BENCH / f"{name}.py"), *words],
         env={**os.environ, "JGPT_BENCH_RESULTS": str(tmp_path), "PYTHONPATH": str(BENCH.parent)},
         cwd=BENCH.parent,
         capture_output=True,

@@ -79,6 +79,16 @@ def test_axis_that_cannot_be_split_is_refused():
 
 
 @needs_eight
+@pytest.mark.parametrize("mesh", [MeshConfig(data=1), MeshConfig(data=2, fsdp=2, tensor=2)])
+def test_a_batch_comes_to_the_devices_as_it_was(mesh: MeshConfig):
+    devices = sharding.make_mesh(mesh)
+    batch = Batch(*(np.arange(i, 32 + i, dtype=np.float32 if i == 2 else np.int32).reshape(8, 4) for i in range(5)))
+    for given, array in zip(batch, sharding.shard_batch(batch, devices), strict=True):
+        assert array.sharding == sharding.batch_sharding(devices) and array.dtype == given.dtype
+        np.testing.assert_array_equal(np.asarray(array), given)
+
+
+@needs_eight
 def test_rows_that_cannot_be_split_are_refused():
     batch = Batch(*(np.zeros((6, 4), np.int32),) * 5)
     with pytest.raises(

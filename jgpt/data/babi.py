@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 from jgpt.check import require
-from jgpt.data.examples import QuestionAnswer, Splits, placed
+from jgpt.data.examples import QuestionAnswer, Splits
 from jgpt.data.read_log import BadRecord, ReadLog
 
 NAME: Final = re.compile(r"qa(\d+)_([\w-]+)_(train|test|valid)\.txt$")
@@ -25,8 +25,9 @@ VALID: Final = "valid"  # of the edition en-valid, cut off its training files
 
 
 class Line(NamedTuple):
-    """A fact, or a question with its answer and the numbers of the facts that support it."""
+    """A fact, or a question with its answer and the numbers of the facts that support it; `at`: line of the file, from 1."""
 
+    at: int
     number: int
     text: str
     answer: str = ""
@@ -64,7 +65,7 @@ def read_babi(files: Mapping[str, str], log: ReadLog | None = None, *, whole: bo
             if not any(line.answer for line in story):
                 log.bad(where, f"the story asks nothing: {' '.join(line.text for line in story)[:80]!r}")
             part = train if match[3] == "train" and not whole else held
-            part += (placed(example, where) for example in _questions(story, category))
+            part += _questions(name, story, category)
     if whole:
         require(
             bool(held), f"no question is in {', '.join(sorted(files)) or 'nothing'}: pass files of bAbI's questions."
@@ -114,7 +115,7 @@ def _stories(name: str, text: str, log: ReadLog) -> Iterator[tuple[str, list[Lin
             story, facts, whole = [], set(), True
         where = where if story else f"{name}, line {at}"
         try:
-            story.append(_parse(number, rest, line, facts))
+            story.append(_parse(at, number, rest, line, facts))
             facts |= set() if story[-1].answer else {story[-1].number}
         except BadRecord as error:
             if whole:
@@ -124,30 +125,35 @@ def _stories(name: str, text: str, log: ReadLog) -> Iterator[tuple[str, list[Lin
         yield where, story
 
 
-def _parse(number: str, rest: str, line: str, facts: set[int]) -> Line:
+def _parse(at: int, number: str, rest: str, line: str, facts: set[int]) -> Line:
     """Return what a line says. Raises BadRecord where it is neither fact nor question, or rests on a fact that is not there."""
     if not number.isdigit() or not rest.strip():
         raise BadRecord(f"{line[:60]!r} does not begin with a number and a text, as every line of bAbI does")
     question, *answer = rest.split("\t")
     if not answer:
-        return Line(int(number), rest.strip())
+        return Line(at, int(number), rest.strip())
     if not question.strip() or not answer[0].strip():
         raise BadRecord(f"a question needs question, tab, answer; found {rest[:60]!r}")
     support = answer[1].split() if len(answer) > 1 else []
     missing = [number for number in support if not number.isdigit() or int(number) not in facts]
     if missing:
         raise BadRecord(f"{rest[:60]!r} rests on {', '.join(missing)}, which is no number of a fact before it")
-    return Line(int(number), question.strip(), answer[0].strip(), tuple(map(int, support)))
+    return Line(at, int(number), question.strip(), answer[0].strip(), tuple(map(int, support)))
 
 
-def _questions(story: list[Line], category: str) -> Iterator[QuestionAnswer]:
+def _questions(name: str, story: list[Line], category: str) -> Iterator[QuestionAnswer]:
     """Yield each question of a story with all facts before it."""
     facts: dict[int, str] = {}
     for line in story:
         if line.answer:
             steps = tuple(facts[number] for number in line.support)
             yield QuestionAnswer(
-                line.text, line.answer, context=" ".join(facts.values()), category=category, steps=steps
+                line.text,
+                line.answer,
+                context=" ".join(facts.values()),
+                category=category,
+                steps=steps,
+                place=f"{name}, line {line.at}",
             )
         else:
             facts[line.number] = line.text

@@ -12,7 +12,7 @@ from typing import Any
 from jgpt.check import require
 from jgpt.data.columns import check_conversation, check_question
 from jgpt.data.decoding import check_characters
-from jgpt.data.examples import Conversation, QuestionAnswer, placed
+from jgpt.data.examples import Conversation, QuestionAnswer
 from jgpt.data.read_log import BadRecord
 from jgpt.data.splitting import kind_of
 
@@ -74,7 +74,7 @@ def from_lists(
             check_question(example)
         except BadRecord as error:
             raise ValueError(f"element {i} of the lists (question {row['questions']!r:.60}): {error}.") from None
-        examples.append(placed(example, f"element {i} of the lists"))
+        examples.append(example)
     return examples
 
 

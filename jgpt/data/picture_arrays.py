@@ -5,6 +5,7 @@ Owns the names that arrays go by and every complaint about them; refuses object 
 
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -80,7 +81,7 @@ def read_arrays(path: Path, columns: Mapping[str, str], rules: PictureRules) -> 
     at = 0
     for part, pictures in parts.items():
         ends = at + len(pictures)
-        parts[part] = [Picture(p, old.caption) for p, old in zip(together[at:ends], pictures, strict=True)]
+        parts[part] = [replace(old, pixels=p) for p, old in zip(together[at:ends], pictures, strict=True)]
         at = ends
     return parts, f"NumPy arrays {', '.join(used)}"
 
@@ -126,4 +127,5 @@ def _pictures(
             f"{label_name!r} of {str(path)!r} is {labels.dtype}: labels are whole numbers or strings; convert them.",
         )
         captions = [x.decode() if isinstance(x, bytes) else str(x) for x in labels.reshape(-1).tolist()]
-    return [Picture(fit(pixels, rules), caption) for pixels, caption in zip(images, captions, strict=True)]
+    pairs = enumerate(zip(images, captions, strict=True))
+    return [Picture(fit(pixels, rules), caption, place=f"{path}, {name}[{i}]") for i, (pixels, caption) in pairs]

@@ -8,7 +8,7 @@ said of all that. Refuses text. Single pictures are `picture_decode`'s, captions
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,14 @@ from jgpt.data.picture_split import hold_out_pictures, listed, without_held_out
 from jgpt.data.read_log import ReadLog
 
 PICTURE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+class Wanted(NamedTuple):
+    """A picture that is to be read: its number among the files, its caption, and where that stands, for messages."""
+
+    number: int
+    caption: str
+    place: str
 
 
 def is_pictures(path: Path) -> bool:
@@ -111,12 +119,12 @@ def _read_folder(
     else:
         given = part_of is not None
         classes = ["/".join(parts[1:] if given else parts) for parts in folders]
-        wanted = list(enumerate(classes))
+        wanted = [Wanted(i, of, str(folder / names[i])) for i, of in enumerate(classes)]
         count = len(set(classes))
         recognised = f"pictures in {count} classes (folders)" if count > 1 else "pictures without captions"
     check_columns(data, ("file", "caption") if captions is not None else (), recognised)
     if only is not None:
-        recognised, wanted = "one picture", [pair for pair in wanted if names[pair[0]] == only]
+        recognised, wanted = "one picture", [of for of in wanted if names[of.number] == only]
     read, notes = _decode_all(folder, names, wanted, rules, log)
     others = [f.name for f in files if not _is_picture(f) and not (captions and f.samefile(captions.path))]
     if others and only is None:
@@ -171,8 +179,8 @@ def _splits(
     return Splits(halves[0], halves[1], kind="image", recognised=form, notes=tuple(said), skipped=tuple(skipped))
 
 
-def _captioned(captions: Captions, names: Sequence[str], log: ReadLog) -> list[tuple[int, str]]:
-    """Return (number of the picture, caption) of every entry of a captions file, in order of the pictures."""
+def _captioned(captions: Captions, names: Sequence[str], log: ReadLog) -> list[Wanted]:
+    """Return what every entry of a captions file asks for, in order of the pictures."""
     for place, complaint in captions.broken:
         log.bad(place, complaint)
     index, found = Index(names), []
@@ -180,26 +188,26 @@ def _captioned(captions: Captions, names: Sequence[str], log: ReadLog) -> list[t
         numbers = index.find(entry.file)
         where = f"{str(captions.path)!r}, {entry.where}"
         if len(numbers) == 1:
-            found.append((numbers[0], entry.caption))
+            found.append(Wanted(numbers[0], entry.caption, f"{captions.path}, {entry.where}"))
         elif numbers:
             same = " and ".join(repr(names[i]) for i in numbers[:2])
             log.bad(where, f"{entry.file!r} may be {same}; write the path below the folder")
         else:
             log.bad(where, f"the picture {entry.file!r} is not there: add the file, or take the entry out")
-    with_caption = {number for number, _ in found}
+    with_caption = {wanted.number for wanted in found}
     for number, name in enumerate(names):
         if number not in with_caption:
             log.bad(repr(str(captions.path)), f"the picture {name!r} has no caption: add one, or take the picture out")
-    return sorted(found, key=lambda pair: pair[0])
+    return sorted(found, key=lambda wanted: wanted.number)
 
 
 def _decode_all(
-    folder: Path, names: Sequence[str], wanted: Sequence[tuple[int, str]], rules: PictureRules, log: ReadLog
+    folder: Path, names: Sequence[str], wanted: Sequence[Wanted], rules: PictureRules, log: ReadLog
 ) -> tuple[list[tuple[int, Picture]], list[str]]:
     """Return (number, picture) of everything wanted and usable, and notes on what was done to it."""
     done: Counter[str] = Counter()
     decoded: dict[int, np.ndarray] = {}
-    for number in dict.fromkeys(number for number, _ in wanted):
+    for number in dict.fromkeys(number for number, _, _ in wanted):
         try:
             pixels, steps = decode((folder / names[number]).read_bytes(), rules)
         except BadPicture as error:
@@ -214,7 +222,7 @@ def _decode_all(
     )
     if rules.mode == "auto":
         decoded = dict(zip(decoded, agree(list(decoded.values())), strict=True))
-    read = [(n, Picture(decoded[n], caption, place=str(folder / names[n]))) for n, caption in wanted if n in decoded]
+    read = [(n, Picture(decoded[n], caption, place=place)) for n, caption, place in wanted if n in decoded]
     behind = "#{:02x}{:02x}{:02x}".format(*rules.background)
     words = {"alpha": f"laid on the background {behind}, having transparent pixels"}
     return read, [f"{count} pictures: {words.get(step, step)}" for step, count in sorted(done.items())]

@@ -24,7 +24,7 @@ from jgpt.data.picture_captions import could_be_captions
 from jgpt.data.picture_files import PICTURE_SUFFIXES, is_pictures
 from jgpt.data.quiz import is_quiz, read_index, read_quiz
 from jgpt.data.read_log import KnownIds, OtherKind, ReadLog
-from jgpt.data.splitting import NAMES, kind_of, shared, splits_of
+from jgpt.data.splitting import NAMES, kind_of, splits_of, without_held_out
 from jgpt.data.squad import is_squad, read_squad
 from jgpt.data.tables import SEPARATED, TABLES, parse_json, read_table
 from jgpt.data.trivia import is_trivia, read_trivia
@@ -213,15 +213,14 @@ def _given(
     held = "validation" if "validation" in parts else "test"
     for part in ("train", held):
         require(bool(parts[part]), f"data.path {path!r}: its {part} files hold no record: add some, or take them out.")
+    train, leaks = without_held_out(parts["train"], parts[held])
     notes += (
-        f"split by file names: training on train ({len(parts['train']):,}), held out {held} ({len(parts[held]):,})",
+        f"split by file names: training on train ({len(train):,}), held out {held} ({len(parts[held]):,})",
+        *leaks,
     )
     if held == "validation" and "test" in parts:
         notes += (f"not read in training or validation: test ({len(parts['test']):,} {NAMES[kind]})",)
-    both = shared(parts["train"], parts[held])
-    if both:
-        notes += (f"{both:,} held-out {NAMES[kind]} of {len(parts[held]):,} stand in training too, by the split given",)
-    return Splits(parts["train"], parts[held], kind=kind, recognised=recognised, notes=notes)
+    return Splits(train, parts[held], kind=kind, recognised=recognised, notes=notes)
 
 
 @dataclass(frozen=True)

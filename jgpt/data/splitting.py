@@ -4,7 +4,8 @@ Owns what belongs together: questions that are equal, share a context or a group
 conversations that open alike stay on one side; equal texts count once. Refuses files.
 """
 
-from collections.abc import Hashable, Iterable, Sequence, Set
+import unicodedata
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -15,6 +16,13 @@ from jgpt.data.holdout import tail_start
 
 KINDS: Final = {str: "text", QuestionAnswer: "qa", Conversation: "chat"}
 NAMES: Final = {"text": "texts", "qa": "questions", "chat": "conversations"}
+Key = tuple[str, Hashable]  # what ties examples, with its kind
+# Ties that are given up, in this order, where they hold too much together: (kind, kind that must be left to tie by, note)
+LOOSER: Final = (
+    ("later", "first", "turns that open some examples come later in many: such are no reason to stand on one side"),
+    ("first", "context", "the same questions are asked of many contexts: split by context alone"),
+    ("first", "turns", "many conversations open alike: those stay on one side that are alike in all turns of the user"),
+)
 
 
 def kind_of(examples: Sequence[Any]) -> str:
@@ -65,16 +73,15 @@ def splits_of(
             require(len(examples[0]) >= 2, f"the only text is {examples[0]!r}: at least two characters are needed.")
             cut = tail_start(len(examples[0]), validation_fraction)
             return Splits([examples[0][:cut]], [examples[0][cut:]], kind=kind, notes=notes)
-    scored = {_plain(example.question) for example in examples if isinstance(example, QuestionAnswer)}
-    pairs = zip(examples, groups or [None] * len(examples), strict=True)
-    keys = [_keys(example, group, scored) for example, group in pairs]
+    keys = _ties(examples, groups or [None] * len(examples))
     components = connected(keys)
-    if max(np.bincount(components)) > len(examples) * (1 - validation_fraction):
-        # Such as "Where is Mary?", asked of every story: the context tells such questions apart.
-        looser = [_without_question(of) for of in keys]
+    for weak, instead, note in LOOSER:
+        if max(np.bincount(components)) <= len(examples) * (1 - validation_fraction):
+            break
+        looser = [_without(weak, instead, of) for of in keys]
         if looser != keys:
-            components = connected(looser)
-            notes += ("the same questions are asked of many contexts: split by context alone",)
+            keys, components = looser, connected(looser)
+            notes += (note,)
     train, held = hold_out_groups(components, validation_fraction, seed, NAMES[kind])
     return Splits([examples[i] for i in train], [examples[i] for i in held], kind=kind, notes=notes)
 
@@ -134,41 +141,71 @@ def hold_out_groups(components: Sequence[int], fraction: float, seed: int, what:
     return parts
 
 
-def shared(train: Sequence[Any], held: Sequence[Any]) -> int:
-    """Return how many held-out examples equal a training one by what is asked (question with context, or opening)."""
-    seen = {asked for example in train for asked in _identities(example)}
-    return sum(_identities(example)[0] in seen for example in held)
+def without_held_out(train: Sequence[Any], held: Sequence[Any]) -> tuple[list[Any], tuple[str, ...]]:
+    """Return the training examples of a given split that are not held out as well, and what a user should know.
+
+    A question is where one of its turns is scored, about the same context; a conversation is by all turns of the user.
+
+    Raises:
+        ValueError: all of them are held out.
+    """
+    known = {_asked(example)[0] for example in held}
+    kept = [example for example in train if not any(asked in known for asked in _asked(example))]
+    lost = f"{len(train) - len(kept):,} of {len(train):,} training {NAMES[kind_of(train)]}"
+    require(bool(kept), f"{lost} are held out too: nothing is left to train on. Give each its own examples.")
+    note = f"{lost} equal to a held-out one were left out of training: they would leak"
+    return kept, (note,) if len(kept) < len(train) else ()
 
 
-def _identities(example: Any) -> list[Hashable]:
-    """Return what is asked: first what is scored, then what follows it and is trained alone."""
+def _asked(example: Any) -> list[Hashable]:
+    """Return what is asked: question by question with its context, or all turns of the user at once; a text is its own."""
     if isinstance(example, QuestionAnswer):
         turns = (example, *example.more)
         return [(_plain(turn.context or example.context), _plain(turn.question)) for turn in turns]
-    return [_opening(example) if isinstance(example, Conversation) else example]
+    return [_user_turns(example) if isinstance(example, Conversation) else example]
 
 
-def _keys(example: Any, group: Hashable, scored: Set[str]) -> list[tuple[str, Hashable]]:
-    """Return what ties an example to others; follow-ups do where they are `scored` questions elsewhere, not "Why?" alone."""
-    keys: list[tuple[str, Hashable]] = [] if group is None else [("group", group)]
-    if isinstance(example, QuestionAnswer):
-        turns = (example, *example.more)
-        keys += [("question", asked) for asked in (_plain(turn.question) for turn in turns) if asked in scored]
-        keys += [("context", context) for context in (_plain(turn.context) for turn in turns) if context]
-    elif isinstance(example, Conversation):
-        keys.append(("opening", _opening(example)))
+def _ties(examples: Sequence[Any], groups: Sequence[Hashable]) -> list[list[Key]]:
+    """Return what ties each example to others.
+
+    Kinds: its group; its contexts; what is asked first; all turns of a conversation; and what is asked first in one example
+    and later in another ("later"), which is learned there though it is not what opens it.
+    """
+    asked = [_turns(example) for example in examples]
+    first = {turns[0] for turns in asked if turns}
+    later = first & {turn for turns in asked for turn in turns[1:]}
+    keys: list[list[Key]] = []
+    for example, group, turns in zip(examples, groups, asked, strict=True):
+        own: list[Key] = [] if group is None else [("group", group)]
+        own += [("first", turn) for turn in turns[:1]]
+        own += [("later", turn) for turn in turns if turn in later]
+        if isinstance(example, QuestionAnswer):
+            contexts = (_plain(turn.context) for turn in (example, *example.more))
+            own += [("context", context) for context in contexts if context]
+        elif isinstance(example, Conversation):
+            own.append(("turns", turns))
+        keys.append(own)
     return keys
 
 
-def _without_question(keys: list[tuple[str, Hashable]]) -> list[tuple[str, Hashable]]:
-    """Return the keys without the question where a context is left to tie by."""
-    return [key for key in keys if key[0] != "question"] if any(key[0] == "context" for key in keys) else keys
+def _turns(example: Any) -> tuple[str, ...]:
+    """Return what is asked in an example, without contexts; nothing of a text."""
+    if isinstance(example, QuestionAnswer):
+        return tuple(_plain(turn.question) for turn in (example, *example.more))
+    return _user_turns(example) if isinstance(example, Conversation) else ()
 
 
-def _opening(example: Conversation) -> str:
-    users = [message.content for message in example.messages if message.role == "user"]
-    return _plain(users[0] if users else example.messages[0].content)
+def _user_turns(example: Conversation) -> tuple[str, ...]:
+    """Return what the user says, turn by turn; the first message where that is nothing."""
+    users = [message for message in example.messages if message.role == "user"]
+    return tuple(_plain(message.content) for message in users or example.messages[:1])
+
+
+def _without(weak: str, instead: str, keys: list[Key]) -> list[Key]:
+    """Return the keys without those of a kind where one of the kind `instead` is left to tie by."""
+    return [key for key in keys if key[0] != weak] if any(key[0] == instead for key in keys) else keys
 
 
 def _plain(text: str) -> str:
-    return text.strip().lower()
+    """Return a text as it is compared: without what differs in case, in white space, or in how a character is put together."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())

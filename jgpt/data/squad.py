@@ -52,8 +52,8 @@ def read_squad(
             except BadRecord as error:
                 log.bad(f"{file.where}, data[{number}].paragraphs[{index}]", str(error))
                 continue
-            for place, entry in enumerate(qas):
-                where = f"{file.where}, data[{number}].paragraphs[{index}].qas[{place}]"
+            for i, entry in enumerate(qas):
+                where = f"{file.where}, data[{number}].paragraphs[{index}].qas[{i}]"
                 key = entry.get("id") if isinstance(entry, dict) else None
                 times.update([key] if isinstance(key, str | int) else [])
                 try:

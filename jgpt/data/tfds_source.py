@@ -26,7 +26,7 @@ from jgpt.data.holdout import tail_start
 from jgpt.data.picture_decode import PictureRules, fit
 from jgpt.data.picture_split import hold_out_pictures
 from jgpt.data.read_log import ReadLog
-from jgpt.data.splitting import splits_of
+from jgpt.data.splitting import splits_of, without_held_out
 from jgpt.data.tfds_folder import base_name, how_to_get, open_builder
 from jgpt.data.tfds_questions import QUESTION_FEATURES, parts_of, questions
 
@@ -132,7 +132,9 @@ def _read_questions(builder: Any, name: str, data: DataConfig, fraction: float, 
     else:
         held = read(held_name)
         require(bool(held), f"tfds:{name}: no question of the split {held_name!r} has an answer: choose another set.")
-        splits = Splits([example for example, _ in train], [example for example, _ in held], kind="qa")
+        held_out = [example for example, _ in held]
+        kept, notes = without_held_out([example for example, _ in train], held_out)
+        splits = Splits(kept, held_out, kind="qa", notes=notes)
     words = f"TFDS {name}, {len(splits.train) + len(splits.validation):,} questions"
     return replace(splits, recognised=words, notes=log.notes() + splits.notes, skipped=tuple(log.skipped))
 

@@ -20,20 +20,25 @@ class Encoded(NamedTuple):
     Attributes:
         documents: of them.
         kept: which examples they are of.
-        too_long: examples that are longer than the context.
+        too_long: which examples are longer than the context, in words.
         skipped: what cannot be encoded, and why.
     """
 
     documents: list[Document]
     kept: list[int]
-    too_long: int
+    too_long: tuple[str, ...]
     skipped: tuple[str, ...]
 
     @property
     def left_out(self) -> dict[str, int]:
         """Why examples are left out (a name of `LEFT_OUT`) -> how many, of the reasons that there are."""
-        counts = dict(zip(LEFT_OUT, (self.too_long, len(self.skipped)), strict=True))
+        counts = dict(zip(LEFT_OUT, (len(self.too_long), len(self.skipped)), strict=True))
         return {reason: count for reason, count in counts.items() if count}
+
+    @property
+    def listed(self) -> tuple[str, ...]:
+        """Every example that is left out, and why."""
+        return self.skipped + self.too_long
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -58,7 +63,9 @@ def encode_split(
     Raises:
         ValueError: an example cannot be encoded or is too long, and such are not to be skipped; or none is left.
     """
-    documents, kept, too_long = [], [], 0
+    documents: list[Document] = []
+    kept: list[int] = []
+    too_long: list[str] = []
     bad: list[str] = []
     for i, example in enumerate(examples):
         try:
@@ -70,22 +77,25 @@ def encode_split(
             bad.append(complaint)
             continue
         if task.packing == "whole" and len(document.tokens) > length + 1:
-            too_long += 1
+            complaint = (
+                f"{where}, {_which(example)}: it has {len(document.tokens)} tokens and must stay whole, but a row holds "
+                f"{length + 1}"
+            )
             require(
                 on_long == "skip",
-                f"{where}, {_which(example)}: it has {len(document.tokens)} tokens and must stay whole, but a row holds "
-                f"{length + 1}: raise model.context_length, shorten it, or leave such examples out with on_long 'skip' "
+                f"{complaint}: raise model.context_length, shorten it, or leave such examples out with on_long 'skip' "
                 "(--data.tasks.NAME.on-long skip).",
             )
+            too_long.append(complaint)
             continue
         documents.append(document)
         kept.append(i)
     require(
         sum(len(document.tokens) - 1 for document in documents) > 0,
-        f"{where} holds no target to predict ({too_long} of {len(examples)} examples are longer than model.context_length "
+        f"{where} holds no target to predict ({len(too_long)} of {len(examples)} examples are longer than model.context_length "
         f"{length}{f', {len(bad)} cannot be encoded' if bad else ''}): give it more data, or raise model.context_length.",
     )
-    return Encoded(documents, kept, too_long, tuple(bad))
+    return Encoded(documents, kept, tuple(too_long), tuple(bad))
 
 
 def _which(example: Any) -> str:

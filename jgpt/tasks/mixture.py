@@ -147,8 +147,8 @@ def _task_data(name: str, options: TaskConfig, config: Config, vocabulary: Vocab
     notes = (*train.notes, *held.notes)
     if train.too_long or held.too_long:
         notes += (
-            f"longer than model.context_length {length} and left out: {train.too_long:,} of {len(splits.train):,} examples "
-            f"to train, {held.too_long:,} of {len(splits.validation):,} held out",
+            f"longer than model.context_length {length} and left out: {len(train.too_long):,} of {len(splits.train):,} "
+            f"examples to train, {len(held.too_long):,} of {len(splits.validation):,} held out",
         )
     if train.left_out or held.left_out:
         splits = replace(
@@ -156,7 +156,7 @@ def _task_data(name: str, options: TaskConfig, config: Config, vocabulary: Vocab
             train=[splits.train[i] for i in train.kept],
             validation=[splits.validation[i] for i in held.kept],
             notes=(*splits.notes, *notes),
-            skipped=(*splits.skipped, *train.skipped, *held.skipped),
+            skipped=(*splits.skipped, *train.listed, *held.listed),
         )
     if isinstance(task, ImageTask):
         task.unconditional = task.unconditional or dropout > 0
@@ -241,8 +241,8 @@ def held_out(name: str, task: Task, splits: Splits, length: int, on_long: str, o
     notes = (*splits.notes, *held.notes)
     if held.too_long:
         of = len(splits.validation)
-        notes += (f"longer than model.context_length {length} and left out: {held.too_long:,} of {of:,} examples",)
-    splits = replace(splits, validation=kept, notes=notes, skipped=(*splits.skipped, *held.skipped))
+        notes += (f"longer than model.context_length {length} and left out: {len(held.too_long):,} of {of:,} examples",)
+    splits = replace(splits, validation=kept, notes=notes, skipped=(*splits.skipped, *held.listed))
     return TaskData(task, splits, rows, rows, _dimensions(task, kept), held.left_out)
 
 

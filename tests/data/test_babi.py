@@ -1,8 +1,11 @@
 """bAbI: every question after the facts of its story, with the facts that support it; broken lines are named."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jgpt.data.babi import read_babi
+from jgpt.data.examples import QuestionAnswer
 from jgpt.data.read_log import ReadLog
 
 TRAIN = """1 Mary moved to the bathroom.
@@ -29,6 +32,30 @@ def test_a_question_sees_all_facts_before_it_and_its_steps_are_those_that_suppor
     assert last.context == f"{first.context} Mary took the milk."
     assert (second.context, second.answer) == ("Sandra went to the office.", "office")
     assert first.category == "01 one fact" and first.more == last.more == ()
+
+
+WORDS = st.text("abc XY.", min_size=1, max_size=8).map(str.strip).filter(bool)
+LINES = st.lists(st.one_of(WORDS, st.tuples(WORDS, WORDS, st.sets(st.integers(0, 9)))), min_size=1, max_size=8)
+
+
+@settings(max_examples=60, deadline=None)  # a shared machine has slow moments
+@given(st.lists(LINES, min_size=1, max_size=4))
+def test_what_is_written_reads_back_equal(stories: list[list]):
+    text, expected = "", []
+    for story in stories:
+        facts: dict[int, str] = {}
+        for number, line in enumerate([*story, ("q", "a", set())], 1):
+            if isinstance(line, str):
+                facts[number] = line
+                text += f"{number} {line}\n"
+                continue
+            support = sorted(line[2] & set(facts))
+            text += f"{number} {line[0]}\t{line[1]}\t{' '.join(map(str, support))}\n"
+            steps = tuple(facts[n] for n in support)
+            expected.append(
+                QuestionAnswer(line[0], line[1], context=" ".join(facts.values()), category="01 k", steps=steps)
+            )
+    assert read_babi({"qa1_k_test.txt": text}, whole=True).validation == expected
 
 
 def test_steps_stand_in_the_order_of_the_file():

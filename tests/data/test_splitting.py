@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from jgpt.data.examples import Conversation, Message, QuestionAnswer
 from jgpt.data.holdout import hold_out
-from jgpt.data.splitting import connected, hold_out_groups, shared, splits_of
+from jgpt.data.splitting import connected, hold_out_groups, splits_of, without_held_out
 
 WORDS = st.text("abcdef ", min_size=1, max_size=2).filter(str.strip)
 SOMETIMES = st.one_of(st.just(""), WORDS)
@@ -64,7 +64,7 @@ def test_equal_questions_stay_on_one_side(examples: list[QuestionAnswer], seed: 
     splits = splits_of(examples, 0.2, seed)
     sides = [{e.question.strip().lower() for e in part} for part in (splits.train, splits.validation)]
     assert not sides[0] & sides[1] and sides[0] | sides[1] == asked
-    assert shared(splits.train, splits.validation) == 0
+    assert without_held_out(splits.train, splits.validation) == (splits.train, ())
 
 
 @settings(max_examples=50, deadline=None)  # a shared machine has slow moments
@@ -77,7 +77,7 @@ def test_a_context_stays_on_one_side(pairs: list[tuple[str, str]], seed: int) ->
         return
     sides = [{e.context.strip().lower() for e in part} - {""} for part in (splits.train, splits.validation)]
     assert not sides[0] & sides[1]
-    assert shared(splits.train, splits.validation) == 0
+    assert without_held_out(splits.train, splits.validation) == (splits.train, ())
 
 
 def test_one_question_of_many_contexts_is_split_by_context() -> None:
@@ -87,15 +87,60 @@ def test_one_question_of_many_contexts_is_split_by_context() -> None:
     assert not {e.context for e in splits.train} & {e.context for e in splits.validation}
 
 
+WHY = QuestionAnswer("Why?", "So.")
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_a_scored_question_is_no_follow_up_of_training(seed: int) -> None:
-    """But what follows everywhere and is scored nowhere, such as "Why?", ties nothing."""
-    why = QuestionAnswer("Why?", "So.")
-    examples = [QuestionAnswer(f"q{i}", "a", more=(QuestionAnswer(f" Q{i + 1} ", "b"), why)) for i in range(0, 40, 2)]
+    """But what follows everywhere and opens nothing, such as "Why?", ties nothing."""
+    examples = [QuestionAnswer(f"q{i}", "a", more=(QuestionAnswer(f" Q{i + 1} ", "b"), WHY)) for i in range(0, 40, 2)]
     examples += [QuestionAnswer(f"q{i + 1}", "b") for i in range(0, 40, 2)]
     splits = splits_of(examples, 0.3, seed)
-    assert len(splits.validation) == 12 and not splits.notes and not shared(splits.train, splits.validation)
-    assert shared(examples[:20], examples[20:]) == 20 and not shared(examples[20:], examples[:20])
+    assert len(splits.validation) == 12 and not splits.notes
+    assert without_held_out(splits.train, splits.validation) == (splits.train, ())
+
+
+def test_a_follow_up_of_many_that_also_opens_one_does_not_forbid_the_split() -> None:
+    examples = [QuestionAnswer(f"q{i}", "a", more=(WHY,)) for i in range(100)] + [WHY]
+    splits = splits_of(examples, 0.1, seed=0)
+    assert len(splits.validation) == 10 and "come later in many" in splits.notes[0]
+
+
+def dialogue(*turns: str) -> Conversation:
+    return Conversation(tuple(Message(role, turn) for turn in turns for role in ("user", "assistant")))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_conversations_that_all_open_alike_are_split_by_all_their_turns(seed: int) -> None:
+    examples = [dialogue("Hello", f"question {i // 2}") for i in range(40)]
+    splits = splits_of(examples, 0.2, seed)
+    assert len(splits.validation) == 8 and "many conversations open alike" in splits.notes[0]
+    assert without_held_out(splits.train, splits.validation) == (splits.train, ())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_opens_a_held_out_conversation_is_no_later_turn_of_training(seed: int) -> None:
+    examples = [dialogue(f"a{i}", f"b{i}") for i in range(20)] + [dialogue(f"B{i} ") for i in range(20)]
+    splits = splits_of(examples, 0.3, seed)
+    said = {message.content.strip().lower() for of in splits.train for message in of.messages if message.role == "user"}
+    assert len(splits.validation) == 12 and not said & {
+        of.messages[0].content.strip().lower() for of in splits.validation
+    }
+
+
+def test_what_a_given_split_holds_out_is_not_trained() -> None:
+    held = [QuestionAnswer("Who is  Ann?", "x", context="C"), QuestionAnswer("ﬁne?", "x"), "a text", dialogue("a", "b")]
+    gone = [
+        QuestionAnswer("who is ann?", "y", context="c "),
+        QuestionAnswer("q", "a", more=(QuestionAnswer("Fine?", "z"),)),
+    ]
+    stay = [QuestionAnswer("who is ann?", "y", context="d"), QuestionAnswer("Ann", "x", more=(WHY,))]
+    for train, kept in (([*gone, *stay], stay), (["a text", "A text"], ["A text"])):
+        found, notes = without_held_out(train, held)
+        assert found == kept and f"{len(train) - len(kept)} of {len(train)} training" in notes[0]
+    assert without_held_out([dialogue("a", "c"), dialogue("a", "B")], held)[0] == [dialogue("a", "c")]
+    with pytest.raises(ValueError, match="2 of 2 training questions are held out too.*its own"):
+        without_held_out(gone, held)
 
 
 def test_groups_of_a_file_stay_whole() -> None:

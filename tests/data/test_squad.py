@@ -5,10 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jgpt.config import DataConfig
-from jgpt.data.examples import Splits
+from jgpt.data.examples import QuestionAnswer, Splits
+from jgpt.data.inputs import InputFile
+from jgpt.data.read_log import KnownIds, ReadLog
 from jgpt.data.recognise import read_path
+from jgpt.data.squad import read_squad
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "qa" / "squad"
 
@@ -31,6 +36,37 @@ def squad(folder: Path, articles: dict[str, list[list[dict]]]) -> Path:
 def read(path: Path, policy: str = "error", **changes: Any) -> Splits:
     arguments = {"kind": "auto", "validation_fraction": 0.2, "seed": 0} | changes
     return read_path(str(path), data=DataConfig(on_bad_record=policy), **arguments)
+
+
+WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1, max_size=8).filter(
+    str.strip
+)
+QUESTIONS = st.lists(st.tuples(WORDS, st.lists(WORDS, min_size=1, max_size=3)), min_size=1, max_size=3)
+PARAGRAPHS = st.lists(st.tuples(WORDS, QUESTIONS), min_size=1, max_size=3)
+
+
+@settings(max_examples=60, deadline=None)  # a shared machine has slow moments
+@given(st.lists(PARAGRAPHS, min_size=1, max_size=3), st.booleans(), st.sampled_from([None, 1]))
+def test_what_is_written_reads_back_equal(articles: list[Any], ascii_only: bool, indent: int | None) -> None:
+    data = [
+        {
+            "title": f"t{i}",
+            "paragraphs": [
+                {"context": text, "qas": [{"question": q, "answers": [{"text": a} for a in of]} for q, of in asked]}
+                for text, asked in paragraphs
+            ],
+        }
+        for i, paragraphs in enumerate(articles)
+    ]
+    text = json.dumps({"data": data}, ensure_ascii=ascii_only, indent=indent)
+    file = InputFile("a.json", "a.json", text.encode)
+    found = list(read_squad(json.loads(text), text, file, ReadLog("error"), KnownIds()))
+    assert found == [
+        (QuestionAnswer(q, of[0], context=context, references=tuple(dict.fromkeys(of))), f"t{i}")
+        for i, paragraphs in enumerate(articles)
+        for context, asked in paragraphs
+        for q, of in asked
+    ]
 
 
 def test_references_context_and_articles(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jgpt.config import DataConfig
 from jgpt.data.examples import QuestionAnswer
@@ -20,6 +22,24 @@ def questions(raw: str | bytes, policy: str = "error") -> tuple[list[QuestionAns
     content = raw.encode() if isinstance(raw, str) else raw
     assert is_trivia(content)
     return list(read_trivia(InputFile("all/animals", "all/animals", lambda: content), "utf-8", log)), log
+
+
+LINES = (
+    st.text("abcd éñ?!^#Q", min_size=1, max_size=10).map(str.strip).filter(lambda line: line[:1] not in ("", "^", "#"))
+)
+RECORDS = st.tuples(LINES, st.lists(LINES, min_size=2, max_size=4, unique=True), st.integers(0, 3))
+
+
+@settings(max_examples=60, deadline=None)  # a shared machine has slow moments
+@given(st.lists(RECORDS, min_size=1, max_size=4), st.sampled_from(["\n", "\r\n"]))
+def test_what_is_written_reads_back_equal(records: list[tuple[str, list[str], int]], end: str) -> None:
+    lines, expected = [], []
+    for asked, choices, right in records:
+        answer = choices[right % len(choices)]
+        choosable = [f"{letter} {choice}" for letter, choice in zip("ABCD", choices, strict=False)]
+        lines += [f"#Q {asked}", f"^ {answer}", *choosable, ""]
+        expected.append(QuestionAnswer(asked, answer, choices=tuple(choices), category="animals"))
+    assert questions(end.join(lines))[0] == expected
 
 
 def test_a_record_becomes_a_question_with_choices() -> None:

@@ -193,6 +193,7 @@ def test_examples_longer_than_the_context_can_be_left_out_and_are_counted(monkey
     assert data.left_out == {"left_out_too_long": 1}
     assert (list(data.splits.train), list(data.splits.validation)) == ([short], [short])
     assert "2 of 3 examples to train, 1 of 2 held out" in data.splits.notes[-1]
+    assert len(data.splits.skipped) == 3 and all("begins 'longlong" in entry for entry in data.splits.skipped)
     serve(monkeypatch, "qa", validation=[long])
     with pytest.raises(ValueError, match=r"validation split holds no target to predict \(1 of 1 examples are longer"):
         mixture.build(config("qa", on_long="skip"))
@@ -200,8 +201,8 @@ def test_examples_longer_than_the_context_can_be_left_out_and_are_counted(monkey
 
 @pytest.mark.parametrize("skipped", [False, True])
 def test_an_answer_that_no_token_expresses_is_named_by_file_and_line(skipped: bool, tmp_path: Path):
-    for part, answers in (("train", "no"), ("valid", "nö")):
-        lines = (json.dumps({"question": f"is {answer}?", "answer": answer}) + "\n" for answer in answers)
+    for part, asked, answers in (("train", "is it", "no"), ("valid", "is", "nö")):
+        lines = (json.dumps({"question": f"{asked} {answer}?", "answer": answer}) + "\n" for answer in answers)
         (tmp_path / f"{part}.jsonl").write_text("".join(lines))
     task = {"own": TaskConfig(kind="qa", source="path")}
     data = DataConfig(path=str(tmp_path), tasks=task, on_bad_record="skip" if skipped else "error")
