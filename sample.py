@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from jgpt.check import require
+from jgpt.check import require, same_file
 from jgpt.compiled import Programs
 from jgpt.entry import user_errors
 from jgpt.runtime import configure
@@ -161,6 +161,10 @@ def check_flags(arguments: argparse.Namespace, kind: str) -> None:
     require(
         kind != "image" or arguments.out.lower().endswith(".png"),
         f"--out {arguments.out!r}: use a name that ends in .png.",
+    )
+    require(
+        arguments.complete is None or not same_file(arguments.out, arguments.complete),
+        f"--out {arguments.out!r} is the picture to go on from, which would be lost: use another name.",
     )
 
 

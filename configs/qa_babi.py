@@ -2,7 +2,7 @@
 
 What: every question of the en-10k set after the facts of its story; before it answers, the model names the facts that
 support it, which the training files mark (strong supervision, as for the memory networks of Weston et al. 2015; with
---data.tasks.babi.steps false answers alone are trained). 4 layers of width 128 over 320 tokens of a BPE whose entries
+--data.tasks.babi.no-steps answers alone are trained). 4 layers of width 128 over 320 tokens of a BPE whose entries
 may span words: of the 3,581 different sentences most are a token or two, so that a fact is named in one breath and a
 question takes 26 tokens with all that belongs to it (64 with 600 entries). There are no hashed n-grams beside the
 tokens: with them the model learns by heart (the README has figures). Held out are the benchmark's test files; an

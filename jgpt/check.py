@@ -1,9 +1,10 @@
-"""One helper for rules a user can break: the message is the value, the rule and the fix.
+"""Helpers for rules a user can break: the message is the value, the rule and the fix.
 
 Owns how a broken rule is raised and how the nearest known name is suggested; refuses to know any rule itself.
 """
 
 import difflib
+import os
 from collections.abc import Iterable
 
 
@@ -15,6 +16,11 @@ def require(holds: bool, message: str) -> None:
     """
     if not holds:
         raise ValueError(message)
+
+
+def same_file(path: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
+    """Return whether two paths are one file that exists."""
+    return os.path.exists(path) and os.path.exists(other) and os.path.samefile(path, other)
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:

@@ -59,6 +59,13 @@ class GPT:
     step: int
     cache: str | None = None
 
+    def __repr__(self) -> str:
+        layers, width = self.model.num_layers, self.model.embed_dim
+        return (
+            f"GPT of {self.config.run.dir!r} at step {self.step}: {layers} layers of width {width}, {self.tokenizer.size} ids, "
+            f"tasks {', '.join(map(repr, self.tasks))}"
+        )
+
     @cached_property
     def prepared(self) -> gpt.Params:
         """The parameters in the form that decoding reads fastest, made at the first use: floats are then held twice."""
@@ -278,7 +285,7 @@ class GPT:
         task: Any = self.tasks[name]
         require(
             task.step is not None,
-            f"task {name!r} was trained to answer at once: ask `answer`, or train with --data.tasks.{name}.steps true.",
+            f"task {name!r} was trained to answer at once: ask `answer`, or train with --data.tasks.{name}.steps.",
         )
         found = self._reply(name, [QuestionAnswer(question, "", context=context or "")], **options)
         return task.steps(found.samples.tokens[0]), found.values[0]

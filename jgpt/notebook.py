@@ -14,6 +14,7 @@ from jgpt.config import Config
 from jgpt.data.lists import write_jsonl
 from jgpt.loaded import GPT, load
 from jgpt.loop import train as train_config
+from jgpt.report import IN_PYTHON
 
 
 def train(config: Config, **examples: Sequence[Any]) -> GPT:
@@ -38,7 +39,7 @@ def train(config: Config, **examples: Sequence[Any]) -> GPT:
         path, new = folder / f"{name}.jsonl", folder / f".{name}.new"
         write_jsonl(values, new)
         same = not path.is_file() or path.read_bytes() == new.read_bytes()
-        if not same and config.run.on_existing != "overwrite":
+        if not same and config.run.on_existing != "overwrite" and Path(config.run.dir).exists():
             new.unlink()
             raise ValueError(
                 f"{path} holds other examples than the {len(values)} given for task {name!r}: the run in {config.run.dir!r} "
@@ -47,5 +48,5 @@ def train(config: Config, **examples: Sequence[Any]) -> GPT:
         new.replace(path)
         tasks[name] = replace(tasks[name], source="path", path=str(path))
     config = replace(config, data=replace(config.data, tasks=tasks))
-    train_config(config, "CONFIG")
+    train_config(config, IN_PYTHON)
     return load(config.run.dir)

@@ -37,6 +37,7 @@ FINAL_TEXT_TOKENS = 300
 COUNTS = (*LEFT_OUT, "questions", "questions_held_out")
 SHARES = ("exact_match", "f1", "accuracy", "classifier_accuracy", "class_consistency")  # printed in per cent
 NUMBER = "distributed.process-id"
+IN_PYTHON = "CONFIG"  # instead of a config's path: the run was started from Python
 PLACE = ("distributed.coordinator", "distributed.num-processes", NUMBER)
 DRAWN_AT_MOST = 80  # pictures of the final report
 SHOWN_CONTEXT = 160  # characters of a question's context
@@ -45,12 +46,16 @@ PICTURE_SAMPLING = Sampling(temperature=1.0)  # the model's own distribution: no
 
 
 def command(config_path: str, *extra: str) -> str:
-    """Return the command that trains on, with the overrides the user gave."""
+    """Return the command that trains on, with the overrides the user gave; of a run started from Python, in words."""
+    if config_path == IN_PYTHON:
+        return " ".join(["jgpt.train with the same config", *(["and", *extra] if extra else [])])
     return f"{_program()} {shlex.join([*_given_again(config_path), *extra])}"
 
 
 def continue_command(config: Config, config_path: str) -> str:
     """Return the command that goes on with a complete run for as many steps again."""
+    if config_path == IN_PYTHON:
+        return f"jgpt.train with train.steps={2 * config.train.steps} and run.on_existing='extend'"
     extra = ["--train.steps", str(2 * config.train.steps), "--run.on-existing", "extend"]
     return f"{_program()} {shlex.join([*_given_again(config_path, 'train.steps'), *extra])}"
 

@@ -21,7 +21,7 @@ QUESTIONS = "".join(json.dumps({"question": f"What follows {i}?", "answer": str(
         ("loss", "--rounds 1"),
         ("attention", "--rounds 1"),
         ("input", "--rounds 2 --data text.txt --stretch 12"),
-        ("ablation", "--rounds 1 --data text.txt --steps 4 --only GELU"),
+        ("ablation", "--rounds 1 --data text.txt --steps 40 --only GELU"),
         ("prompts", "configs/own.py --data.path questions.jsonl --tokenizer.bpe-vocab-size 300 --steps 1 --rounds 2"),
         ("predicted", "--rounds 2 --steps 2 --sizes 'modern 4L/128, 12 x 64'"),
     ],
@@ -32,11 +32,11 @@ def test_a_benchmark_runs(name: str, options: str, tmp_path: Path) -> None:
     words = [str(tmp_path / word) if (tmp_path / word).is_file() else word for word in shlex.split(options)]
     done = subprocess.run(
         [sys.executable, str(BENCH / f"{name}.py"), *words],
-        env={**os.environ, "JGPT_BENCH_RESULTS": str(tmp_path), "PYTHONPATH": str(BENCH.parent)},
+        env={**os.environ, "XLA_FLAGS": "", "JGPT_BENCH_RESULTS": str(tmp_path), "PYTHONPATH": str(BENCH.parent)},
         cwd=BENCH.parent,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     (written,) = tmp_path.glob("*/*.json")
-    assert written.stem == name and {"date", "machine"} < json.loads(written.read_text()).keys()
+    assert written.stem.startswith(name) and {"date", "machine"} < json.loads(written.read_text()).keys()

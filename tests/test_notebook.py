@@ -40,9 +40,17 @@ def test_other_examples_do_not_replace_those_of_a_run(tmp_path: Path):
     kept = tmp_path / "run.data" / "qa.jsonl"
     kept.parent.mkdir()
     kept.write_text("earlier ones")
+    (tmp_path / "run").mkdir()
     with pytest.raises(ValueError, match="holds other examples than the 12 given.*Use another run.dir"):
         jgpt.train(config(tmp_path), qa=from_lists(QUESTIONS, ANSWERS))
     assert kept.read_text() == "earlier ones" and [path.name for path in kept.parent.iterdir()] == ["qa.jsonl"]
+
+
+def test_examples_of_a_run_that_never_began_are_replaced(tmp_path: Path):
+    with pytest.raises(ValueError, match="1 questions cannot be split"):
+        jgpt.train(config(tmp_path), qa=from_lists(QUESTIONS[:1], ANSWERS[:1]))
+    with pytest.raises(ValueError, match="begins '(long|also).* must stay whole"):  # of these, not of the first
+        jgpt.train(config(tmp_path), qa=from_lists(["long" * 20 + "?", "also" * 20 + "?"], ANSWERS[:2]))
 
 
 def test_mistakes_are_named_before_anything_is_written(tmp_path: Path):

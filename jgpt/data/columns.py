@@ -259,8 +259,16 @@ def _more(fields: _Fields) -> list[QuestionAnswer]:
         value = _json_cell(value, fields.named("more"))
     if not isinstance(value, list) or not all(isinstance(turn, dict) for turn in value):
         raise BadRecord(f"{fields.named('more')!r} must be a list of objects with question and answer")
-    own = {ours: ours for ours in SYNONYMS}
-    return [_question(_Fields(turn, own, fields.encoding)) for turn in value]
+    own = {ours: ours for ours in SYNONYMS if ours != "more"}
+    found = []
+    for number, turn in enumerate(value, 1):
+        try:
+            if turn.get("more"):
+                raise BadRecord("it has follow-ups of its own: list all of them, in order, in the first question's")
+            found.append(_question(_Fields(turn, own, fields.encoding)))
+        except BadRecord as error:
+            raise BadRecord(f"{fields.named('more')!r}, follow-up {number}: {error}") from None
+    return found
 
 
 def _conversation(fields: _Fields) -> Conversation:

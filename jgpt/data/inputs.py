@@ -73,7 +73,16 @@ def list_inputs(path: Path) -> tuple[list[InputFile], list[str]]:
     """
     if path.is_file():
         return _expand(path, path.name, alone=True), []
-    found = [file for file in files_below(path) if file.stat().st_size]
+    below = files_below(path)
+    found = [file for file in below if file.stat().st_size]
+    names = [file.relative_to(path).as_posix() for file in below]
+    if any(split_of(name) == "train" for name in names):  # an empty split is no reason to draw one from the others
+        void = [name for name, file in zip(names, below, strict=True) if split_of(name) and file not in found]
+        require(
+            not void,
+            f"{', '.join(map(repr, void[:3]))} in {str(path)!r} is empty, though named after a split: fill it, or take it "
+            "away.",
+        )
     inputs = [entry for file in found for entry in _expand(file, file.relative_to(path).as_posix(), alone=False)]
     data = [entry for entry in inputs if not is_never_data(entry.name)]
     if not data:  # a folder of licences is what the user has

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import PurePosixPath
-from typing import Final
+from typing import Any, Final
 
 from jgpt.data.columns import check_question
 from jgpt.data.decoding import check_characters, decode_records
@@ -23,7 +23,7 @@ OPENING: Final = "[{"  # the files of the game hold one that is closed by the ot
 OVERSTRIKE: Final = "\b"  # accents are written for a typewriter: e, back, '
 
 # A pattern is a list of alternatives, each a sequence of characters and of patterns in brackets.
-Pattern = list[list["str | Pattern"]]
+Pattern = list[list[Any]]
 
 
 def read_index(text: str) -> dict[str, list[str]]:
@@ -168,7 +168,7 @@ def _texts(pattern: Pattern) -> Iterator[str]:
         yield from _sequence(sequence)
 
 
-def _sequence(sequence: "list[str | Pattern]") -> Iterator[str]:
+def _sequence(sequence: list[Any]) -> Iterator[str]:
     at = next((i for i, part in enumerate(sequence) if not isinstance(part, str)), len(sequence))
     head = "".join(part for part in sequence[:at] if isinstance(part, str))
     if at == len(sequence):

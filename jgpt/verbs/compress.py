@@ -64,9 +64,9 @@ def run(arguments: argparse.Namespace) -> None:
         if kind == "text":
             raise ValueError(f"{path} is neither a picture ({', '.join(originals.PICTURE_SUFFIXES)}) nor a .npy stack.")
         if arguments.caption is None and "" not in task.captions:
+            known = ", ".join([*task.captions[:20], *(["..."] if len(task.captions) > 20 else [])])
             raise ValueError(
-                f"task {name!r} draws after a caption: give --caption WORDS (known: {', '.join(task.captions[:20])}), or "
-                "--caption '' for none."
+                f"task {name!r} draws after a caption: give --caption WORDS (known: {known}), or --caption '' for none."
             )
         read = originals.read_picture if kind == "picture" else originals.read_stack
         original = read(task, raw, str(path), arguments.caption or "")
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
         file, measured = codec.compress(model, name, original, arguments.caption or "", counter.reach)
     content = file.to_bytes()
     out.write_bytes(content)
-    _report(str(path), len(raw), original, content, str(out), measured)
+    _report(str(path), len(raw), original, content, str(out), measured, model.step)
     if not measured.agrees:
         print(
             f"warning: the code has {measured.ratio:.2%} of the bits that the forward pass claims, and the steps that drove it "
@@ -94,7 +94,9 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{path} exists: name another file with --out, or give --overwrite.")
 
 
-def _report(name: str, size: int, original: "Original", content: bytes, out: str, measured: "Measured") -> None:
+def _report(
+    name: str, size: int, original: "Original", content: bytes, out: str, measured: "Measured", step: int
+) -> None:
     """Print the table."""
     import lzma
     import zlib
@@ -126,6 +128,7 @@ def _report(name: str, size: int, original: "Original", content: bytes, out: str
     console.print(
         f"code / forward pass: {measured.ratio:.4f} "
         f"(of the code up to {measured.overhead_bits / 8:.0f} bytes are ends and starts of the stream)\n"
-        f"{measured.tokens / measured.seconds:,.0f} ids/s, {measured.seconds:.1f} s\n{out}",
+        f"{measured.tokens / measured.seconds:,.0f} ids/s, {measured.seconds:.1f} s\n"
+        f"{out}: comes back by this run's checkpoint of step {step} alone, which more training removes",
         markup=False,
     )

@@ -43,6 +43,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     shown = arguments.rows
     require(shown >= 0, f"--rows is {shown}: must not be negative; 0 draws none.")
+    page_name = (arguments.html or ".html").lower()
+    require(page_name.endswith((".html", ".htm")), f"--html {arguments.html!r}: use a name that ends in .html.")
     config = from_arguments(arguments.config, arguments.overrides, f"python train.py {arguments.config}", DESCRIPTION)
     configure()
     from rich.console import Console

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from jgpt.check import require
+from jgpt.check import require, same_file
 from jgpt.runtime import configure
 
 if TYPE_CHECKING:
@@ -39,6 +39,10 @@ def run(arguments: argparse.Namespace) -> None:
 
     out = Path(arguments.out)
     check_name(out)
+    require(
+        arguments.picture is None or not same_file(out, arguments.picture),
+        f"--out {arguments.out!r} is the picture itself, which would be lost: use another name.",
+    )
     configure()
     import jgpt
     from jgpt import gallery, surprise

@@ -44,11 +44,10 @@ def test_what_is_written_reads_back_equal(
     data: st.DataObject, examples: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     written = data.draw(st.lists(examples, min_size=2, max_size=4, unique=True))
-    folder = tmp_path_factory.mktemp("run")
-    write_jsonl(written, folder / "train.jsonl")
-    write_jsonl(written[:1], folder / "validation.jsonl")
-    splits = read_path(str(folder), kind="auto", data=DataConfig(), validation_fraction=0.1, seed=0)
-    assert list(splits.train) == written and list(splits.validation) == written[:1]
+    path = tmp_path_factory.mktemp("run") / "own.jsonl"
+    write_jsonl(written, path)
+    splits = read_path(str(path), kind="auto", data=DataConfig(), validation_fraction=None, seed=0)
+    assert list(splits.validation) == written and not splits.train
 
 
 def test_lists_become_questions() -> None:

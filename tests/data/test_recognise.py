@@ -145,6 +145,12 @@ def test_files_named_after_splits_bring_their_own(valid: str, tmp_path: Path) ->
     assert "test (1 questions)" in splits.notes[2]
 
 
+def test_an_empty_split_is_refused_rather_than_drawn_from_the_others(tmp_path: Path) -> None:
+    write(tmp_path, {"train.jsonl": records(1, 2, 3), "valid.jsonl": "", "notes.txt": ""})
+    with pytest.raises(ValueError, match="'valid.jsonl' in .* is empty, though named after a split"):
+        read(tmp_path)
+
+
 def test_test_is_held_out_where_there_is_no_validation(tmp_path: Path) -> None:
     write(tmp_path, {"train/a.txt": "one", "train/b.txt": "two", "test/a.txt": "three"})
     splits = read(tmp_path)

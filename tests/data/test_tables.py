@@ -125,6 +125,14 @@ BAD = [
     ('{"question": "q", "answer": "a\\u0000"}', "'answer': holds a NUL"),
     ('{"question": "q", "answer": "\\ud800"}', "surrogate"),
     ('{"question": "q", "answer": "a", "id": 1}', "id 1 stands already on line 1"),
+    (
+        '{"question": "q", "answer": "a", "more": [{"question": "r", "answer": ""}]}',
+        "'more', follow-up 1: 'answer' is empty",
+    ),
+    (
+        '{"question": "q", "answer": "a", "more": [{"question": "r", "answer": "b", "more": [{"question": "s"}]}]}',
+        "'more', follow-up 1: it has follow-ups of its own",
+    ),
 ]
 
 

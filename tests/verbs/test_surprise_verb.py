@@ -34,6 +34,12 @@ def test_contradictions_are_refused_before_the_run_is_read(command: list[str], w
         call("surprise", "no_such_run", *command)
 
 
+def test_the_map_does_not_replace_the_picture(tmp_path: Path):
+    (tmp_path / "a.png").write_bytes(b"a picture")
+    with pytest.raises(ValueError, match="is the picture itself, which would be lost"):
+        call("surprise", "no_such_run", str(tmp_path / "a.png"), "--out", str(tmp_path / "." / "a.png"))
+
+
 def test_one_picture_or_held_out_ones_must_be_named(capsys: pytest.CaptureFixture):
     for command in (["surprise", "run"], ["surprise", "run", "a.png", "--held-out", "2"]):
         with pytest.raises(SystemExit):
