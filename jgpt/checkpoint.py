@@ -156,9 +156,7 @@ class Checkpoints:
         if step is None:
             step = _from_first(self._newest_whole(found) if jax.process_index() == 0 else -1)
         else:
-            require(
-                step in found, f"no checkpoint of step {step} in {self.folder} (any more): there are {found or 'none'}."
-            )
+            require(step in found, f"no checkpoint of step {step} in {self.folder}: there are {found or 'none'}.")
             problem = manifest.damage(self._path(step))
             require(problem is None, f"checkpoint {self._path(step)} is damaged: {problem}. There are {found}.")
         if step < 0:

@@ -40,7 +40,12 @@ def run(arguments: argparse.Namespace) -> None:
     from jgpt.compression import codec, originals
     from jgpt.progress import Counter, say
 
-    model = jgpt.load(arguments.run, step=file.step)
+    try:
+        model = jgpt.load(arguments.run, step=file.step)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} {path} comes back by that checkpoint of the run that compressed it alone; more training removes it."
+        ) from None
     with Counter("ids decoded", None) as counter:
         value = codec.decompress(model, file, counter.reach)
     if isinstance(value, np.ndarray):
