@@ -75,14 +75,12 @@ def list_inputs(path: Path) -> tuple[list[InputFile], list[str]]:
         return _expand(path, path.name, alone=True), []
     below = files_below(path)
     found = [file for file in below if file.stat().st_size]
-    names = [file.relative_to(path).as_posix() for file in below]
-    if any(split_of(name) == "train" for name in names):  # an empty split is no reason to draw one from the others
-        void = [name for name, file in zip(names, below, strict=True) if split_of(name) and file not in found]
-        require(
-            not void,
-            f"{', '.join(map(repr, void[:3]))} in {str(path)!r} is empty, though named after a split: fill it, or take it "
-            "away.",
-        )
+    split = {file: split_of(file.relative_to(path).as_posix()) for file in below}
+    empty = next((file for file in below if split[file] and not file.stat().st_size), None)
+    require(  # else a share of the others would be held out instead
+        empty is None or not _come_in_splits(list(split.values())),
+        f"{str(empty)!r} is empty, though named after its split: fill it, or take it away.",
+    )
     inputs = [entry for file in found for entry in _expand(file, file.relative_to(path).as_posix(), alone=False)]
     data = [entry for entry in inputs if not is_never_data(entry.name)]
     if not data:  # a folder of licences is what the user has
@@ -134,16 +132,22 @@ def own_splits(files: Sequence[InputFile]) -> dict[str, list[InputFile]] | None:
     for file in files:
         parts.setdefault(split_of(file.name) or "", []).append(file)
     strange = parts.pop("", [])
-    named = len(files) - len(strange)
-    if "train" not in parts or len(parts) < 2 or len(strange) >= named:
+    if not _come_in_splits([split_of(file.name) for file in files]):
         return None
     if strange:
+        named = len(files) - len(strange)
         names = ", ".join(sorted(of[0].name for of in parts.values()))
         raise ValueError(
             f"{named} files are named after their split ({names}), and {len(strange)} are not, such as "
             f"{strange[0].where!r}: name it after the part that it belongs to, or move it away."
         )
     return parts
+
+
+def _come_in_splits(splits: Sequence[str | None]) -> bool:
+    """Return whether files of these splits are named after them: most are, some for training and some not."""
+    named = [split for split in splits if split]
+    return "train" in named and len(set(named)) > 1 and 2 * len(named) > len(splits)
 
 
 def _expand(file: Path, name: str, *, alone: bool) -> list[InputFile]:

@@ -207,5 +207,5 @@ def _without(weak: str, instead: str, keys: list[Key]) -> list[Key]:
 
 
 def _plain(text: str) -> str:
-    """Return a text as it is compared: without what differs in case, in white space, or in how a character is put together."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    """Return a text as it is compared: whatever its case, its white space, and how its characters are composed (NFC)."""
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())

@@ -129,10 +129,15 @@ def test_what_opens_a_held_out_conversation_is_no_later_turn_of_training(seed: i
 
 
 def test_what_a_given_split_holds_out_is_not_trained() -> None:
-    held = [QuestionAnswer("Who is  Ann?", "x", context="C"), QuestionAnswer("ﬁne?", "x"), "a text", dialogue("a", "b")]
+    held = [
+        QuestionAnswer("Who is  Ann?", "x", context="C"),
+        QuestionAnswer("Caf\u00e9?", "x"),
+        "a text",
+        dialogue("a", "b"),
+    ]
     gone = [
         QuestionAnswer("who is ann?", "y", context="c "),
-        QuestionAnswer("q", "a", more=(QuestionAnswer("Fine?", "z"),)),
+        QuestionAnswer("q", "a", more=(QuestionAnswer("cafe\u0301?", "z"),)),
     ]
     stay = [QuestionAnswer("who is ann?", "y", context="d"), QuestionAnswer("Ann", "x", more=(WHY,))]
     for train, kept in (([*gone, *stay], stay), (["a text", "A text"], ["A text"])):
