@@ -1,10 +1,11 @@
 """Files of the user: what each kind of path means, and that every complaint names the value and the fix."""
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jgpt.config import DataConfig
@@ -106,6 +107,17 @@ def test_npy_is_mapped_and_its_tail_held_out(tmp_path: Path, dtype: str) -> None
     assert isinstance(train.ids, np.memmap) and isinstance(held.ids, np.memmap)
     np.testing.assert_array_equal(train.ids, np.arange(900))
     np.testing.assert_array_equal(held.ids, np.arange(900, 1000))
+
+
+@settings(max_examples=40, deadline=None)  # a shared machine has slow moments
+@given(st.lists(st.integers(0, 65535), min_size=4, max_size=50), st.sampled_from([".bin", ".npy"]), st.booleans())
+def test_ids_read_back_equal(ids: list[int], suffix: str, whole: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"ids{suffix}"
+        array = np.array(ids, "<u2")
+        file.write_bytes(array.tobytes()) if suffix == ".bin" else np.save(file, array)
+        splits = read(file, validation_fraction=None if whole else 0.25)
+        assert [i for part in (splits.train, splits.validation) for stream in part for i in stream.ids.tolist()] == ids
 
 
 def test_bin_is_little_endian_uint16(tmp_path: Path) -> None:

@@ -48,6 +48,43 @@ def classes(tmp_path: Path) -> Path:
     return tmp_path
 
 
+SIZES = st.tuples(st.integers(1, 5), st.integers(1, 5))
+
+
+@settings(max_examples=30, deadline=None)  # a shared machine has slow moments
+@given(
+    st.lists(st.tuples(st.sampled_from(["cat", "a dog", "ü"]), st.booleans()), min_size=1, max_size=6),
+    SIZES,
+    st.sampled_from([".png", ".bmp", ".tif", ".npz"]),
+    st.integers(0, 99),
+)
+def test_pictures_read_back_equal(pictures: list[tuple[str, bool]], size: tuple[int, int], suffix: str, seed: int):
+    """Of a folder of files that lose nothing, and of arrays: pixels and class; grey beside colour gets three channels."""
+    random = np.random.default_rng(seed)
+    grey = [is_grey and suffix != ".npz" for _, is_grey in pictures]
+    shown = [random.integers(0, 256, size if one else (*size, 3)).astype(np.uint8) for one in grey]
+    classes = [name for name, _ in pictures]
+    expected = [np.repeat(p[..., None], 3, -1) if p.ndim == 2 and not all(grey) else p for p in shown]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if suffix == ".npz":
+            np.savez(folder / "all.npz", images=np.stack(shown), labels=classes)
+        else:
+            for i, (pixels, of) in enumerate(zip(shown, classes, strict=True)):
+                (folder / of).mkdir(exist_ok=True)
+                Image.fromarray(pixels).save(folder / of / f"{i}{suffix}")
+        found = read(folder / "all.npz" if suffix == ".npz" else folder, fraction=None).validation
+        places = [example.place for example in found]
+    one_class = len(set(classes)) == 1 and suffix != ".npz"  # a folder within a folder names nothing
+
+    def marked(pixels: np.ndarray, of: str) -> tuple:
+        channels = pixels[..., 0] if pixels.ndim == 3 and (pixels == pixels[..., :1]).all() else pixels
+        return (channels.shape[:2], channels.tobytes() if all(grey) else pixels.tobytes(), "" if one_class else of)
+
+    assert sorted(marked(e.pixels, e.caption) for e in found) == sorted(map(marked, expected, classes))
+    assert len(set(places)) == len(found) and all(suffix in place for place in places)
+
+
 def test_folders_are_classes_and_each_is_held_out_in_proportion(classes: Path):
     for seed in range(5):
         splits = read(classes, seed=seed)

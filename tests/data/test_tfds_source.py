@@ -10,10 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jgpt.config import DataConfig
 from jgpt.data import tfds_folder, tfds_questions, tfds_source
-from jgpt.data.examples import Splits
+from jgpt.data.examples import QuestionAnswer, Splits
+from jgpt.data.read_log import ReadLog
 from jgpt.data.tfds_source import read_tfds
 
 tfds = pytest.importorskip("tensorflow_datasets", reason="tensorflow-datasets is not installed")
@@ -222,6 +225,34 @@ def test_questions_are_read_by_the_table_of_features(prepared: str) -> None:
     first = next(example for example in splits.train if example.question == "Where is q0?")
     assert (first.answer, first.references, first.context) == ("a0", ("a0", "A0"), "story 0")
     assert splits.notes == ("1 question(s) without an answer left out",)
+
+
+WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1, max_size=8).filter(
+    str.strip
+)
+
+
+@settings(max_examples=60, deadline=None)  # a shared machine has slow moments
+@given(st.lists(st.tuples(WORDS, st.lists(WORDS, min_size=1, max_size=3), WORDS), min_size=1, max_size=4))
+def test_questions_of_squad_and_of_choices_read_back_equal(asked: list[tuple[str, list[str], str]]) -> None:
+    squad = [
+        {"question": q.encode(), "context": c.encode(), "answers": {"text": [a.encode() for a in of]}}
+        for q, of, c in asked
+    ]
+    parts = tfds_questions.parts_of("squad", ["question", "context", "answers/text"], {})
+    found = tfds_questions.questions(squad, parts, "here", ReadLog("error"))
+    assert found == [
+        (QuestionAnswer(q, of[0], context=c, references=tuple(dict.fromkeys(of))), None) for q, of, c in asked
+    ]
+    assert [example.place for example, _ in found] == [f"here, example {i}" for i in range(len(asked))]
+    piqa = [
+        {"goal": q.encode(), "sol1": b"yes" + c.encode(), "sol2": b"no", "label": len(of) % 2} for q, of, c in asked
+    ]
+    parts = tfds_questions.parts_of("piqa", ["goal", "sol1", "sol2", "label"], {})
+    for (example, _), (q, of, c) in zip(
+        tfds_questions.questions(piqa, parts, "", ReadLog("error")), asked, strict=True
+    ):
+        assert example == QuestionAnswer(q, "no" if len(of) % 2 else f"yes{c}", choices=(f"yes{c}", "no"))
 
 
 def test_choices_are_found_by_their_label(prepared: str) -> None:
