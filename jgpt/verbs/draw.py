@@ -7,7 +7,7 @@ from typing import Final
 
 from jgpt.check import require
 from jgpt.runtime import configure
-from jgpt.sampling import Sampling
+from jgpt.sampling import GUIDANCE_SCHEDULES, Sampling
 
 HELP: Final = "draw beside real pictures and the nearest training pictures, and measure copying"
 DESCRIPTION: Final = """Draws pictures, and reads the run's data again to put beside each the training picture nearest by
@@ -31,6 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--guidance", type=float, default=1.0, help="above 1: pictures follow their caption more closely"
     )
+    parser.add_argument(
+        "--guidance-schedule",
+        choices=GUIDANCE_SCHEDULES,
+        default="constant",
+        help="how guidance runs over a picture: constant, or rising from 1 (default %(default)s)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same (default %(default)s)")
     parser.add_argument("--step", type=int, help="checkpoint to load (default: the newest)")
 
@@ -38,7 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Write the sheet and the distances, and say what they show."""
     require(arguments.held_out >= 1, f"--held-out is {arguments.held_out}: draw at least 1 caption.")
-    sampling = Sampling(temperature=arguments.temperature, guidance=arguments.guidance)
+    sampling = Sampling(
+        temperature=arguments.temperature,
+        guidance=arguments.guidance,
+        guidance_schedule=arguments.guidance_schedule,
+    )
     configure()
     import jgpt
     from jgpt import gallery
@@ -60,6 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
         "seed": arguments.seed,
         "temperature": sampling.temperature,
         "guidance": sampling.guidance,
+        "guidance_schedule": sampling.guidance_schedule,
         "captions": list(captions),
     }
     figures.write_text(json.dumps(record | drawn.distances, indent=1) + "\n", encoding="utf-8")
