@@ -129,6 +129,6 @@ def _report(
         f"code / forward pass: {measured.ratio:.4f} "
         f"(of the code up to {measured.overhead_bits / 8:.0f} bytes are ends and starts of the stream)\n"
         f"{measured.tokens / measured.seconds:,.0f} ids/s, {measured.seconds:.1f} s\n"
-        f"{out}: comes back by this run's checkpoint of step {step} alone, which more training removes",
+        f"{out}: comes back by this run's checkpoint of step {step} alone, which more training may remove",
         markup=False,
     )
