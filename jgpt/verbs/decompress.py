@@ -44,7 +44,8 @@ def run(arguments: argparse.Namespace) -> None:
         model = jgpt.load(arguments.run, step=file.step)
     except ValueError as error:
         raise ValueError(
-            f"{error} {path} comes back by that checkpoint of the run that compressed it alone; more training may have removed it."
+            f"{error} {path} comes back by that checkpoint of the run that compressed it alone; more training may have removed "
+            "it."
         ) from None
     with Counter("ids decoded", None) as counter:
         value = codec.decompress(model, file, counter.reach)
