@@ -8,6 +8,7 @@ from jgpt.check import require, same_file
 from jgpt.compiled import Programs
 from jgpt.entry import user_errors
 from jgpt.runtime import configure
+from jgpt.sampling import GUIDANCE_SCHEDULES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--guidance", type=float, default=1.0, help="above 1: pictures follow their caption more closely")
     out.add_argument(
         "--guidance-schedule",
-        choices=("constant", "linear", "cosine"),
+        choices=GUIDANCE_SCHEDULES,
         default="constant",
         help="how guidance runs over a picture: constant, or rising from 1 (default %(default)s)",
     )

@@ -38,3 +38,10 @@ def test_the_command_that_goes_on_can_be_typed(given: list[str], simulates: bool
     assert on.count("--train.steps") == 1 and on.endswith(
         f"--train.steps {2 * Config().train.steps} --run.on-existing extend"
     )
+
+
+def test_a_run_started_from_python_goes_on_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["kernel", "--f=1"])
+    words = report.complete_message(Config(), report.IN_PYTHON)
+    assert "run.on_existing='extend'" in words
+    assert not any(word in words for word in ("CONFIG", "--f=1", "train.py"))

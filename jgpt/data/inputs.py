@@ -69,19 +69,20 @@ def list_inputs(path: Path) -> tuple[list[InputFile], list[str]]:
     """Return the data files of a file, folder or archive in order of path, and the names of those that are none.
 
     Raises:
-        ValueError: an archive is broken, encrypted or expands to more than `EXPANDED_BYTES`.
+        ValueError: an archive is broken, encrypted or expands to more than `EXPANDED_BYTES`; or files come in splits, and one
+            of them is empty.
     """
     if path.is_file():
         return _expand(path, path.name, alone=True), []
-    below = files_below(path)
-    found = [file for file in below if file.stat().st_size]
-    split = {file: split_of(file.relative_to(path).as_posix()) for file in below}
-    empty = next((file for file in below if split[file] and not file.stat().st_size), None)
+    names = {file: file.relative_to(path).as_posix() for file in files_below(path)}
+    sizes = {file: file.stat().st_size for file in names}
+    found = [file for file in names if sizes[file]]
+    empty = next((file for file in names if not sizes[file] and split_of(names[file])), None)
     require(  # else a share of the others would be held out instead
-        empty is None or not _come_in_splits(list(split.values())),
+        empty is None or not _come_in_splits([split_of(name) for name in names.values()]),
         f"{str(empty)!r} is empty, though named after its split: fill it, or take it away.",
     )
-    inputs = [entry for file in found for entry in _expand(file, file.relative_to(path).as_posix(), alone=False)]
+    inputs = [entry for file in found for entry in _expand(file, names[file], alone=False)]
     data = [entry for entry in inputs if not is_never_data(entry.name)]
     if not data:  # a folder of licences is what the user has
         return inputs, []
@@ -128,12 +129,13 @@ def own_splits(files: Sequence[InputFile]) -> dict[str, list[InputFile]] | None:
     Raises:
         ValueError: most are named after splits, and some are not.
     """
-    parts: dict[str, list[InputFile]] = {}
-    for file in files:
-        parts.setdefault(split_of(file.name) or "", []).append(file)
-    strange = parts.pop("", [])
-    if not _come_in_splits([split_of(file.name) for file in files]):
+    splits = [split_of(file.name) for file in files]
+    if not _come_in_splits(splits):
         return None
+    parts: dict[str, list[InputFile]] = {}
+    for split, file in zip(splits, files, strict=True):
+        parts.setdefault(split or "", []).append(file)
+    strange = parts.pop("", [])
     if strange:
         named = len(files) - len(strange)
         names = ", ".join(sorted(of[0].name for of in parts.values()))
