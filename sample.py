@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from jgpt.check import require, same_file
+from jgpt.check import counted, require, same_file
 from jgpt.compiled import Programs
 from jgpt.entry import user_errors
 from jgpt.runtime import configure
@@ -184,8 +184,7 @@ def searching(arguments: argparse.Namespace) -> dict[str, Any]:
 def write(model: "GPT", arguments: argparse.Namespace, sampling: "Sampling") -> None:
     """Print continuations of a text; a single one appears as it is made."""
     if arguments.n == 1 and arguments.beams is None:
-        print(arguments.text, end="", flush=True)
-        show(model, arguments.text, "text", arguments, sampling)
+        show(model, arguments.text, "text", arguments, sampling, before=arguments.text)
         return
     texts = model.generate(arguments.text, arguments.n, **options(arguments, sampling), **searching(arguments))
     for index, text in enumerate(texts):
@@ -194,13 +193,15 @@ def write(model: "GPT", arguments: argparse.Namespace, sampling: "Sampling") -> 
         print(arguments.text + text)
 
 
-def show(model: "GPT", request: Any, kind: str, arguments: argparse.Namespace, sampling: "Sampling") -> str:
-    """Print a text as it is made, and return it."""
+def show(
+    model: "GPT", request: Any, kind: str, arguments: argparse.Namespace, sampling: "Sampling", before: str = ""
+) -> str:
+    """Print a text as it is made, behind `before` once the request is known to be sound, and return it."""
     made = ""
     for piece in model.stream(request, kind, **options(arguments, sampling)):
+        print(piece if made else before + piece, end="", flush=True)
         made += piece
-        print(piece, end="", flush=True)
-    print()
+    print("" if made else before)
     return made
 
 
@@ -294,7 +295,7 @@ def draw(model: "GPT", arguments: argparse.Namespace, sampling: "Sampling") -> N
         top[0, : len(given)] = given
         shown = Pictures(np.concatenate([top, drawn.array]))
         what = f"{what}, from the top {len(given)} of {top.shape[1]} rows of {arguments.complete}"
-    print(f"{len(drawn)} pictures of {what}: {shown.save(arguments.out)}")
+    print(f"{counted(len(drawn), 'picture')} of {what}: {shown.save(arguments.out)}")
 
 
 def read_rows(model: "GPT", arguments: argparse.Namespace) -> "np.ndarray":

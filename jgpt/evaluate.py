@@ -11,7 +11,7 @@ Bytes are those of the text as read, in UTF-8: of one with CRLF or a byte order 
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -232,21 +232,28 @@ def from_path(model: GPT, path: str, name: str | None) -> Mixture:
             f"{error.what}, but the task {name!r} of this run is of kind {task.kind!r}: score another path, or have another "
             f"task read it with --task NAME; there are {kinds}."
         ) from None
-    if isinstance(task, ImageTask) and not task.free and not task.unconditional:
-        splits = dataclasses.replace(splits, validation=_of_class(splits.validation, path, task.captions))
+    if isinstance(task, ImageTask) and not task.unconditional:
+        splits = dataclasses.replace(splits, validation=_with_captions(splits.validation, path, task))
     length, on_long = model.model.context_length, config.task_configs()[name].on_long
     return Mixture(
         model.tokenizer, {name: mixture.held_out(name, task, splits, length, on_long, config.data.on_bad_record)}
     )
 
 
-def _of_class(pictures: Sequence[Picture], path: str, classes: Collection[str]) -> list[Picture]:
-    """Return pictures, those without a caption with the name of their folder, which must be one of the classes."""
+def _with_captions(pictures: Sequence[Picture], path: str, task: ImageTask) -> list[Picture]:
+    """Return pictures, those without a caption with the name of their folder where that is a class of the run.
+
+    Raises:
+        ValueError: one has no caption, and the run saw none without.
+    """
     where = Path(path).expanduser().absolute()
     folder = where.name if where.is_dir() else where.parent.name
+    bare = sum(not picture.caption for picture in pictures)
+    draws = f"draws classes ({', '.join(sorted(task.captions)[:10])})" if not task.free else "draws from captions"
+    named = "" if task.free else "a folder named after their class, or "
     require(
-        folder in classes or all(picture.caption for picture in pictures),
-        f"{path!r} has pictures without a caption, and this run draws classes ({', '.join(sorted(classes)[:10])}): put "
-        "them into a folder named after their class, or a captions file beside them.",
+        not bare or (not task.free and folder in task.captions),
+        f"{path!r} has {bare} of {len(pictures)} pictures without a caption, and this run {draws}: give them {named}a captions "
+        "file beside them.",
     )
     return [picture if picture.caption else dataclasses.replace(picture, caption=folder) for picture in pictures]

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 from rich.text import Text
 
+from jgpt.check import counted
 from jgpt.data.examples import Conversation, Picture, QuestionAnswer, TokenStream
 from jgpt.render import marked, spans
 from jgpt.tasks.mixture import TaskData
@@ -76,8 +77,10 @@ def volume(examples: Sequence[Any]) -> str:
     words = [f"{size:,} {what}" for what, size in sizes.items()]
     if shapes:
         shown = " and ".join(" x ".join(map(str, shape)) for shape in sorted(shapes)[:3])
-        words.insert(0, f"{len(examples):,} pictures of {shown}{' and other sizes' if len(shapes) > 3 else ''}")
-    return ", ".join(words) or f"{len(examples):,} examples"
+        words.insert(
+            0, f"{counted(len(examples), 'picture')} of {shown}{' and other sizes' if len(shapes) > 3 else ''}"
+        )
+    return ", ".join(words) or counted(len(examples), "example")
 
 
 def _bytes(text: str) -> int:

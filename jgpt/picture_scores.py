@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from jgpt.check import require
+from jgpt.check import counted, listed, require
 from jgpt.data.examples import Picture
 from jgpt.loaded import GPT
 from jgpt.sampling import Sampling
@@ -49,14 +49,29 @@ def code_error(name: str, data: TaskData) -> dict[str, float]:
 
 def classes_of(data: TaskData) -> tuple[str, ...] | None:
     """Return the captions where they are classes: 2 to `MAX_CLASSES`, each of `MIN_PER_CLASS` training pictures or more."""
+    counts = _counts(data)
+    if len(counts) not in range(2, MAX_CLASSES + 1) or min(counts.values()) < MIN_PER_CLASS:
+        return None
+    return tuple(sorted(counts))
+
+
+def _counts(data: TaskData) -> Counter[str]:
+    """Return how many training pictures each caption has; no more is counted than tells that they are too many."""
     counts: Counter[str] = Counter()
     for example in data.splits.train:
         counts[example.caption] += 1
         if len(counts) > MAX_CLASSES:
-            return None
-    if len(counts) < 2 or min(counts.values()) < MIN_PER_CLASS:
-        return None
-    return tuple(sorted(counts))
+            break
+    return counts
+
+
+def _why_none(data: TaskData) -> str:
+    """Return what keeps the captions of a task from being classes, in words."""
+    counts = _counts(data)
+    if len(counts) > MAX_CLASSES:
+        return "it has more captions"
+    few = sorted(caption for caption, count in counts.items() if count < MIN_PER_CLASS)
+    return f"too few have {listed(few, 5)}" if few else f"it has {counted(len(counts), 'caption')}"
 
 
 def class_consistency(model: GPT, name: str, data: TaskData, *, per_class: int, seed: int = 0) -> dict[str, float]:
@@ -80,7 +95,7 @@ def class_consistency(model: GPT, name: str, data: TaskData, *, per_class: int, 
     if classes is None or not isinstance(data.task, ImageTask):
         raise ValueError(
             f"the captions of task {name!r} are no classes: class consistency needs 2 to {MAX_CLASSES} captions with at "
-            f"least {MIN_PER_CLASS} training pictures each; leave --draw out."
+            f"least {MIN_PER_CLASS} training pictures each ({_why_none(data)}); leave --draw out."
         )
     require(per_class >= 1, f"--draw is {per_class}: draw at least 1 picture of each class.")
     classifier = _classifier(*_real(data.task, data.splits.train, seed), seed)
@@ -103,11 +118,14 @@ def consistencies(model: GPT, data: dict[str, TaskData], *, per_class: int, seed
     Raises:
         ValueError: no task has such captions.
     """
-    names = [name for name, task in data.items() if isinstance(task.task, ImageTask) and classes_of(task) is not None]
+    tasks = {name: task for name, task in data.items() if isinstance(task.task, ImageTask)}
+    names = [name for name, task in tasks.items() if classes_of(task) is not None]
+    reasons = ", ".join(f"{name}: {_why_none(task)}" for name, task in tasks.items())
     require(
         bool(names),
         f"--draw counts how many drawings show their class, and no task of this run draws from 2 to {MAX_CLASSES} captions "
-        f"with at least {MIN_PER_CLASS} training pictures each: leave it out.",
+        f"with at least {MIN_PER_CLASS} training pictures each ({reasons or 'none draws pictures'}): leave it out, or give "
+        "the data more pictures.",
     )
     scores: dict[str, float] = {}
     for name in names:

@@ -195,3 +195,16 @@ def test_data_path_replaces_the_source_of_the_single_task():
     config = Config(data=DataConfig(tasks={"a": TEXT}, path="mine.txt"))
     assert config.task_configs() == {"a": dataclasses.replace(TEXT, path="mine.txt")}
     assert Config(data=DataConfig(tasks={"a": TEXT})).task_configs() == {"a": TEXT}
+
+
+def test_of_several_tasks_those_of_the_users_data_read_its_path() -> None:
+    mine, own = TaskConfig(kind="qa"), TaskConfig(kind="qa", path="own.jsonl")
+    tasks = {"text": TaskConfig(kind="text", source="python_docs"), "all": mine, "some": mine, "own": own}
+    read = Config(data=DataConfig(tasks=tasks, path="mine.jsonl")).task_configs()
+    assert {name: task.path for name, task in read.items()} == {
+        "text": None,
+        "all": "mine.jsonl",
+        "some": "mine.jsonl",
+        "own": "own.jsonl",
+    }
+    assert read["text"] == tasks["text"] and read["own"] == own

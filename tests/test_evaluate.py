@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from test_gallery import task_data
 
 from jgpt import evaluate, loss, sharding, step
 from jgpt.config import Config, DataConfig, EvalConfig, MeshConfig, ModelConfig, TaskConfig
@@ -18,6 +19,7 @@ from jgpt.likelihood import token_nats
 from jgpt.loaded import GPT
 from jgpt.model import gpt
 from jgpt.tasks import mixture
+from jgpt.tasks.image import ImageTask
 
 CONTEXT = 32
 ROWS = 4
@@ -224,11 +226,22 @@ def test_stories_are_scored_question_by_question(run: tuple, tmp_path: Path):
 
 def test_pictures_take_their_folder_for_their_class(tmp_path: Path):
     picture = Picture(np.zeros((2, 2), np.uint8))
+    classes = ImageTask(task_data([picture], [picture]).task.vocabulary, (2, 2), ("cat", "dog"))
     (tmp_path / "cat").mkdir()
     for path in (tmp_path / "cat", tmp_path / "cat" / "a.png"):
-        assert evaluate._of_class([picture], str(path), ("cat", "dog"))[0].caption == "cat"
+        assert evaluate._with_captions([picture], str(path), classes)[0].caption == "cat"
     with pytest.raises(ValueError, match="without a caption.*cat, dog.*folder named after their class"):
-        evaluate._of_class([picture], str(tmp_path), ("cat", "dog"))
+        evaluate._with_captions([picture], str(tmp_path), classes)
+
+
+def test_pictures_without_a_caption_are_not_scored_by_a_run_that_saw_none(tmp_path: Path):
+    bare, named = Picture(np.zeros((2, 2), np.uint8)), Picture(np.zeros((2, 2), np.uint8), "a cat")
+    free = ImageTask(task_data([named], [named]).task.vocabulary, (2, 2), ("a cat", "a dog"), free=True)
+    assert evaluate._with_captions([named], str(tmp_path), free) == [named]
+    with pytest.raises(
+        ValueError, match="has 1 of 2 pictures without a caption.*draws from captions: give them a captions"
+    ):
+        evaluate._with_captions([bare, named], str(tmp_path), free)
 
 
 def test_the_task_of_another_file_must_be_clear(run: tuple):

@@ -68,5 +68,8 @@ def test_free_captions_are_refused_with_the_fix():
     model = fake(data, [square("l").pixels])
     with pytest.raises(ValueError, match="no task of this run draws from 2 to 100 captions.*leave it out"):
         picture_scores.consistencies(model, {"p": data}, per_class=1)
+    rare = task_data([square("lr"[i == 0]) for i in range(30)], [square("l")])
+    with pytest.raises(ValueError, match="p: too few have 'r'"):
+        picture_scores.consistencies(model, {"p": rare}, per_class=1)
     with pytest.raises(ValueError, match="captions of task 'p' are no classes.*leave --draw out"):
         picture_scores.class_consistency(model, "p", data, per_class=1)

@@ -85,9 +85,9 @@ class Config:
             "not move on by more than their length; use half of it, for instance.",
         )
         require(
-            self.data.path is None or len(self.data.tasks) == 1,
-            f"data.path {self.data.path!r} replaces the source of a single task, and this config has "
-            f"{len(self.data.tasks)} ({', '.join(self.data.tasks)}): use --data.tasks.NAME.path.",
+            self.data.path is None or bool(self._readers()),
+            f"data.path {self.data.path!r} is for the only task, or for those that read the user's data, and this config has "
+            f"{len(self.data.tasks)} with sources of their own ({', '.join(self.data.tasks)}): use --data.tasks.NAME.path.",
         )
         require(
             self.tokenizer.image != "none" or all(task.kind != "image" for task in self.data.tasks.values()),
@@ -114,7 +114,16 @@ class Config:
             )
 
     def task_configs(self) -> dict[str, TaskConfig]:
-        """The tasks with `data.path` applied to the single one it replaces."""
-        if self.data.path is None:
-            return dict(self.data.tasks)
-        return {name: dataclasses.replace(task, path=self.data.path) for name, task in self.data.tasks.items()}
+        """The tasks, those with `data.path` that read it."""
+        read = {} if self.data.path is None else dict.fromkeys(self._readers(), self.data.path)
+        return {
+            name: dataclasses.replace(task, path=read[name]) if name in read else task
+            for name, task in self.data.tasks.items()
+        }
+
+    def _readers(self) -> list[str]:
+        """Return which tasks read `data.path`: the only one, else those of the user's data that have no path of their own."""
+        tasks = self.data.tasks
+        if len(tasks) == 1:
+            return list(tasks)
+        return [name for name, task in tasks.items() if task.source == "path" and task.path is None]

@@ -163,7 +163,8 @@ class DataConfig:
 
     tasks: dict[str, TaskConfig] = field(default_factory=dict)
     path: str | None = None
-    """File or folder that replaces the source of a config with a single task."""
+    """File or folder that replaces the source of the only task; of several it is read by those of source `path` that have no
+    path of their own."""
     encoding: str = "utf-8"
     """Encoding of text files."""
     columns: dict[str, str] = field(default_factory=dict)

@@ -72,9 +72,19 @@ class Picture:
     place: str = field(default="", compare=False)
 
 
+class PlacedText(str):
+    """A text of several that knows where it stands; equal to the same text anywhere else."""
+
+    place: str = ""
+
+
 def placed(example: Any, place: str) -> Any:
-    """Return an example that knows where it stands; a text stays as it is."""
-    return example if isinstance(example, str) else replace(example, place=place)
+    """Return an example that knows where it stands."""
+    if isinstance(example, str):
+        example = PlacedText(example)
+        example.place = place
+        return example
+    return replace(example, place=place)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jgpt.check import require
 from jgpt.data.decoding import decode_text
-from jgpt.data.examples import Splits, TokenStream
+from jgpt.data.examples import Splits, TokenStream, placed
 from jgpt.data.holdout import tail_start
 from jgpt.data.inputs import InputFile, files_below, is_never_data
 from jgpt.data.read_log import ReadLog
@@ -74,5 +74,5 @@ def read_texts(files: Sequence[InputFile], encoding: str, log: ReadLog) -> list[
             len(files) > 1 or len(text) >= 2,
             f"{file.where!r} holds {len(text)} character: at least two are needed to split; add text.",
         )
-        documents.append(text)
+        documents.append(placed(text, file.where) if len(files) > 1 else text)
     return documents

@@ -120,14 +120,20 @@ def decode(raw: bytes, rules: PictureRules) -> tuple[np.ndarray, frozenset[str]]
     return fit(pixels, rules), frozenset(done | ({DEEP} if deep else set()) | ({SCALED} if scaled else set()))
 
 
-def decode_alone(raw: bytes, name: str, rules: PictureRules) -> np.ndarray:
-    """Return the pixels of a picture that was asked for by name, as `decode` does.
+def words_for(step: str, rules: PictureRules) -> str:
+    """Return in words what one of the steps that `decode` returns did."""
+    behind = "#{:02x}{:02x}{:02x}".format(*rules.background)
+    return f"laid on the background {behind}, having transparent pixels" if step == ALPHA else step
+
+
+def decode_alone(raw: bytes, name: str, rules: PictureRules) -> tuple[np.ndarray, frozenset[str]]:
+    """Return what `decode` does of a picture that was asked for by name.
 
     Raises:
         BadPicture: as `decode`, with the name.
     """
     try:
-        return decode(raw, rules)[0]
+        return decode(raw, rules)
     except BadPicture as error:
         raise BadPicture(f"{name!r}: {error}. Correct it, or give another picture.") from None
 

@@ -12,15 +12,15 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from jgpt.check import require
+from jgpt.check import counted, listed, require
 from jgpt.config import DataConfig
 from jgpt.data.columns import check_columns
 from jgpt.data.examples import Picture, Splits
 from jgpt.data.inputs import SPLIT_NAMES, files_below
 from jgpt.data.picture_arrays import is_picture_array, read_arrays
 from jgpt.data.picture_captions import SUFFIXES, Captions, Index, find_captions, read_captions
-from jgpt.data.picture_decode import BadPicture, PictureRules, agree, decode
-from jgpt.data.picture_split import hold_out_pictures, listed, without_held_out
+from jgpt.data.picture_decode import BadPicture, PictureRules, agree, decode, words_for
+from jgpt.data.picture_split import hold_out_pictures, without_held_out
 from jgpt.data.read_log import ReadLog
 
 PICTURE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -133,8 +133,11 @@ def _read_folder(
         name, reason = next(iter(unread.items()))
         more = f", as {len(unread) - 1} more," if len(unread) > 1 else ""
         notes.append(f"{name!r}{more} is not read as captions: {reason}")
+    empty = sum(not of.caption for of in wanted)
+    if captions is not None and empty:
+        notes.append(f"{counted(empty, 'empty caption')} among {len(wanted):,}: drawn on nothing")
     if only is None and captions is None and "" in classes and len(set(classes)) > 1:
-        notes.append(f"{classes.count('')} pictures stand beside the class folders: their caption is empty")
+        notes.append(f"{counted(empty, 'picture')} beside the class folders: drawn on nothing")
     parts: dict[str, list[Picture]] = {}
     for number, picture in read:
         parts.setdefault(part_of[number] if part_of else "", []).append(picture)
@@ -169,7 +172,7 @@ def _splits(
             "share held out.",
         )
         if held_part == "validation" and "test" in parts:
-            said.append(f"test ({len(parts['test'])} pictures) is left alone: validation is what is scored")
+            said.append(f"test ({counted(len(parts['test']), 'picture')}) is left alone: validation is what is scored")
         train_pictures, more = without_held_out(parts["train"], parts[held_part])
         said += more
         halves = train_pictures, parts[held_part]
@@ -223,9 +226,7 @@ def _decode_all(
     if rules.mode == "auto":
         decoded = dict(zip(decoded, agree(list(decoded.values())), strict=True))
     read = [(n, Picture(decoded[n], caption, place=place)) for n, caption, place in wanted if n in decoded]
-    behind = "#{:02x}{:02x}{:02x}".format(*rules.background)
-    words = {"alpha": f"laid on the background {behind}, having transparent pixels"}
-    return read, [f"{count} pictures: {words.get(step, step)}" for step, count in sorted(done.items())]
+    return read, [f"{counted(count, 'picture')}: {words_for(step, rules)}" for step, count in sorted(done.items())]
 
 
 def _same_shape(shapes: Sequence[tuple[str, tuple[int, ...]]]) -> None:

@@ -48,7 +48,7 @@ def read(raw: bytes, name: str, shape: tuple[int, ...], rules: PictureRules) -> 
         BadPicture: the file cannot be used.
     """
     mode = "grey" if len(shape) == 2 else "rgb"
-    pixels = decode_alone(raw, name, PictureRules(None, mode, rules.background))
+    pixels, _ = decode_alone(raw, name, PictureRules(None, mode, rules.background))
     height, width = pixels.shape[:2]
     if width != shape[1]:
         from PIL import Image

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from jgpt.check import require
+from jgpt.check import counted, listed, require
 from jgpt.data.examples import Picture
 
 
@@ -78,11 +78,5 @@ def without_held_out(train: Sequence[Picture], held: Sequence[Picture]) -> tuple
     known = {fingerprint(picture.pixels) for picture in held}
     kept = [picture for picture in train if fingerprint(picture.pixels) not in known]
     lost = len(train) - len(kept)
-    note = f"{lost} training pictures equal to a held-out one were left out of training: they would leak"
+    note = f"left out of training, where they would leak: {counted(lost, 'picture')} equal to a held-out one"
     return kept, (note,) if lost else ()
-
-
-def listed(names: Sequence[str], most: int = 10) -> str:
-    """Return names in quotes, the first few of many."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(repr, names[:most])) + more

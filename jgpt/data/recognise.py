@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from jgpt.check import require
+from jgpt.check import listed, require
 from jgpt.config import COLUMNS, DataConfig
 from jgpt.data.columns import check_columns
 from jgpt.data.decoding import decode_records, decode_text
 from jgpt.data.examples import Splits
 from jgpt.data.files import read_texts, read_tokens
-from jgpt.data.inputs import InputFile, files_below, is_never_data, list_inputs, own_splits
+from jgpt.data.inputs import InputFile, files_below, is_never_data, list_inputs, own_splits, split_of
 from jgpt.data.picture_captions import could_be_captions
 from jgpt.data.picture_files import PICTURE_SUFFIXES, is_pictures
 from jgpt.data.quiz import is_quiz, read_index, read_quiz
@@ -193,7 +193,11 @@ def _read_files(
     recognised = f"{words}, {amount} in {len(files)} file{'s' * (len(files) > 1)}"
     _check_kind(path, found_kind, kind, recognised)
     check_columns(data, COLUMNS[found_kind] if form.kind is None else (), words)
+    by_chance = [file.name for file in files if split_of(file.name)] if fraction is not None and parts is None else []
     notes = log.notes() + _left_out_note(left_out)
+    if by_chance and len(files) > 1:
+        names = listed(by_chance, 5)
+        notes += (f"named like parts of a split, and read as any other (most are not, or a part is missing): {names}",)
     if fraction is None:
         return Splits([], examples, kind=found_kind, recognised=recognised, notes=notes)
     if parts is not None:

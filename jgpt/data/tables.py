@@ -28,7 +28,19 @@ def _refuse(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON: write null or a number")
 
 
-DECODER: Final = json.JSONDecoder(parse_constant=_refuse)  # made once: json.loads makes one a call
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the fields of an object, none of which may stand twice: the first would be lost."""
+    out = dict(pairs)
+    if len(out) < len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+        raise ValueError(f"{twice!r} stands twice in one object: keep one of them")
+    return out
+
+
+DECODER: Final = json.JSONDecoder(  # made once: json.loads makes one a call
+    parse_constant=_refuse, object_pairs_hook=_once
+)
 Row = tuple[int, Any]  # line in the file, from 1, and the record or the BadRecord that stands there
 
 
@@ -95,7 +107,7 @@ def names_of(records: Iterable[Any]) -> list[str]:
 
 
 def parse_json(text: str) -> Any:
-    """Parse JSON, which knows no NaN. Raises ValueError."""
+    """Parse JSON, which knows no NaN, and here no field twice in an object. Raises ValueError."""
     try:
         return DECODER.decode(text)
     except RecursionError:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jgpt.batch import PADDING_SEGMENT, Batch
+from jgpt.check import counted
 from jgpt.render import Piece, pieces
 from jgpt.tokenizers.vocabulary import Vocabulary
 
@@ -84,7 +85,7 @@ def summary(batch: Batch, row: int) -> str:
     segments, weights = batch.segments_BS[row], batch.weights_BS[row]
     count = len(np.unique(segments[segments != PADDING_SEGMENT]))
     return (
-        f"{count} document{'s' if count != 1 else ''}, {(segments != PADDING_SEGMENT).sum()} of {len(segments)} places "
+        f"{counted(count, 'document')}, {(segments != PADDING_SEGMENT).sum()} of {len(segments)} places "
         f"filled, {(weights > 0).sum()} trained"
     )
 

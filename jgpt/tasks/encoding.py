@@ -83,8 +83,8 @@ def encode_split(
             )
             require(
                 on_long == "skip",
-                f"{complaint}: raise model.context_length, shorten it, or leave such examples out with on_long 'skip' "
-                "(--data.tasks.NAME.on-long skip).",
+                f"{complaint}: raise model.context_length to {len(document.tokens) - 1} or more, shorten it, or leave such "
+                "examples out with on_long 'skip' (--data.tasks.NAME.on-long skip).",
             )
             too_long.append(complaint)
             continue

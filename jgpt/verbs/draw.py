@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Final
 
-from jgpt.check import require
+from jgpt.check import counted, require
 from jgpt.runtime import configure
 from jgpt.sampling import GUIDANCE_SCHEDULES, Sampling
 
@@ -74,5 +74,5 @@ def run(arguments: argparse.Namespace) -> None:
         "captions": list(captions),
     }
     figures.write_text(json.dumps(record | drawn.distances, indent=1) + "\n", encoding="utf-8")
-    print(f"{drawn.distances['drawn']} pictures of {len(captions)} captions: {picture}")
+    print(f"{counted(drawn.distances['drawn'], 'picture')} of {counted(len(captions), 'caption')}: {picture}")
     print(f"{drawn.words()}: {figures}")

@@ -1,10 +1,13 @@
 """`jgpt surprise RUN`: what each pixel costs under the model, as a map. Imports no jax before parsing."""
 
 import argparse
+import dataclasses
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from jgpt.check import require, same_file
+from jgpt.check import counted, require, same_file
+from jgpt.config import DataConfig
 from jgpt.runtime import configure
 
 if TYPE_CHECKING:
@@ -17,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
     parser.add_argument("run", help="folder of the run, e.g. runs/trio")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("picture", nargs="?", help="picture file of the size that the run draws")
+    what.add_argument("picture", nargs="?", help="picture file; brought into form as those of training were")
     what.add_argument("--held-out", type=int, metavar="N", help="N of the run's held-out pictures, evenly spread")
     parser.add_argument("--caption", help="what the picture shows, where the run draws from captions")
     parser.add_argument("--task", help="image task to ask (default: the first one)")
@@ -47,6 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
     import jgpt
     from jgpt import gallery, surprise
     from jgpt.data.examples import Picture
+    from jgpt.data.picture_decode import PictureRules, words_for
     from jgpt.tasks import mixture
 
     model = jgpt.load(arguments.run, step=arguments.step)
@@ -54,7 +58,9 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.picture is not None:
         task: Any = model.tasks[name]
         caption = _caption(arguments.caption, task.captions)
-        pixels = _read(Path(arguments.picture), task.shape, model.config.data.image_background)
+        pixels, done = _read(Path(arguments.picture), task.shape, model.config.data)
+        for step in sorted(done):
+            print(f"{arguments.picture}: {words_for(step, PictureRules.of(model.config.data))}", file=sys.stderr)
         pictures = [Picture(pixels, caption)]
     else:
         held_out = mixture.build(model.config).tasks[name].splits.validation
@@ -63,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     surprise.sheet_of(pictures, found).save(out)
     value, unit = surprise.mean(found)
-    print(f"{value:.4f} {unit} over {len(found)} picture{'s' if len(found) > 1 else ''}: {out}")
+    print(f"{value:.4f} {unit} over {counted(len(found), 'picture')}: {out}")
     if unit != "bits per dim":
         print(
             "the image code is lossy: these are bits of the picture as coded, and bits per dim would say nothing of it"
@@ -84,22 +90,23 @@ def _caption(given: str | None, known: tuple[str, ...]) -> str:
     return known[0]
 
 
-def _read(path: Path, shape: tuple[int, ...], background: str) -> "np.ndarray":
-    """Return a picture file as uint8 of `shape`, read as those of training are; alpha is composited on `background`.
+def _read(path: Path, shape: tuple[int, ...], data: DataConfig) -> "tuple[np.ndarray, frozenset[str]]":
+    """Return a picture file as uint8 of `shape`, read as those of training are, and what was done to it on the way.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no picture, a damaged or an animated one, or has another size.
+        ValueError: it is no picture, a damaged or an animated one, or has another size, and the run scales none.
     """
-    from jgpt.data.picture_decode import PictureRules, colour, decode_alone
+    from jgpt.data.picture_decode import PictureRules, decode_alone
 
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file: give a picture, or --held-out N.")
-    rules = PictureRules(mode="grey" if len(shape) == 2 else "rgb", background=colour(background))
-    pixels = decode_alone(path.read_bytes(), str(path), rules)
+    rules = dataclasses.replace(PictureRules.of(data), mode="grey" if len(shape) == 2 else "rgb")
+    pixels, done = decode_alone(path.read_bytes(), str(path), rules)
     height, width = shape[:2]
     require(
         pixels.shape[:2] == (height, width),
-        f"{path} is {pixels.shape[1]} x {pixels.shape[0]} pixels, this run draws {width} x {height}: scale it first.",
+        f"{path} is {pixels.shape[1]} x {pixels.shape[0]} pixels, this run draws {width} x {height} and was trained without "
+        "--data.image-size: scale it first.",
     )
-    return pixels
+    return pixels, done

@@ -128,7 +128,7 @@ def test_a_given_split_is_honoured_and_what_leaks_is_left_out(tmp_path: Path):
     splits = read(tmp_path)
     assert [e.caption for e in splits.train] == ["cat"] * 5 and [e.caption for e in splits.validation] == ["cat", "dog"]
     notes = " ".join(splits.notes)
-    assert "1 training pictures equal to a held-out one" in notes and "test (1 pictures) is left alone" in notes
+    assert "would leak: 1 picture equal to a held-out one" in notes and "test (1 picture) is left alone" in notes
     paint(tmp_path / "other" / "w.png", 52)
     with pytest.raises(ValueError, match=r"train, val as a split.*'other'"):
         read(tmp_path)
@@ -212,6 +212,21 @@ def test_a_picture_without_a_caption_is_named_or_skipped(tmp_path: Path):
     with pytest.raises(ValueError, match=r"captions.json': the picture '2.png' has no caption.*skip"):
         read(tmp_path)
     assert captions(read(tmp_path, on_bad_record="skip")) == ["a", "b"]
+
+
+def test_a_picture_captioned_twice_in_a_mapping_is_named(tmp_path: Path):
+    paint(tmp_path / "0.png", 0)
+    (tmp_path / "captions.json").write_text('{"0.png": "a", "0.png": "b"}')
+    with pytest.raises(ValueError, match=r"captions.json'.*'0.png' stands twice in one object: keep one"):
+        read(tmp_path)
+
+
+def test_empty_captions_are_counted(tmp_path: Path):
+    for i in range(4):
+        paint(tmp_path / f"{i}.png", i)
+    (tmp_path / "captions.json").write_text(json.dumps({"0.png": "a", "1.png": "", "2.png": "b", "3.png": " "}))
+    splits = read(tmp_path)
+    assert captions(splits) == ["", "", "a", "b"] and "2 empty captions among 4: drawn on nothing" in splits.notes
 
 
 def test_bad_pictures_are_named_or_skipped_and_listed(classes: Path):

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jgpt.config import COLUMNS, DataConfig, TaskConfig
+from jgpt.config import COLUMNS, Config, DataConfig, ModelConfig, TaskConfig, TokenizerConfig
 from jgpt.data.columns import SYNONYMS
 from jgpt.data.examples import Picture, QuestionAnswer, Splits
 from jgpt.data.recognise import read_path
+from jgpt.tasks import mixture
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not here: it is no part of the project")
@@ -69,11 +70,24 @@ def test_a_folder_is_recognised(files: dict, recognised: str, kind: str, tmp_pat
         ("a.json", '[\n{"question": "q", "answer": "a"},\n{"question": "r", "answer": "a"}]', ["line 2", "line 3"]),
         ("chat.jsonl", '{"messages": [{"role": "assistant", "content": "hello"}]}\n', ["line 1"]),
         ("trivia", TRIVIA[: TRIVIA.index("#Q Number 2")], ["line 1", "line 6"]),
+        ("texts.jsonl", '{"text": "a"}\n\n{"text": "b"}\n', ["line 1", "line 3"]),
     ],
 )
 def test_an_example_knows_where_it_stands(name: str, content: str, places: list[str], tmp_path: Path) -> None:
     splits = read(write(tmp_path, {name: content}) / name, validation_fraction=None)
     assert [example.place for example in splits.validation] == [f"{tmp_path / name}, {place}" for place in places]
+
+
+def test_a_text_that_no_token_expresses_is_named_by_its_file(tmp_path: Path) -> None:
+    texts = {"train/a.txt": "aaaa", "train/b.txt": "aa", "test/c.txt": "aaa", "test/d.txt": "aaé"}
+    tasks = {"t": TaskConfig(kind="text")}
+    config = Config(
+        model=ModelConfig(num_layers=1, embed_dim=32, num_heads=2, context_length=4),
+        tokenizer=TokenizerConfig(text="characters"),
+        data=DataConfig(path=str(write(tmp_path, texts)), tasks=tasks),
+    )
+    with pytest.raises(ValueError, match="test/d.txt, the example that begins 'aaé'"):
+        mixture.build(config)
 
 
 def test_questions_of_squad_quiz_and_babi_know_where_they_stand(tmp_path: Path) -> None:
@@ -173,6 +187,10 @@ def test_pages_that_are_called_as_splits_are_by_chance_are_pages(tmp_path: Path)
     write(tmp_path, {"train-a-model.md": "one", "test.md": "two", "install.md": "three", "serve.md": "four"})
     splits = read(tmp_path)
     assert sorted([*splits.train, *splits.validation]) == ["four", "one", "three", "two"]
+    assert (
+        splits.notes[-1].startswith("named like parts of a split, and read as any other")
+        and "'test.md'" in splits.notes[-1]
+    )
 
 
 def test_a_set_of_tfds_is_no_path() -> None:

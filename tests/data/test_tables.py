@@ -109,6 +109,7 @@ BAD = [
     ('{"question": "q", ', "no JSON .* at column"),
     ('{"question": "q", "answer": NaN}', "NaN is no JSON"),
     ('{"question": "q", "answer": ' + "[" * 100_000, "no JSON .nested too deeply"),
+    ('{"question": "q", "answer": "a", "answer": "b"}', "'answer' stands twice in one object"),
     ('["q", "a"]', "no object"),
     ('{"question": "q"}', "has no 'answer'"),
     ('{"question": "q", "answer": null}', "'answer' is null"),
