@@ -32,7 +32,7 @@ def kind_of(examples: Sequence[Any]) -> str:
         ValueError: they are of several kinds, of none, or there are none.
     """
     require(len(examples) > 0, "there are no examples: give at least two.")
-    types = {type(example) for example in examples}
+    types = {str if isinstance(example, str) else type(example) for example in examples}
     unknown = [kind.__name__ for kind in types if kind not in KINDS]
     require(not unknown, f"examples are {unknown}: give str, QuestionAnswer or Conversation.")
     require(
