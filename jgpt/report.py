@@ -177,7 +177,8 @@ def score_table(scores: dict[str, float]) -> Table:
 def category_table(task: str, categories: dict[str, dict[str, float]]) -> Table:
     """Return the scores of one task's categories: one row each, and their mean where there are several."""
     scores = [score for score in grading.means(list(categories.values())) if score != "questions"]
-    table = Table(task, "questions", *scores, box=None, pad_edge=False)
+    headers = (score.replace("_", " ") for score in scores)  # narrow terminals break them there
+    table = Table(task, "questions", *headers, box=None, pad_edge=False)
     for name, values in categories.items():
         cells = [_shown(score, values[score]) if score in values else "" for score in scores]
         table.add_row(name, f"{values['questions']:,}", *cells)
