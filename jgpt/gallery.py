@@ -6,13 +6,16 @@ Owns the choice of captions, what stands beside what, and the distances that sho
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from jgpt import sheet
 from jgpt.check import require, unknown_name
+from jgpt.config import AugmentConfig
+from jgpt.data.augment import views
 from jgpt.data.examples import Picture
 from jgpt.loaded import GPT
 from jgpt.neighbours import nearest
@@ -37,7 +40,8 @@ class Entry:
     Attributes:
         caption: asked for.
         drawn: pictures by the model.
-        nearest: of each drawn one, the training picture nearest by pixels, as it was before the codes.
+        nearest: of each drawn one, the training picture nearest by pixels, moved and mirrored as in training where that is
+            nearer, as it was before the codes.
         held_out: real pictures of this caption, none where no held-out picture has it.
     """
 
@@ -55,10 +59,12 @@ class Gallery:
         entries: one a caption.
         distances: mean distance of drawn and of held-out pictures to their nearest training picture, all as the codes show
             them [root mean square, grey levels], their ratio, how many are identical to one, and how many were counted.
+        unseen: what training made of its pictures that was not compared, in words; empty where that is nothing.
     """
 
     entries: tuple[Entry, ...]
     distances: dict[str, float | int | None]
+    unseen: str = ""
 
     def sheet(self) -> "Image.Image":
         """Return the sheet: one caption a row."""
@@ -77,7 +83,8 @@ class Gallery:
             text += f", held out {held_out:.1f} grey levels"
         if ratio is not None:
             text += f", ratio {ratio:.2f} (well below 1 would be copying)"
-        return text + f"; identical to a training picture: {found['drawn_identical']} of {found['drawn']} drawn"
+        text += f"; identical to a training picture: {found['drawn_identical']} of {found['drawn']} drawn"
+        return f"{text} ({self.unseen})" if self.unseen else text
 
 
 def image_task(model: GPT, name: str | None) -> str:
@@ -142,23 +149,47 @@ def draw(
     drawn = model.complete(name, requests, sampling=sampling, seed=seed).values
     real = _held_out(data, set(captions))
     compared = [as_coded(data.task, example) for example in spread(real, MAX_COMPARED)]
-    where, distances = nearest([*drawn, *compared], _training(data))
+    augmented = model.config.data.augment
+    where, distances = nearest([*drawn, *compared], _training(data, augmented))
     by_caption = defaultdict(list)
     for example in real:
         by_caption[example.caption].append(example.pixels)
     entries = []
     for row, caption in enumerate(captions):
         mine = slice(row * n, (row + 1) * n)
-        neighbours = tuple(data.splits.train[int(i)].pixels for i in where[mine])
+        neighbours = tuple(_view(data, augmented, int(i)) for i in where[mine])
         beside, by_caption[caption] = by_caption[caption][:n], by_caption[caption][n:]
         entries.append(Entry(caption, tuple(drawn[mine]), neighbours, tuple(beside)))
-    return Gallery(tuple(entries), _summary(distances[: len(drawn)], distances[len(drawn) :], len(data.splits.train)))
+    summary = _summary(distances[: len(drawn)], distances[len(drawn) :], len(data.splits.train))
+    return Gallery(tuple(entries), summary, _unseen(data, augmented))
 
 
-def _training(data: TaskData) -> Iterator[np.ndarray]:
-    """Yield the training pictures as the run's codes show them: what the model learned, and all that it could copy."""
+def _training(data: TaskData, augmented: AugmentConfig) -> Iterator[np.ndarray]:
+    """Yield the training pictures in all their views, as the run's codes show them: what was learned, and may be copied."""
     for example in data.splits.train:
-        yield example.pixels if data.task.exact else as_coded(data.task, example)
+        for pixels in views(_seen(example), augmented):
+            yield pixels if data.task.exact else as_coded(data.task, replace(example, pixels=pixels))
+
+
+def _seen(example: Picture) -> np.ndarray:
+    """Return what training shows of a picture: itself, or what it is drawn from anew in every epoch."""
+    return example.pixels if example.brightness is None else example.brightness
+
+
+def _view(data: TaskData, augmented: AugmentConfig, number: int) -> np.ndarray:
+    """Return one of the pictures that `_training` yields, before the codes."""
+    example, each = divmod(number, sum(1 for _ in views(_seen(data.splits.train[0]), augmented)))
+    return next(islice(views(_seen(data.splits.train[example]), augmented), each, None))
+
+
+def _unseen(data: TaskData, augmented: AugmentConfig) -> str:
+    """Return what training made of its pictures besides the views."""
+    words = ["enlarged copies were not looked for"] if augmented.scale else []
+    if data.splits.train[0].brightness is not None:
+        words.append(
+            "training pictures are drawn anew every epoch: compared is their brightness, to which none is identical"
+        )
+    return "; ".join(words)
 
 
 def _held_out(data: TaskData, captions: set[str]) -> list[Picture]:

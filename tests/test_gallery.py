@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from jgpt import gallery
-from jgpt.config import Config, ModelConfig
+from jgpt.config import AugmentConfig, Config, DataConfig, ModelConfig
+from jgpt.data.augment import augment
 from jgpt.data.examples import Picture, Splits
 from jgpt.data.packing import pack
 from jgpt.loaded import GPT, Completion
@@ -91,6 +92,33 @@ def test_a_copy_in_the_colours_of_a_lossy_code_is_a_copy():
     assert made.distances["drawn_to_training"] == 0 and made.distances["drawn_identical"] == 2
     for shown, i in zip(made.entries[0].nearest, (5, 2), strict=True):
         np.testing.assert_array_equal(shown, train[i].pixels)  # as it was, not as it was coded
+
+
+@pytest.mark.parametrize("levels", [256, 3])
+def test_a_copy_of_a_picture_as_augmentation_showed_it_is_a_copy(levels: int):
+    train = [picture("a") for _ in range(9)]
+    data = task_data(train, [picture("a")], levels=levels)
+    config = AugmentConfig(crop=1, flip=True)
+    shown = [augment(train[i].pixels, config, RANDOM) for i in (5, 2, 7)]
+    drawn = [as_coded(data.task, Picture(pixels, "a")) for pixels in shown]
+    plain = fake(data, drawn)
+    assert gallery.draw(plain, "p", data, ["a"], n=3).distances["drawn_identical"] < 3
+    model = dataclasses.replace(plain, config=Config(data=DataConfig(augment=config)))
+    made = gallery.draw(model, "p", data, ["a"], n=3)
+    assert made.distances["drawn_identical"] == 3 and made.distances["ratio"] == 0 and not made.unseen
+    found = [as_coded(data.task, Picture(pixels, "a")) for pixels in made.entries[0].nearest]
+    np.testing.assert_array_equal(np.stack(found), np.stack(drawn))
+    larger = dataclasses.replace(plain, config=Config(data=DataConfig(augment=AugmentConfig(scale=0.5))))
+    assert "enlarged copies were not looked for" in gallery.draw(larger, "p", data, ["a"], n=1).words()
+
+
+def test_a_picture_that_is_drawn_anew_every_epoch_is_compared_by_its_brightness():
+    train = [
+        dataclasses.replace(picture("a"), brightness=RANDOM.integers(0, 256, (3, 2)).astype(np.uint8)) for _ in "abc"
+    ]
+    data = task_data(train, [picture("a")])
+    made = gallery.draw(fake(data, [train[1].brightness]), "p", data, ["a"], n=1)
+    assert made.distances["drawn_to_training"] == 0 and "drawn anew every epoch" in made.words()
 
 
 def test_held_out_pictures_drawn_again_have_a_ratio_of_one():

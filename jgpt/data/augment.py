@@ -4,6 +4,8 @@ Owns the three changes (scale, crop, flip); refuses randomness of its own: the c
 same seed, task, epoch and picture give the same change in any process and after any interruption.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from jgpt.config import AugmentConfig
@@ -32,6 +34,18 @@ def augment(pixels: np.ndarray, config: AugmentConfig, random: np.random.Generat
     if config.flip and random.random() < 0.5:
         pixels = pixels[:, ::-1]
     return pixels
+
+
+def views(pixels: np.ndarray, config: AugmentConfig) -> Iterator[np.ndarray]:
+    """Yield a picture in every way that `augment` may move and mirror it, as it is first; it is not enlarged."""
+    far, (height, width) = config.crop, pixels.shape[:2]
+    around = np.pad(pixels, ((far, far), (far, far), (0, 0))[: pixels.ndim], mode="edge")
+    places = [(top, left) for top in range(2 * far + 1) for left in range(2 * far + 1)]
+    for top, left in sorted(places, key=lambda place: place != (far, far)):
+        moved = around[top : top + height, left : left + width]
+        yield moved
+        if config.flip:
+            yield moved[:, ::-1]
 
 
 def _enlarge(pixels: np.ndarray, factor: float, random: np.random.Generator) -> np.ndarray:

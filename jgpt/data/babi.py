@@ -78,6 +78,13 @@ def read_babi(files: Mapping[str, str], log: ReadLog | None = None, *, whole: bo
     valid = sorted(name for name in files if (match := NAME.search(name)) and match[3] == VALID)
     if valid:
         notes.append(f"left out, since test is what is held out: {len(valid)} valid files, such as {valid[0]}")
+    learned = {(example.context, example.question) for example in train}
+    again = sum((example.context, example.question) in learned for example in held)
+    if again:
+        notes.append(
+            f"{again:,} of {len(held):,} test questions stand in the training files too, with the same facts: kept, since "
+            "the benchmark has them so"
+        )
     for missing, there, what in (("train", "test", "scored untrained"), ("test", "train", "trained, not scored")):
         alone = sorted(kinds[there] - kinds[missing])
         if alone:

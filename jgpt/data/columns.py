@@ -101,6 +101,12 @@ def layout_of(names: Sequence[str], *, where: str, kind: str, columns: Mapping[s
     for candidate in kinds:
         needed = NEEDED[candidate]
         if all(ours in found or (ours == "answer" and "references" in found) for ours in needed):
+            require(
+                candidate != "text" or kind == "text" or not {"role", "content"} <= set(lower),
+                f"{where}: its records are single turns (role, content): put those of a conversation into one record, "
+                '{"messages": [{"role": ..., "content": ...}, ...]}; to read each content as a text, set '
+                "--data.tasks.NAME.kind text.",
+            )
             return Layout(candidate, found)
     if kind in NEEDED:
         absent = next(ours for ours in NEEDED[kind] if ours not in found)
@@ -146,6 +152,8 @@ def check_question(example: QuestionAnswer) -> None:
             raise BadRecord("one of the steps is empty: leave it out")
         if not turn.choices:
             continue
+        if not all(choice.strip() for choice in turn.choices):
+            raise BadRecord(f"one of the choices {list(turn.choices)} is empty: write it, or leave it out")
         if len(set(turn.choices)) < max(2, len(turn.choices)):
             raise BadRecord(f"the choices are {list(turn.choices)}: at least two, all different, are needed")
         if turn.answer not in turn.choices:
@@ -229,6 +237,10 @@ def _question(fields: _Fields) -> QuestionAnswer:
             raise BadRecord(f"{fields.named('references')!r} holds no answer: write one, or leave the record out")
         answer = references[0]
     elif choices and isinstance(answer, int) and not isinstance(answer, bool):
+        if str(answer) in choices and choices[answer : answer + 1] != (str(answer),):
+            raise BadRecord(
+                f"the answer {answer} may be the choice {str(answer)!r} or the number of one, from 0: write it in quotes"
+            )
         if not 0 <= answer < len(choices):
             raise BadRecord(f"the answer {answer} is the number of no choice: {len(choices)} are numbered from 0")
         answer = choices[answer]

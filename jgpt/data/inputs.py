@@ -66,7 +66,7 @@ class InputFile:
 
 
 def list_inputs(path: Path) -> tuple[list[InputFile], list[str]]:
-    """Return the data files of a file, folder or archive in order of path, and the names of those that are none.
+    """Return the data files of a file, folder or archive in order of path, and what is left out: licences, empty files.
 
     Raises:
         ValueError: an archive is broken, encrypted or expands to more than `EXPANDED_BYTES`; or files come in splits, and one
@@ -84,9 +84,10 @@ def list_inputs(path: Path) -> tuple[list[InputFile], list[str]]:
     )
     inputs = [entry for file in found for entry in _expand(file, names[file], alone=False)]
     data = [entry for entry in inputs if not is_never_data(entry.name)]
+    hollow = [f"{name} (empty)" for file, name in names.items() if not sizes[file]]
     if not data:  # a folder of licences is what the user has
-        return inputs, []
-    return data, [entry.name for entry in inputs if is_never_data(entry.name)]
+        return inputs, hollow
+    return data, [entry.name for entry in inputs if is_never_data(entry.name)] + hollow
 
 
 def files_below(folder: Path) -> list[Path]:

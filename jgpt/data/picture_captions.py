@@ -96,7 +96,7 @@ def find_captions(
         require(
             len(found) <= 1,
             f"{str(folder)!r} has {len(found)} captions files ({', '.join(c.path.name for c in found)}): keep one, or "
-            "give the one to use as --data.path.",
+            "name the one to use instead of the folder.",
         )
         if found:
             return found[0], unread

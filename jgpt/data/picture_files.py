@@ -20,7 +20,7 @@ from jgpt.data.inputs import SPLIT_NAMES, files_below
 from jgpt.data.picture_arrays import is_picture_array, read_arrays
 from jgpt.data.picture_captions import SUFFIXES, Captions, Index, find_captions, read_captions
 from jgpt.data.picture_decode import BadPicture, PictureRules, agree, decode, words_for
-from jgpt.data.picture_split import hold_out_pictures, without_held_out
+from jgpt.data.picture_split import are_classes, hold_out_pictures, without_held_out_pictures
 from jgpt.data.read_log import ReadLog
 
 PICTURE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -66,12 +66,11 @@ def read_pictures(path: Path, *, data: DataConfig, validation_fraction: float | 
     """
     rules = PictureRules.of(data)
     if not path.exists():
-        raise FileNotFoundError(f"data.path {str(path)!r} does not exist: give a folder of pictures, or a .npz file.")
+        raise FileNotFoundError(f"{str(path)!r} does not exist: give a folder of pictures, or a .npz file.")
     if path.suffix.lower() in (".npz", ".npy"):
         parts, recognised = read_arrays(path, data.columns, rules)
         check_columns(data, ("file", "caption"), recognised)
-        captioned = [p.caption for pictures in parts.values() for p in pictures]
-        by_class = 1 < len(set(captioned)) <= len(captioned) / 2  # else most differ: they describe, and are no classes
+        by_class = are_classes([p.caption for pictures in parts.values() for p in pictures])
         return _splits(parts, by_class, validation_fraction, seed, recognised, ())
     captions = None
     if path.is_file() and _is_picture(path) and validation_fraction is None:
@@ -101,10 +100,10 @@ def _read_folder(
     names = [file.relative_to(folder).as_posix() for file in files if _is_picture(file)]
     if not names:
         arrays = next((str(file) for file in files if file.suffix.lower() in (".npz", ".npy")), None)
-        other = "give another folder" if arrays is None else f"for the arrays in it, give the file itself, {arrays!r},"
+        other = "another folder" if arrays is None else f"for the arrays in it the file itself, {arrays!r}"
         raise FileNotFoundError(
             f"the folder {str(folder)!r} holds no pictures ({', '.join(PICTURE_SUFFIXES)}; hidden files are left out): "
-            f"{other} with --data.path."
+            f"name {other}."
         )
     unread: dict[str, str] = {}
     if captions is None:
@@ -142,7 +141,7 @@ def _read_folder(
     for number, picture in read:
         parts.setdefault(part_of[number] if part_of else "", []).append(picture)
     _same_shape([(names[number], picture.pixels.shape) for number, picture in read])
-    by_class = captions is None and len(set(classes)) > 1
+    by_class = len(set(classes)) > 1 if captions is None else are_classes([picture.caption for _, picture in read])
     return _splits(parts, by_class, fraction, seed, recognised, (*log.notes(), *notes), log.skipped)
 
 
@@ -173,7 +172,7 @@ def _splits(
         )
         if held_part == "validation" and "test" in parts:
             said.append(f"test ({counted(len(parts['test']), 'picture')}) is left alone: validation is what is scored")
-        train_pictures, more = without_held_out(parts["train"], parts[held_part])
+        train_pictures, more = without_held_out_pictures(parts["train"], parts[held_part])
         said += more
         halves = train_pictures, parts[held_part]
     first = halves[0][0] if halves[0] else halves[1][0]

@@ -16,6 +16,11 @@ def fingerprint(pixels: np.ndarray) -> Hashable:
     return pixels.shape, pixels.tobytes()
 
 
+def are_classes(captions: Sequence[str]) -> bool:
+    """Return whether captions are classes: several, and seldom different; else they describe."""
+    return 1 < len(set(captions)) <= len(captions) / 2
+
+
 def hold_out_pictures(
     pictures: Sequence[Picture], fraction: float, seed: int, *, by_class: bool
 ) -> tuple[list[int], list[int], tuple[str, ...]]:
@@ -73,7 +78,9 @@ def hold_out_pictures(
     return train, held, tuple(notes)
 
 
-def without_held_out(train: Sequence[Picture], held: Sequence[Picture]) -> tuple[list[Picture], tuple[str, ...]]:
+def without_held_out_pictures(
+    train: Sequence[Picture], held: Sequence[Picture]
+) -> tuple[list[Picture], tuple[str, ...]]:
     """Return the training pictures of a given split that are not held out as well, and what a user should know."""
     known = {fingerprint(picture.pixels) for picture in held}
     kept = [picture for picture in train if fingerprint(picture.pixels) not in known]

@@ -304,7 +304,8 @@ def _format(file: InputFile, kind: str, index: Mapping[str, list[str]], encoding
             if kind == "text":
                 return "text"
             line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-            raise ValueError(f"{file.where}{line}: is no JSON ({error}): correct the file.") from None
+            fix = "name it .jsonl, if it holds an object a line" if "Extra data" in str(error) else "correct the file"
+            raise ValueError(f"{file.where}{line}: is no JSON ({error}): {fix}.") from None
         require(
             is_squad(content) or kind == "text",
             f"{file.where!r} is JSON of no known layout: write a list of objects, SQuAD's "

@@ -153,23 +153,37 @@ def without_held_out(train: Sequence[Any], held: Sequence[Any]) -> tuple[list[An
     kept = [example for example in train if not any(asked in known for asked in _asked(example))]
     lost = f"{len(train) - len(kept):,} of {len(train):,} training {NAMES[kind_of(train)]}"
     require(bool(kept), f"{lost} are held out too: nothing is left to train on. Give each its own examples.")
-    note = f"{lost} equal to a held-out one were left out of training: they would leak"
-    return kept, (note,) if len(kept) < len(train) else ()
+    notes = []
+    if len(kept) < len(train):
+        notes.append(f"{lost} equal to a held-out one were left out of training: they would leak")
+    about = set().union(*map(_contexts, held))
+    shared = sum(not about.isdisjoint(_contexts(example)) for example in kept)
+    if shared:
+        notes.append(
+            f"{shared:,} of them ask about a context of a held-out question: kept, since the split was given so"
+        )
+    return kept, tuple(notes)
+
+
+def _contexts(example: Any) -> set[str]:
+    """Return what an example gives to read, as it is compared; nothing of what is no question."""
+    turns = (example, *example.more) if isinstance(example, QuestionAnswer) else ()
+    return {_plain(turn.context) for turn in turns if turn.context}
 
 
 def _asked(example: Any) -> list[Hashable]:
-    """Return what is asked: question by question with its context, or all turns of the user at once; a text is its own."""
+    """Return what is asked: question by question with its context, or all turns of the user at once; a text however spaced."""
     if isinstance(example, QuestionAnswer):
         turns = (example, *example.more)
         return [(_plain(turn.context or example.context), _plain(turn.question)) for turn in turns]
-    return [_user_turns(example) if isinstance(example, Conversation) else example]
+    return [_user_turns(example) if isinstance(example, Conversation) else _spaced(example)]
 
 
 def _ties(examples: Sequence[Any], groups: Sequence[Hashable]) -> list[list[Key]]:
     """Return what ties each example to others.
 
-    Kinds: its group; its contexts; what is asked first; all turns of a conversation; and what is asked first in one example
-    and later in another ("later"), which is learned there though it is not what opens it.
+    Kinds: its group; a text, however it is spaced; its contexts; what is asked first; all turns of a conversation; and what
+    is asked first in one example and later in another ("later"), which is learned there though it is not what opens it.
     """
     asked = [_turns(example) for example in examples]
     first = {turns[0] for turns in asked if turns}
@@ -179,11 +193,11 @@ def _ties(examples: Sequence[Any], groups: Sequence[Hashable]) -> list[list[Key]
         own: list[Key] = [] if group is None else [("group", group)]
         own += [("first", turn) for turn in turns[:1]]
         own += [("later", turn) for turn in turns if turn in later]
-        if isinstance(example, QuestionAnswer):
-            contexts = (_plain(turn.context) for turn in (example, *example.more))
-            own += [("context", context) for context in contexts if context]
-        elif isinstance(example, Conversation):
+        own += [("context", context) for context in sorted(_contexts(example))]
+        if isinstance(example, Conversation):
             own.append(("turns", turns))
+        elif isinstance(example, str):
+            own.append(("text", _spaced(example)))
         keys.append(own)
     return keys
 
@@ -204,6 +218,11 @@ def _user_turns(example: Conversation) -> tuple[str, ...]:
 def _without(weak: str, instead: str, keys: list[Key]) -> list[Key]:
     """Return the keys without those of a kind where one of the kind `instead` is left to tie by."""
     return [key for key in keys if key[0] != weak] if any(key[0] == instead for key in keys) else keys
+
+
+def _spaced(text: str) -> int:
+    """Return what is the same of texts that differ in white space alone; a number, since texts may be long."""
+    return hash(" ".join(text.split()))
 
 
 def _plain(text: str) -> str:

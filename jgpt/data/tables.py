@@ -120,7 +120,7 @@ def _is_repeated(key: Any, line: int, example: Any, file: InputFile, seen: Known
         return False
     if not isinstance(key, str | int):
         raise BadRecord(f"the id is {key!r}: use text or a whole number")
-    return seen.repeats(key, example, file.where, f"on line {line}", log)
+    return seen.repeats(str(key), example, file.where, f"on line {line}", log)
 
 
 def _lines(text: str, encoding: str) -> Iterator[Row]:

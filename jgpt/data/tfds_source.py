@@ -24,7 +24,7 @@ from jgpt.data.columns import check_columns
 from jgpt.data.examples import Picture, QuestionAnswer, Splits
 from jgpt.data.holdout import tail_start
 from jgpt.data.picture_decode import PictureRules, fit
-from jgpt.data.picture_split import hold_out_pictures
+from jgpt.data.picture_split import are_classes, hold_out_pictures, without_held_out_pictures
 from jgpt.data.read_log import ReadLog
 from jgpt.data.splitting import splits_of, without_held_out
 from jgpt.data.tfds_folder import base_name, how_to_get, open_builder
@@ -194,13 +194,17 @@ def _split(name: str, splits: dict[str, Any], convert: Callable, fraction: float
         return Splits(list(train), ["".join(text for part in joined for text in parts[part])])
     for held in ("validation", "test"):
         if len(parts.get(held, ())):
-            return Splits(_read_ahead(train), _read_ahead(parts[held]))
+            read, held_out, notes = _read_ahead(train), _read_ahead(parts[held]), (f"held out: its split {held}",)
+            if isinstance(read, list):  # all of them are seen
+                read, more = without_held_out_pictures(read, held_out)
+                notes += more
+            return Splits(read, held_out, notes=notes)
     if len(train) == 1 and isinstance(train[0], str):
         cut = tail_start(len(train[0]), fraction)
         return Splits([train[0][:cut]], [train[0][cut:]])
     pictures = _read_ahead(train)
     if isinstance(pictures, list):  # all of them are seen, so that equal ones can be kept together
-        by_class = 1 < len({picture.caption for picture in pictures}) <= len(pictures) / 2
+        by_class = are_classes([picture.caption for picture in pictures])
         kept, held, notes = hold_out_pictures(pictures, fraction, seed, by_class=by_class)
         return Splits([pictures[i] for i in kept], [pictures[i] for i in held], notes=notes)
     cut = tail_start(len(train), fraction)

@@ -103,7 +103,9 @@ def probe(cfg: ModelConfig, params: gpt.Params, batch: Batch, num_ids: int, seed
             own = f"row {row}, document {number}: a change at place {at} did not move the place itself"
         if at + 1 < stop and not single_change_BS[trial, at + 1 : stop].any() and own is None:
             own = f"row {row}, document {number}: a change at place {at} moved none of the {stop - at - 1} places after it"
-    return [Finding(APART, others), Finding(PAST_ONLY, future), Finding(OWN, own)]
+    several = [row for row, _, _, _ in trials if batch.segments_BS[row].max() > 1]
+    apart = Finding(APART, others) if several else Finding(APART, untried="every row holds one document")
+    return [apart, Finding(PAST_ONLY, future), Finding(OWN, own)]
 
 
 def _trials(batch: Batch, random: np.random.Generator) -> list[tuple[int, int, int, int]]:

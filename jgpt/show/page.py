@@ -31,6 +31,7 @@ code, .t, .p { font-family: ui-monospace, "SF Mono", "Cascadia Mono", Menlo, "De
   grid-template-columns: repeat(auto-fill, minmax(310px, 1fr)) }
 .rules li::before { content: "✓"; color: var(--good); font-weight: 700; margin-right: 8px }
 .rules li.bad { grid-column: 1 / -1; background: var(--badwash); border-radius: 6px; padding: 4px 8px }
+.rules li.untried::before { content: "–"; color: inherit }
 .rules li.bad::before { content: "✗"; color: var(--bad) }
 .row { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 16px 18px 18px; margin: 0 0 16px }
 .row h3 { font-size: 14px; font-weight: 600; margin: 0 0 10px }
@@ -89,9 +90,11 @@ def page(title: str, about: str, sections: Sequence[Section]) -> str:
 
 def _section(section: Section) -> str:
     rules = "".join(
-        f"<li>{escape(finding.rule)}</li>"
-        if finding.problem is None
-        else f'<li class="bad">{escape(finding.rule)}: {escape(finding.problem)}</li>'
+        f'<li class="bad">{escape(finding.rule)}: {escape(finding.problem)}</li>'
+        if finding.problem is not None
+        else f'<li class="untried">{escape(finding.rule)}: not tried, {escape(finding.untried)}</li>'
+        if finding.untried is not None
+        else f"<li>{escape(finding.rule)}</li>"
         for finding in section.found
     )
     rows = "".join(

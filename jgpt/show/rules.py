@@ -24,10 +24,12 @@ class Finding:
     Attributes:
         rule: in words.
         problem: where and how it is broken; None where it holds.
+        untried: why nothing could be tried; None where something was.
     """
 
     rule: str
     problem: str | None = None
+    untried: str | None = None
 
 
 @dataclass(frozen=True)

@@ -89,8 +89,10 @@ def _rgb(cell: Cell) -> str:
 def findings(task: str, found: Sequence[Finding], console: Console) -> None:
     """Print what became of each rule."""
     for finding in found:
-        mark = Text("ok    ", style="green") if finding.problem is None else Text("FAILED", style="bold red")
+        said = finding.problem or finding.untried
+        mark = Text("ok    ", style="green") if said is None else Text("-     ", style="dim")
+        mark = mark if finding.problem is None else Text("FAILED", style="bold red")
         text = Text("  ").append(mark).append(f" {task}: {finding.rule}")
-        if finding.problem is not None:
-            text.append(f": {finding.problem}")
+        if said is not None:
+            text.append(f": {'' if finding.problem else 'not tried, '}{said}")
         console.print(text)

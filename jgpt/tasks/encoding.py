@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 from jgpt.batch import Document
 from jgpt.check import require
 from jgpt.data.examples import Conversation, Picture, QuestionAnswer
+from jgpt.tasks.qa import QATask
 from jgpt.tasks.task import Task
 
 LEFT_OUT: Final = ("left_out_too_long", "left_out_not_encodable")  # names of scores, too
@@ -70,20 +71,22 @@ def encode_split(
     for i, example in enumerate(examples):
         try:
             document = task.encode(example)
+            size = len(document.tokens)
+            if isinstance(task, QATask):
+                size = max(size, task.room(example))
         except ValueError as error:
             complaint = f"{where}, {_which(example)}: {error}"
             if on_bad_record != "skip":
                 raise ValueError(f"{complaint} Or leave such examples out with --data.on-bad-record skip.") from None
             bad.append(complaint)
             continue
-        if task.packing == "whole" and len(document.tokens) > length + 1:
+        if task.packing == "whole" and size > length + 1:
             complaint = (
-                f"{where}, {_which(example)}: it has {len(document.tokens)} tokens and must stay whole, but a row holds "
-                f"{length + 1}"
+                f"{where}, {_which(example)}: it has {size} tokens and must stay whole, but a row holds {length + 1}"
             )
             require(
                 on_long == "skip",
-                f"{complaint}: raise model.context_length to {len(document.tokens) - 1} or more, shorten it, or leave such "
+                f"{complaint}: raise model.context_length to {size - 1} or more, shorten it, or leave such "
                 "examples out with on_long 'skip' (--data.tasks.NAME.on-long skip).",
             )
             too_long.append(complaint)

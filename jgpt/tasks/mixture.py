@@ -23,7 +23,7 @@ from jgpt.tasks.image import ImageTask
 from jgpt.tasks.qa import QATask
 from jgpt.tasks.task import Task
 from jgpt.tasks.text import TextTask
-from jgpt.tasks.used import read_used
+from jgpt.tasks.used import read_used, unknown_captions
 from jgpt.tokenizers.image import make_code
 from jgpt.tokenizers.text import tokenizer_class
 from jgpt.tokenizers.vocabulary import Vocabulary
@@ -82,6 +82,7 @@ def build(config: Config) -> Mixture:
     """
     configs = config.task_configs()
     require(bool(configs), "data.tasks is empty: give the config at least one task.")
+    _same_split(configs)
     splits = {name: read_used(name, task, config) for name, task in configs.items()}
     vocabulary = make_vocabulary(config.tokenizer, list(splits.values()), config.train.seed)
     tasks = {name: _task_data(name, task, config, vocabulary, splits[name]) for name, task in configs.items()}
@@ -91,6 +92,20 @@ def build(config: Config) -> Mixture:
     )
     _refuse_unused(config, {data.task.kind for data in tasks.values()})
     return Mixture(vocabulary, tasks)
+
+
+def _same_split(tasks: Mapping[str, TaskConfig]) -> None:
+    """Refuse tasks that hold out different shares of one source: one would train on what the other scores. ValueError."""
+    first: dict[str, tuple[str, TaskConfig]] = {}
+    for name, task in tasks.items():
+        source = task.path or task.source
+        other, known = first.setdefault(source, (name, task))
+        require(
+            task.validation_fraction == known.validation_fraction,
+            f"data.tasks.{other} and data.tasks.{name} read {source!r} with validation_fraction "
+            f"{known.validation_fraction} and {task.validation_fraction}: one would train on what the other scores; give both "
+            "the same.",
+        )
 
 
 def _refuse_unused(config: Config, kinds: Collection[str]) -> None:
@@ -160,6 +175,7 @@ def _task_data(name: str, options: TaskConfig, config: Config, vocabulary: Vocab
         )
     if isinstance(task, ImageTask):
         task.unconditional = task.unconditional or dropout > 0
+        splits = replace(splits, notes=(*splits.notes, *unknown_captions(task, splits.validation)))
     pairs = sum(len(document.tokens) - 1 for document in train.documents)
     require(
         task.packing != "stream" or pairs >= length,
@@ -242,6 +258,7 @@ def held_out(name: str, task: Task, splits: Splits, length: int, on_long: str, o
     if held.too_long:
         of = len(splits.validation)
         notes += (f"longer than model.context_length {length} and left out: {len(held.too_long):,} of {of:,} examples",)
+    notes += unknown_captions(task, kept)
     splits = replace(splits, validation=kept, notes=notes, skipped=(*splits.skipped, *held.listed))
     return TaskData(task, splits, rows, rows, _dimensions(task, kept), held.left_out)
 
@@ -261,6 +278,10 @@ def make_vocabulary(config: TokenizerConfig, splits: Sequence[Splits], seed: int
             text = tokenizer_class("bpe").from_json(path.read_text())
         except Exception as error:  # the library raises nothing narrower
             raise ValueError(f"tokenizer.path {config.path!r} is not a tokenizer.json of a BPE: {error}.") from None
+        try:
+            text.check_exact()
+        except ValueError as error:
+            raise ValueError(f"tokenizer.path {config.path!r} cannot be used: {error}.") from None
     else:
         text = tokenizer_class(config.text).train(_once(_texts(train)), config.bpe_vocab_size, config.bpe_across_words)
     pictures = [example.pixels for example in train if isinstance(example, Picture)]

@@ -112,6 +112,15 @@ class QATask:
             weights += [np.zeros(len(given), np.float32), np.ones(len(trained), np.float32)]
         return Document(np.concatenate(tokens).astype(np.int32), np.concatenate(weights))
 
+    def room(self, example: QuestionAnswer) -> int:
+        """Return the length of the longest document that scoring makes of a question: that of its longest choice [tokens].
+
+        Raises:
+            ValueError: a choice holds what no token expresses.
+        """
+        answers = [len(self.vocabulary.encode_text(choice)) for choice in example.choices]
+        return len(self._given(example)) + max(answers) + 1 if answers else 0
+
     def candidates(self, example: QuestionAnswer) -> list[Document]:
         """Return the document of each choice as the answer, in the order of the choices; weights as in `encode`.
 

@@ -3,13 +3,15 @@
 Owns the notes on what is there and is not used. Refuses formats: what a source is, and how it is read, `jgpt.data` knows.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from jgpt.check import require, unknown_name
+from jgpt.check import counted, listed, require, unknown_name
 from jgpt.config import Config, TaskConfig
 from jgpt.data import sources
 from jgpt.data.examples import Conversation, Picture, QuestionAnswer, Splits
+from jgpt.tasks.image import ImageTask
 
 
 def read_used(name: str, options: TaskConfig, config: Config) -> Splits:
@@ -78,6 +80,15 @@ def _without_steps(name: str, options: TaskConfig, splits: Splits) -> Splits:
     train, held = ([bare(example) for example in part] for part in (splits.train, splits.validation))
     note = f"{count:,} of {len(train):,} answers have steps, which are not used: --data.tasks.{name}.steps trains them"
     return replace(splits, train=train, validation=held, notes=(*splits.notes, note))
+
+
+def unknown_captions(task: Any, held_out: Sequence[Any]) -> tuple[str, ...]:
+    """Return a note on held-out pictures of captions that training lacks, where there are some."""
+    if not isinstance(task, ImageTask):
+        return ()
+    found = [example.caption for example in held_out if not task.knows(example.caption)]
+    words = f"{counted(len(found), 'held-out picture')} of captions that training lacks, scored all the same: "
+    return (words + listed(sorted(set(found)), 5),) if found else ()
 
 
 def _unanswered(splits: Splits) -> tuple[str, ...]:

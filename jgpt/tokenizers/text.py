@@ -132,6 +132,13 @@ class CharacterTokenizer:
 
 
 SENTENCE: Final = r"[^.?!\n]*[.?!\n]+"
+# Texts that a tokenizer made elsewhere may change: letters, composed and not, white space, what no ASCII expresses; and
+# characters in whose UTF-8 every byte stands that can.
+MUST_COME_BACK: Final = (
+    *("Aa", " b", "c  d\t\r\n", "\u00e9", "e\u0301", "\ufb01", "\u65e5\u672c"),
+    *(chr(i) for i in (*range(0x100), *range(0x100, 0x800, 0x40), *range(0x800, 0xD800, 0x800), 0xF000)),
+    *(chr(i) for i in (0x10000, 0x40000, 0x80000, 0xC0000, 0x100000)),
+)
 SENTENCES_KEPT: Final = 65_536  # of a text whose entries may span words; where few phrases make it up, most come again
 
 
@@ -185,6 +192,19 @@ class BPETokenizer:
         from tokenizers import Tokenizer
 
         return cls(Tokenizer.from_str(text))
+
+    def check_exact(self) -> None:
+        """Refuse a tokenizer under which texts do not come back: bits per byte would be those of other texts.
+
+        Raises:
+            ValueError: it folds case, composes characters, adds spaces or has no ids for some bytes; the first text that it
+                changes is named.
+        """
+        for text in MUST_COME_BACK:
+            if (back := self.decode(self.encode(text))) != text:
+                raise ValueError(
+                    f"it changes texts: {text!r} comes back as {back!r}. Use one of bytes, without normalizer and prefix space"
+                )
 
     def encode(self, text: str) -> Int32[np.ndarray, " n"]:
         """Return the ids; all bytes are entries, so only a lone surrogate cannot be expressed and raises ValueError."""

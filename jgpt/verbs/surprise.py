@@ -58,6 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.picture is not None:
         task: Any = model.tasks[name]
         caption = _caption(arguments.caption, task.captions)
+        task.prompt(caption)  # which refuses one that training lacks
         pixels, done = _read(Path(arguments.picture), task.shape, model.config.data)
         for step in sorted(done):
             print(f"{arguments.picture}: {words_for(step, PictureRules.of(model.config.data))}", file=sys.stderr)

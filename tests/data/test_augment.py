@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jgpt.config import AugmentConfig
-from jgpt.data.augment import augment, changes
+from jgpt.data.augment import augment, changes, views
 
 PICTURES = [np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8) for shape in ((6, 8), (6, 8, 3), (1, 1))]
 ALL = AugmentConfig(scale=0.5, crop=2, flip=True)
@@ -45,6 +45,16 @@ def test_crop_moves_by_every_offset_and_repeats_the_edge():
     random = rng()
     seen = {tuple(augment(ramp, AugmentConfig(crop=1), random)[0].tolist()) for _ in range(60)}
     assert seen == {(0, 0, 1, 2, 3), (0, 1, 2, 3, 4), (1, 2, 3, 4, 4)}
+
+
+@pytest.mark.parametrize("pixels", PICTURES[:2], ids=str)
+@pytest.mark.parametrize("config", [AugmentConfig(), AugmentConfig(crop=1), AugmentConfig(crop=1, flip=True)])
+def test_views_are_all_that_moving_and_mirroring_give(pixels: np.ndarray, config: AugmentConfig):
+    random = rng()
+    drawn = {augment(pixels, config, random).tobytes() for _ in range(400)}
+    found = list(views(pixels, config))
+    np.testing.assert_array_equal(found[0], pixels)
+    assert {view.tobytes() for view in found} == drawn and len(found) == len(drawn)
 
 
 def test_scale_keeps_a_ramp_a_ramp_within_its_window():

@@ -77,14 +77,18 @@ def test_kinds_stand_in_the_order_of_their_numbers_and_lonely_files_are_noted():
     files["qa3_k_test.txt"] = TEST
     splits = read_babi(files)
     assert [e.category for e in splits.validation][::2] == ["02 k", "03 k", "10 k"]
-    assert splits.notes == ("no train file of 03 k: scored untrained",)
+    again, alone = splits.notes
+    assert alone == "no train file of 03 k: scored untrained"
+    assert again.startswith("6 of 6 test questions stand in the training files too, with the same facts")
+    files["qa3_k_test.txt"] = "1 A new fact.\n2 Who?\tI\t1\n"
+    assert read_babi(files).notes[0].startswith("4 of 5 test questions")
 
 
 def test_the_files_of_a_third_split_are_left_out_unless_all_is_to_be_scored():
     files = {f"qa1_k_{part}.txt": TEST for part in ("train", "test", "valid")}
     splits = read_babi(files)
     assert (len(splits.train), len(splits.validation)) == (2, 2)
-    assert splits.notes == ("left out, since test is what is held out: 1 valid files, such as qa1_k_valid.txt",)
+    assert splits.notes[0] == "left out, since test is what is held out: 1 valid files, such as qa1_k_valid.txt"
     assert len(read_babi(files, whole=True).validation) == 6
     assert len(read_babi({"qa1_k_valid.txt": TEST}, whole=True).validation) == 2
 

@@ -78,6 +78,27 @@ def test_an_example_knows_where_it_stands(name: str, content: str, places: list[
     assert [example.place for example in splits.validation] == [f"{tmp_path / name}, {place}" for place in places]
 
 
+def test_single_turns_are_not_taken_for_texts(tmp_path: Path) -> None:
+    write(tmp_path, {"a.jsonl": '{"role": "user", "content": "hi"}\n{"role": "assistant", "content": "ho"}\n'})
+    with pytest.raises(ValueError, match=r"single turns \(role, content\).*messages"):
+        read(tmp_path)
+    assert len(read(tmp_path, kind="text").train) == 1
+
+
+def test_lines_of_json_under_another_name_are_told_from_broken_ones(tmp_path: Path) -> None:
+    write(tmp_path, {"a.json": '{"question": "q", "answer": "a"}\n{"question": "r", "answer": "a"}\n'})
+    with pytest.raises(ValueError, match="Extra data.*name it .jsonl"):
+        read(tmp_path)
+
+
+def test_empty_files_are_named(tmp_path: Path) -> None:
+    write(tmp_path, {"a.txt": "one", "b.txt": "two", "c.txt": ""})
+    assert "left out, as no data: c.txt (empty)" in read(tmp_path).notes
+    write(tmp_path / "blank", {"a.txt": " \n"})
+    with pytest.raises(ValueError, match="a.txt' holds white space alone"):
+        read(tmp_path / "blank" / "a.txt")
+
+
 def test_a_text_that_no_token_expresses_is_named_by_its_file(tmp_path: Path) -> None:
     texts = {"train/a.txt": "aaaa", "train/b.txt": "aa", "test/c.txt": "aaa", "test/d.txt": "aaé"}
     tasks = {"t": TaskConfig(kind="text")}
@@ -318,10 +339,8 @@ def test_two_editions_of_babi_are_refused_rather_than_mixed(tmp_path: Path) -> N
 def test_what_babi_leaves_out_is_noted(tmp_path: Path) -> None:
     names = [f"qa1_k_{part}.txt" for part in ("train", "test", "valid")]
     splits = read(write(tmp_path, dict.fromkeys(names, STORY) | {"LICENSE": "free"}))
-    assert splits.notes == (
-        "left out, since test is what is held out: 1 valid files, such as qa1_k_valid.txt",
-        "left out, as no data: LICENSE",
-    )
+    assert splits.notes[0] == "left out, since test is what is held out: 1 valid files, such as qa1_k_valid.txt"
+    assert splits.notes[-1] == "left out, as no data: LICENSE"
 
 
 def test_the_names_of_ours_are_those_that_have_synonyms() -> None:

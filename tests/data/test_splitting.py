@@ -140,12 +140,27 @@ def test_what_a_given_split_holds_out_is_not_trained() -> None:
         QuestionAnswer("q", "a", more=(QuestionAnswer("cafe\u0301?", "z"),)),
     ]
     stay = [QuestionAnswer("who is ann?", "y", context="d"), QuestionAnswer("Ann", "x", more=(WHY,))]
-    for train, kept in (([*gone, *stay], stay), (["a text", "A text"], ["A text"])):
+    for train, kept in (([*gone, *stay], stay), (["a text", " a  text\n", "A text"], ["A text"])):
         found, notes = without_held_out(train, held)
         assert found == kept and f"{len(train) - len(kept)} of {len(train)} training" in notes[0]
     assert without_held_out([dialogue("a", "c"), dialogue("a", "B")], held)[0] == [dialogue("a", "c")]
     with pytest.raises(ValueError, match="2 of 2 training questions are held out too.*its own"):
         without_held_out(gone, held)
+
+
+def test_contexts_that_a_given_split_shares_are_counted() -> None:
+    held = [QuestionAnswer("who?", "x", context="A story.")]
+    train = [QuestionAnswer(f"q{i}", "x", context=context) for i, context in enumerate(("a  story.", "other", ""))]
+    kept, (note,) = without_held_out(train, held)
+    assert kept == train and note.startswith("1 of them ask about a context of a held-out question")
+    assert without_held_out(train[1:], held)[1] == ()
+
+
+def test_texts_that_differ_in_white_space_alone_stay_together() -> None:
+    texts = [text for i in range(20) for text in (f"text {i}", f"text  {i}\n")]
+    splits = splits_of(texts, 0.3, 0)
+    sides = [{int(text.split()[1]) for text in part} for part in (splits.train, splits.validation)]
+    assert len(splits.validation) == 12 and not sides[0] & sides[1]
 
 
 def test_groups_of_a_file_stay_whole() -> None:

@@ -110,6 +110,8 @@ BAD = [
     ('{"question": "q", "answer": NaN}', "NaN is no JSON"),
     ('{"question": "q", "answer": ' + "[" * 100_000, "no JSON .nested too deeply"),
     ('{"question": "q", "answer": "a", "answer": "b"}', "'answer' stands twice in one object"),
+    ('{"question": "q", "answer": "a", "choices": ["a", " ", "b"]}', "one of the choices .* is empty"),
+    ('{"question": "q", "answer": 1, "choices": ["1", "2", "3"]}', "the answer 1 may be the choice '1' or the number"),
     ('["q", "a"]', "no object"),
     ('{"question": "q"}', "has no 'answer'"),
     ('{"question": "q", "answer": null}', "'answer' is null"),
@@ -125,7 +127,7 @@ BAD = [
     ('{"question": "q", "answer": "a", "references": [1]}', "'references' is a number"),
     ('{"question": "q", "answer": "a\\u0000"}', "'answer': holds a NUL"),
     ('{"question": "q", "answer": "\\ud800"}', "surrogate"),
-    ('{"question": "q", "answer": "a", "id": 1}', "id 1 stands already on line 1"),
+    ('{"question": "q", "answer": "a", "id": 1}', "id '1' stands already on line 1"),
     (
         '{"question": "q", "answer": "a", "more": [{"question": "r", "answer": ""}]}',
         "'more', follow-up 1: 'answer' is empty",

@@ -90,8 +90,12 @@ def test_codes_of_blocks_stand_in_their_own_grid_and_ids_of_channels_in_their_co
 
 def test_findings_are_printed():
     console = Console(record=True, width=100)
-    terminal.findings("qa", [Finding("one"), Finding("two", "row 3")], console)
-    assert console.export_text().splitlines() == ["  ok     qa: one", "  FAILED qa: two: row 3"]
+    terminal.findings("qa", [Finding("one"), Finding("two", "row 3"), Finding("three", untried="none")], console)
+    assert console.export_text().splitlines() == [
+        "  ok     qa: one",
+        "  FAILED qa: two: row 3",
+        "  -      qa: three: not tried, none",
+    ]
 
 
 def test_the_page_escapes_data_and_shows_everything():

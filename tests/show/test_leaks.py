@@ -65,6 +65,16 @@ def test_a_model_that_sees_nothing_is_found(batch, monkeypatch):
     assert found == {leaks.OWN}
 
 
+def test_rows_of_one_document_try_nothing_between_documents(batch, monkeypatch):
+    single = stack(list(pack([Document(np.arange(9, dtype=np.int32))] * 2, "whole", 8)))
+    cfg = gpt.resolve(
+        ModelConfig(num_layers=1, embed_dim=16, num_heads=2, context_length=8), vocab_size=IDS, backend="cpu"
+    )
+    apart, *others = leaks.probe(cfg, parameters(cfg), single, IDS)
+    assert (apart.rule, apart.problem, apart.untried) == (leaks.APART, None, "every row holds one document")
+    assert all(finding.untried is None and finding.problem is None for finding in others)
+
+
 def test_rows_with_nothing_to_try_are_refused(batch):
     empty = Batch(*(np.zeros_like(a) for a in batch))
     with pytest.raises(ValueError, match="no row holds a document of two tokens"):

@@ -186,6 +186,36 @@ def test_question_too_long_for_the_context_is_refused(part: str, monkeypatch: py
     assert mixture.build(config("qa", context=45)).tasks
 
 
+def test_a_question_fits_where_its_longest_choice_does(monkeypatch: pytest.MonkeyPatch):
+    choices = QuestionAnswer("a?", "no", choices=("no", "x" * CONTEXT))
+    serve(monkeypatch, "qa", validation=[choices])
+    with pytest.raises(ValueError, match=f"validation split.*it has {CONTEXT + 5} tokens"):  # two markers and an end
+        mixture.build(config("qa", show_choices=False))
+    assert mixture.build(config("qa", show_choices=False, context=CONTEXT + 4)).tasks
+
+
+def test_a_choice_that_no_token_expresses_is_named_before_training(monkeypatch: pytest.MonkeyPatch):
+    serve(monkeypatch, "qa", validation=[QuestionAnswer("a?", "no", choices=("no", "Ω"))])
+    with pytest.raises(ValueError, match="validation split, the example that begins 'a.'.*'Ω'"):
+        mixture.build(config("qa", text="characters", show_choices=False))
+
+
+def test_one_source_is_split_in_one_way(monkeypatch: pytest.MonkeyPatch):
+    same = {name: TaskConfig(kind="qa", source="qa", validation_fraction=0.2) for name in ("a", "b")}
+    base = config("qa")
+    assert mixture.build(dataclasses.replace(base, data=DataConfig(tasks=same))).tasks
+    other = same | {"b": TaskConfig(kind="qa", source="qa", validation_fraction=0.1)}
+    with pytest.raises(ValueError, match="data.tasks.a and data.tasks.b read 'qa'.*0.2 and 0.1"):
+        mixture.build(dataclasses.replace(base, data=DataConfig(tasks=other)))
+
+
+def test_held_out_captions_that_training_lacks_are_noted(monkeypatch: pytest.MonkeyPatch):
+    strange = dataclasses.replace(PICTURE, caption="circle")
+    serve(monkeypatch, "image", validation=[PICTURE, strange])
+    notes = mixture.build(config("image")).tasks["image"].splits.notes
+    assert notes == ("1 held-out picture of captions that training lacks, scored all the same: 'circle'",)
+
+
 def test_examples_longer_than_the_context_can_be_left_out_and_are_counted(monkeypatch: pytest.MonkeyPatch):
     long, short = QuestionAnswer("long" * CONTEXT, "no"), QuestionAnswer("a?", "no")
     serve(monkeypatch, "qa", train=[long, short, long], validation=[short, long])

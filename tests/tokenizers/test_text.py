@@ -122,6 +122,22 @@ def test_the_bytes_of_ids_in_a_row_are_the_text(name: str) -> None:
     assert b"".join(parts[i] for i in BUILT[name].encode(text)) == text.encode()
 
 
+def test_a_tokenizer_that_changes_texts_is_refused() -> None:
+    """Bits per byte under it would be those of other texts."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    BUILT["bpe"].check_exact()
+    for normalizer in (normalizers.Lowercase(), normalizers.NFC(), normalizers.Strip()):
+        changing = BPETokenizer.from_json(BUILT["bpe"].to_json())
+        changing.model.normalizer = normalizer
+        with pytest.raises(ValueError, match="it changes texts: .* comes back as"):
+            changing.check_exact()
+    without_bytes = Tokenizer(models.BPE(vocab={"A": 0, "a": 1}, merges=[]))
+    without_bytes.pre_tokenizer, without_bytes.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
+    with pytest.raises(ValueError, match="it changes texts"):
+        BPETokenizer(without_bytes).check_exact()
+
+
 def test_a_bpe_of_other_letters_has_no_bytes() -> None:
     """A tokenizer whose entries are letters themselves, without byte-level ones, is refused instead of misread."""
     from tokenizers import Tokenizer, models
