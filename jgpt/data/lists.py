@@ -54,6 +54,7 @@ def from_lists(
             len(values) == len(questions),
             f"{name} has {len(values)} elements and questions {len(questions)}: give one for each question.",
         )
+    given = {name: list(values) for name, values in given.items()}  # in order, whatever their labels in a data frame
     require(len(questions) > 0, "questions is empty: give at least two, one to train on and one to score on.")
     examples = []
     for i in range(len(questions)):

@@ -184,6 +184,18 @@ def test_several_captions_of_a_picture_are_several_examples_on_one_side(tmp_path
     assert len(splits.train) == 9 and len({e.caption.split()[1] for e in splits.validation}) == 1
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_captions_that_are_classes_are_split_by_class(seed: int, tmp_path: Path):
+    names = ["cat"] * 10 + ["dog"] * 10 + ["yak"]
+    for i in range(21):
+        paint(tmp_path / f"{i}.png", i)
+    (tmp_path / "captions.csv").write_text("\n".join(["file,caption", *(f"{i}.png,{n}" for i, n in enumerate(names))]))
+    splits = read(tmp_path, seed=seed)
+    held = [example.caption for example in splits.validation]
+    assert set(held) == {"cat", "dog"} and held.count("cat") in (2, 3) and len(held) == 5
+    assert "classes with a single picture, which is trained and never held out: 'yak'" in splits.notes
+
+
 @pytest.mark.parametrize(
     ("entry", "complaint"),
     [

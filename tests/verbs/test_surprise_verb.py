@@ -106,7 +106,7 @@ def test_the_caption_is_asked_for_where_there_are_several():
 
 @pytest.mark.slow
 def test_bits_of_a_lossy_code_are_counted_per_token(tmp_path: Path, monkeypatch, capsys):
-    data = task_data([picture("a")], [picture("a")], levels=3)
+    data = task_data([picture("a"), picture("a")], [picture("a")], levels=3)
     config = ModelConfig(num_layers=1, embed_dim=16, num_heads=2, context_length=16)
     cfg = gpt.resolve(config, vocab_size=data.task.vocabulary.size, backend="cpu", text_end=260)
     model = GPT(gpt.init(cfg, jax.random.key(0)), Config(), cfg, data.task.vocabulary, {"p": data.task}, 0)
@@ -116,3 +116,5 @@ def test_bits_of_a_lossy_code_are_counted_per_token(tmp_path: Path, monkeypatch,
     printed = capsys.readouterr().out
     assert "bits per token over 1 picture" in printed and "the image code is lossy" in printed
     assert "bits per dim over" not in printed
+    with pytest.raises(ValueError, match="no picture was captioned 'b' in training"):
+        call("surprise", "run", str(tmp_path / "lossy.png"), "--caption", "b")
