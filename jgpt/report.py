@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jgpt import gallery, grading, opening, pictures, runfolder, simulated
-from jgpt.config import Config, ModelConfig
+from jgpt.config import Config, ModelConfig, TaskConfig
 from jgpt.data.examples import Conversation, QuestionAnswer
 from jgpt.evaluate import by_category
 from jgpt.loaded import GPT
@@ -28,7 +28,7 @@ from jgpt.sampling import Sampling
 from jgpt.tasks.chat import ChatTask
 from jgpt.tasks.encoding import LEFT_OUT
 from jgpt.tasks.image import ImageTask
-from jgpt.tasks.mixture import Mixture
+from jgpt.tasks.mixture import Mixture, TaskData
 from jgpt.tasks.qa import QATask
 from jgpt.tasks.text import TextTask
 
@@ -102,6 +102,11 @@ def complete_message(config: Config, config_path: str) -> str:
     )
 
 
+def _of_share(options: TaskConfig, data: TaskData) -> str:
+    """Return what share is held out where the source brings no split."""
+    return f", a share of {options.validation_fraction:.0%}: no split is given" if data.splits.own_share else ""
+
+
 def describe(config: Config, data: Mixture, model: ModelConfig, mesh: Mesh, params: Any) -> Iterator[str | Text]:
     """Yield the lines that open a run: tasks with their first example as the model sees it, model, devices."""
     tasks = config.task_configs()
@@ -113,7 +118,7 @@ def describe(config: Config, data: Mixture, model: ModelConfig, mesh: Mesh, para
         yield (
             f"  {name}: {len(task_data.splits.train):,} examples, {tokens:,} tokens, {len(task_data.train):,} rows "
             f"({task_data.train.fill():.1%} full), {share:.0%} of the rows"
-            f"{since}; held out {len(task_data.splits.validation):,}"
+            f"{since}; held out {len(task_data.splits.validation):,}{_of_share(tasks[name], task_data)}"
         )
         yield from opening.lines(task_data, data.vocabulary, terminal=console.is_terminal)
         if task_data.splits.skipped:

@@ -116,6 +116,7 @@ class Splits:
         recognised: what the source took its input for, in words, such as "SQuAD JSON".
         notes: what a user should know of the reading, such as what was skipped and why.
         skipped: every record that was bad and left out: where it stands, and why.
+        own_share: the source brings no split, so that a share of it is held out.
     """
 
     train: Sequence[Any]
@@ -125,3 +126,4 @@ class Splits:
     recognised: str = ""
     notes: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+    own_share: bool = False

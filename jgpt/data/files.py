@@ -51,7 +51,7 @@ def read_tokens(where: Path, fraction: float | None) -> Splits | None:
     require(len(ids) >= 2, f"{str(file)!r} holds {len(ids)} id: at least two are needed to split; add text.")
     cut = tail_start(len(ids), fraction)
     train, held = TokenStream(ids[:cut], file=file), TokenStream(ids[cut:], file=file, first=cut)
-    return Splits([train], [held], kind="text", recognised=words)
+    return Splits([train], [held], kind="text", recognised=words, own_share=True)
 
 
 def read_texts(files: Sequence[InputFile], encoding: str, log: ReadLog) -> list[str]:

@@ -178,7 +178,14 @@ def _splits(
     first = halves[0][0] if halves[0] else halves[1][0]
     shape = " x ".join(map(str, first.pixels.shape[:2]))
     form = f"{recognised}, {shape} {'grey' if first.pixels.ndim == 2 else 'RGB'}"
-    return Splits(halves[0], halves[1], kind="image", recognised=form, notes=tuple(said), skipped=tuple(skipped))
+    return Splits(
+        *halves,
+        kind="image",
+        recognised=form,
+        notes=tuple(said),
+        skipped=tuple(skipped),
+        own_share="" in parts and fraction is not None,
+    )
 
 
 def _captioned(captions: Captions, names: Sequence[str], log: ReadLog) -> list[Wanted]:

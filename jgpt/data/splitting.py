@@ -72,7 +72,7 @@ def splits_of(
         if len(examples) == 1:
             require(len(examples[0]) >= 2, f"the only text is {examples[0]!r}: at least two characters are needed.")
             cut = tail_start(len(examples[0]), validation_fraction)
-            return Splits([examples[0][:cut]], [examples[0][cut:]], kind=kind, notes=notes)
+            return Splits([examples[0][:cut]], [examples[0][cut:]], kind=kind, notes=notes, own_share=True)
     keys = _ties(examples, groups or [None] * len(examples))
     components = connected(keys)
     for weak, instead, note in LOOSER:
@@ -83,7 +83,8 @@ def splits_of(
             keys, components = looser, connected(looser)
             notes += (note,)
     train, held = hold_out_groups(components, validation_fraction, seed, NAMES[kind])
-    return Splits([examples[i] for i in train], [examples[i] for i in held], kind=kind, notes=notes)
+    parts = [examples[i] for i in train], [examples[i] for i in held]
+    return Splits(*parts, kind=kind, notes=notes, own_share=True)
 
 
 def connected(keys: Sequence[Iterable[Hashable]]) -> list[int]:

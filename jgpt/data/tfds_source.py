@@ -201,15 +201,15 @@ def _split(name: str, splits: dict[str, Any], convert: Callable, fraction: float
             return Splits(read, held_out, notes=notes)
     if len(train) == 1 and isinstance(train[0], str):
         cut = tail_start(len(train[0]), fraction)
-        return Splits([train[0][:cut]], [train[0][cut:]])
+        return Splits([train[0][:cut]], [train[0][cut:]], own_share=True)
     pictures = _read_ahead(train)
     if isinstance(pictures, list):  # all of them are seen, so that equal ones can be kept together
         by_class = are_classes([picture.caption for picture in pictures])
         kept, held, notes = hold_out_pictures(pictures, fraction, seed, by_class=by_class)
-        return Splits([pictures[i] for i in kept], [pictures[i] for i in held], notes=notes)
+        return Splits([pictures[i] for i in kept], [pictures[i] for i in held], notes=notes, own_share=True)
     cut = tail_start(len(train), fraction)
     halves = [_Lazy(train.source, rows, convert) for rows in (train.indices[:cut], train.indices[cut:])]
-    return Splits(halves[0], halves[1])
+    return Splits(halves[0], halves[1], own_share=True)
 
 
 def _read_ahead(examples: _Lazy) -> Sequence[Any]:

@@ -191,7 +191,9 @@ def test_an_empty_split_is_refused_rather_than_drawn_from_the_others(tmp_path: P
 def test_test_is_held_out_where_there_is_no_validation(tmp_path: Path) -> None:
     write(tmp_path, {"train/a.txt": "one", "train/b.txt": "two", "test/a.txt": "three"})
     splits = read(tmp_path)
-    assert (splits.train, splits.validation) == (["one", "two"], ["three"])
+    assert (splits.train, splits.validation) == (["one", "two"], ["three"]) and not splits.own_share
+    write(tmp_path / "plain", {"a.txt": "one", "b.txt": "two"})
+    assert read(tmp_path / "plain").own_share and not read(tmp_path / "plain", validation_fraction=None).own_share
 
 
 def test_a_file_beside_splits_is_named_unless_it_is_about_them(tmp_path: Path) -> None:
