@@ -75,6 +75,9 @@ def _without_steps(name: str, options: TaskConfig, splits: Splits) -> Splits:
         return replace(example, steps=(), more=tuple(map(bare, example.more))) if has_steps(example) else example
 
     count = sum(map(has_steps, splits.train))
+    if options.steps and any(isinstance(e, QuestionAnswer) and e.choices for e in splits.validation):
+        note = "choices are compared without the steps, a form that answers with steps do not have in training"
+        splits = replace(splits, notes=(*splits.notes, note))
     if options.steps or not (count or any(map(has_steps, splits.validation))):
         return splits
     train, held = ([bare(example) for example in part] for part in (splits.train, splits.validation))

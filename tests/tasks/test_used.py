@@ -35,6 +35,13 @@ def test_categories_that_are_not_there_are_refused(monkeypatch):
         read(monkeypatch, plain, categories=("x",))
 
 
+def test_choices_beside_steps_are_said_to_be_compared_without(monkeypatch):
+    led = [QuestionAnswer("a", "b", choices=("b", "c"), steps=("so",))]
+    (note,) = read(monkeypatch, Splits(led, led), steps=True).notes
+    assert note.startswith("choices are compared without the steps")
+    assert read(monkeypatch, Splits(HELD, HELD), steps=True).notes == ()
+
+
 def test_categories_are_of_questions_and_each_is_named_once():
     with pytest.raises(ValueError, match=r"categories is \('x',\) in a task of kind 'text': only questions have"):
         TaskConfig(kind="text", categories=("x",))
