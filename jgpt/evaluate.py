@@ -20,11 +20,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jgpt import distributed, grading, picture_scores, sharding
-from jgpt.check import require, unknown_name
+from jgpt.check import counted, require, unknown_name
 from jgpt.choices import Choice
 from jgpt.config import EvalConfig
 from jgpt.data import sources
-from jgpt.data.examples import Picture, QuestionAnswer
+from jgpt.data.examples import QuestionAnswer, Splits
 from jgpt.data.loader import eval_batches
 from jgpt.data.packing import PackedRows
 from jgpt.data.read_log import OtherKind
@@ -233,27 +233,46 @@ def from_path(model: GPT, path: str, name: str | None) -> Mixture:
             f"task read it with --task NAME; there are {kinds}."
         ) from None
     if isinstance(task, ImageTask) and not task.unconditional:
-        splits = dataclasses.replace(splits, validation=_with_captions(splits.validation, path, task))
+        splits = _with_captions(splits, path, task, skip=config.data.on_bad_record == "skip")
+    if config.task_configs()[name].categories:
+        splits = dataclasses.replace(
+            splits, notes=(*splits.notes, "scored whole, categories that were not trained too")
+        )
     length, on_long = model.model.context_length, config.task_configs()[name].on_long
     return Mixture(
         model.tokenizer, {name: mixture.held_out(name, task, splits, length, on_long, config.data.on_bad_record)}
     )
 
 
-def _with_captions(pictures: Sequence[Picture], path: str, task: ImageTask) -> list[Picture]:
+def _with_captions(splits: Splits, path: str, task: ImageTask, *, skip: bool) -> Splits:
     """Return pictures, those without a caption with the name of their folder where that is a class of the run.
 
     Raises:
-        ValueError: one has no caption, and the run saw none without.
+        ValueError: others have no caption and are not to be skipped, or all have none: the run saw no picture without.
     """
     where = Path(path).expanduser().absolute()
     folder = where.name if where.is_dir() else where.parent.name
-    bare = sum(not picture.caption for picture in pictures)
+    if not task.free and folder in task.captions:
+        named = [
+            picture if picture.caption else dataclasses.replace(picture, caption=folder)
+            for picture in splits.validation
+        ]
+        return dataclasses.replace(splits, validation=named)
+    bare = [picture for picture in splits.validation if not picture.caption]
     draws = f"draws classes ({', '.join(sorted(task.captions)[:10])})" if not task.free else "draws from captions"
-    named = "" if task.free else "a folder named after their class, or "
-    require(
-        not bare or (not task.free and folder in task.captions),
-        f"{path!r} has {bare} of {len(pictures)} pictures without a caption, and this run {draws}: give them {named}a captions "
-        "file beside them.",
+    to_do = (
+        "give them captions" if task.free else "put them into folders named after their class, or give them captions"
     )
-    return [picture if picture.caption else dataclasses.replace(picture, caption=folder) for picture in pictures]
+    require(
+        not bare or (skip and len(bare) < len(splits.validation)),
+        f"{path!r} has {len(bare)} of {len(splits.validation)} pictures without a caption, such as "
+        f"{bare[0].place if bare else ''}, and this run {draws}: {to_do}, or leave them out with --on-bad-record skip.",
+    )
+    kept = [picture for picture in splits.validation if picture.caption]
+    notes = (f"left out, having no caption: {counted(len(bare), 'picture')}",) if bare else ()
+    return dataclasses.replace(
+        splits,
+        validation=kept,
+        notes=(*splits.notes, *notes),
+        skipped=(*splits.skipped, *(f"{picture.place}: no caption" for picture in bare)),
+    )

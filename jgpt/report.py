@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jgpt import gallery, grading, opening, pictures, runfolder, simulated
+from jgpt.check import counted
 from jgpt.config import Config, ModelConfig, TaskConfig
 from jgpt.data.examples import Conversation, QuestionAnswer
 from jgpt.evaluate import by_category
@@ -103,8 +104,9 @@ def complete_message(config: Config, config_path: str) -> str:
 
 
 def _of_share(options: TaskConfig, data: TaskData) -> str:
-    """Return what share is held out where the source brings no split."""
-    return f", a share of {options.validation_fraction:.0%}: no split is given" if data.splits.own_share else ""
+    """Return what share of the examples is wanted held out where the source brings no split."""
+    wanted = f" (no split is given: validation_fraction {options.validation_fraction:g})"
+    return wanted if data.splits.own_share else ""
 
 
 def describe(config: Config, data: Mixture, model: ModelConfig, mesh: Mesh, params: Any) -> Iterator[str | Text]:
@@ -116,8 +118,8 @@ def describe(config: Config, data: Mixture, model: ModelConfig, mesh: Mesh, para
         since = f" from step {round(tasks[name].start * config.train.steps):,} on" if tasks[name].start else ""
         tokens = sum(len(document.tokens) for document in task_data.train.documents)
         yield (
-            f"  {name}: {len(task_data.splits.train):,} examples, {tokens:,} tokens, {len(task_data.train):,} rows "
-            f"({task_data.train.fill():.1%} full), {share:.0%} of the rows"
+            f"  {name}: {counted(len(task_data.splits.train), 'example')}, {tokens:,} tokens, "
+            f"{counted(len(task_data.train), 'row')} ({task_data.train.fill():.1%} full), {share:.0%} of the rows"
             f"{since}; held out {len(task_data.splits.validation):,}{_of_share(tasks[name], task_data)}"
         )
         yield from opening.lines(task_data, data.vocabulary, terminal=console.is_terminal)
@@ -277,7 +279,9 @@ def _five(answered: dict[str, list[Answered]]) -> list[Answered]:
     """Return five answered questions, taken from the tasks in turn."""
     shown, at = [], 0
     while len(shown) < 5 and any(at < len(answers) for answers in answered.values()):
-        shown += [answers[at] for answers in answered.values() if at < len(answers)]
+        for answers in answered.values():
+            if at < len(answers) and all(answers[at].example != item.example for item in shown):  # tasks may share some
+                shown.append(answers[at])
         at += 1
     return shown[:5]
 

@@ -229,19 +229,25 @@ def test_pictures_take_their_folder_for_their_class(tmp_path: Path):
     classes = ImageTask(task_data([picture], [picture]).task.vocabulary, (2, 2), ("cat", "dog"))
     (tmp_path / "cat").mkdir()
     for path in (tmp_path / "cat", tmp_path / "cat" / "a.png"):
-        assert evaluate._with_captions([picture], str(path), classes)[0].caption == "cat"
-    with pytest.raises(ValueError, match="without a caption.*cat, dog.*folder named after their class"):
-        evaluate._with_captions([picture], str(tmp_path), classes)
+        found = evaluate._with_captions(Splits([], [picture]), str(path), classes, skip=False)
+        assert found.validation[0].caption == "cat"
+    with pytest.raises(ValueError, match="without a caption.*cat, dog.*folders named after their class"):
+        evaluate._with_captions(Splits([], [picture]), str(tmp_path), classes, skip=False)
 
 
 def test_pictures_without_a_caption_are_not_scored_by_a_run_that_saw_none(tmp_path: Path):
-    bare, named = Picture(np.zeros((2, 2), np.uint8)), Picture(np.zeros((2, 2), np.uint8), "a cat")
+    bare, named = Picture(np.zeros((2, 2), np.uint8), place="b.png"), Picture(np.zeros((2, 2), np.uint8), "a cat")
     free = ImageTask(task_data([named], [named]).task.vocabulary, (2, 2), ("a cat", "a dog"), free=True)
-    assert evaluate._with_captions([named], str(tmp_path), free) == [named]
-    with pytest.raises(
-        ValueError, match="has 1 of 2 pictures without a caption.*draws from captions: give them a captions"
-    ):
-        evaluate._with_captions([bare, named], str(tmp_path), free)
+    both, path = Splits([], [bare, named]), str(tmp_path)
+    alone = evaluate._with_captions(Splits([], [named]), path, free, skip=False)
+    assert (alone.validation, alone.notes) == ([named], ())
+    with pytest.raises(ValueError, match="has 1 of 2 pictures without a caption, such as b.png,.*draws from captions"):
+        evaluate._with_captions(both, path, free, skip=False)
+    kept = evaluate._with_captions(both, path, free, skip=True)
+    assert kept.validation == [named] and kept.skipped == ("b.png: no caption",)
+    assert kept.notes == ("left out, having no caption: 1 picture",)
+    with pytest.raises(ValueError, match="has 1 of 1 pictures without"):
+        evaluate._with_captions(Splits([], [bare]), path, free, skip=True)
 
 
 def test_the_task_of_another_file_must_be_clear(run: tuple):

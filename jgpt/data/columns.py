@@ -90,7 +90,7 @@ def layout_of(names: Sequence[str], *, where: str, kind: str, columns: Mapping[s
     kinds = [kind] if kind in NEEDED else list(NEEDED)
     missing = [ours for ours in columns if ours in SYNONYMS and ours not in found and _serves(ours, kind)]
     if missing:
-        raise ValueError(f"{where}: {_no_column(columns[missing[0]], names)}")
+        raise ValueError(f"{where}: {_no_column(columns[missing[0]], names, missing[0])}")
     taken = set(found.values())
     lower = {name.strip().lower(): name for name in reversed(names)}
     for ours, synonyms in SYNONYMS.items():
@@ -110,7 +110,7 @@ def layout_of(names: Sequence[str], *, where: str, kind: str, columns: Mapping[s
             return Layout(candidate, found)
     if kind in NEEDED:
         absent = next(ours for ours in NEEDED[kind] if ours not in found)
-        raise ValueError(f"{where}: {_no_column(absent, names)}")
+        raise ValueError(f"{where}: {_no_column(absent, names, absent)}")
     raise ValueError(
         f"{where}: its columns are {_listed(names)}, and none of these sets is there: question and answer; prompt and "
         "completion; messages; text. Say which is which, such as --data.columns question QUESTION answer ANSWER, with "
@@ -201,11 +201,13 @@ class _Fields:
             raise BadRecord(f"{self.named(ours)!r} is empty: write it, or leave the record out")
         return value
 
-    def string(self, value: Any, ours: str) -> str:
-        """Return `value`, which must be a string of whole characters."""
+    def string(self, value: Any, ours: str, *, one_of: bool = False) -> str:
+        """Return `value`, or one of several values of a column, which must be a string of whole characters."""
         if not isinstance(value, str):
             shown = json.dumps(value, ensure_ascii=False)[:60]
-            raise BadRecord(f"{self.named(ours)!r} is {_type_name(value)} ({shown}): must be text, in quotes")
+            raise BadRecord(
+                f"{'one of ' if one_of else ''}{self.named(ours)!r} is {_type_name(value)} ({shown}): must be text, in quotes"
+            )
         try:
             check_characters(value, self.encoding)
         except BadRecord as error:
@@ -223,7 +225,7 @@ class _Fields:
             value = value["text"]
         if not isinstance(value, list):
             raise BadRecord(f"{self.named(ours)!r} is {_type_name(value)}: must be a list of texts")
-        return tuple(self.string(entry, ours) for entry in value)
+        return tuple(self.string(entry, ours, one_of=True) for entry in value)
 
 
 def _question(fields: _Fields) -> QuestionAnswer:
@@ -248,6 +250,11 @@ def _question(fields: _Fields) -> QuestionAnswer:
         answer = fields.text("answer")
         if choices and answer not in choices and len(answer) == 1 and 0 <= ord(answer) - ord("A") < len(choices):
             answer = choices[ord(answer) - ord("A")]
+        if choices and answer not in choices and answer.strip().isdecimal():
+            raise BadRecord(
+                f"the answer {answer!r} is not among the choices {list(choices)}; a choice's number, from 0, is read where it "
+                "is one (in JSON, without quotes), else write the choice or its letter"
+            )
     example = QuestionAnswer(
         question,
         answer,
@@ -315,13 +322,13 @@ def _json_cell(cell: str, name: str) -> Any:
         raise BadRecord(f"{name!r} is no JSON ({error}): write a list in brackets") from None
 
 
-def _no_column(name: str, names: Sequence[str]) -> str:
-    """Return what is wrong where a column is missing, with the nearest name and all there are."""
+def _no_column(name: str, names: Sequence[str], ours: str) -> str:
+    """Return what is wrong where a column, `ours` by our name, is missing, with the nearest name and all there are."""
     near = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return (
         f"there is no column {name!r}; the columns are {_listed(names)}.{hint} Say which one it is with "
-        "--data.columns OURS YOURS, such as --data.columns question frage."
+        f"--data.columns OURS YOURS, such as --data.columns {ours} {names[0] if names else 'NAME'!r}."
     )
 
 

@@ -74,6 +74,9 @@ def read_texts(files: Sequence[InputFile], encoding: str, log: ReadLog) -> list[
             len(files) > 1 or len(text) >= 2,
             f"{file.where!r} holds {len(text)} character: at least two are needed to split; add text.",
         )
-        require(len(files) > 1 or bool(text.strip()), f"{file.where!r} holds white space alone: put text into it.")
-        documents.append(placed(text, file.where) if len(files) > 1 else text)
+        if text.strip():
+            documents.append(placed(text, file.where) if len(files) > 1 else text)
+            continue
+        require(len(files) > 1, f"{file.where!r} holds white space alone: put text into it.")
+        log.count("file(s) of white space alone left out")
     return documents

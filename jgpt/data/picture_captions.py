@@ -138,7 +138,8 @@ def read_captions(path: Path, columns: Mapping[str, str], encoding: str) -> Capt
         ) from None
     except ValueError as error:
         raise ValueError(f"{str(path)!r} is no JSON ({error}): correct the file.") from None
-    if isinstance(value, dict) and value and all(isinstance(caption, str) for caption in value.values()):
+    plain = isinstance(value, dict) and not any(isinstance(of, dict | list) for of in value.values())
+    if plain and any(isinstance(caption, str) for caption in value.values()):
         pairs = [({"key": key, "value": caption}, f"key {key!r}") for key, caption in value.items()]
         found = _from_rows(path, "", ["key", "value"], pairs, {"file": "key", "caption": "value"}, encoding)
         return replace(found, form="JSON mapping")

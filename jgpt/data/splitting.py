@@ -161,7 +161,8 @@ def without_held_out(train: Sequence[Any], held: Sequence[Any]) -> tuple[list[An
     shared = sum(not about.isdisjoint(_contexts(example)) for example in kept)
     if shared:
         notes.append(
-            f"{shared:,} of them ask about a context of a held-out question: kept, since the split was given so"
+            f"{shared:,} of {len(kept):,} training questions ask about the context of a held-out one: kept, as the split is "
+            "given"
         )
     return kept, tuple(notes)
 

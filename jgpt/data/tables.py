@@ -98,6 +98,7 @@ def rows_of(text: str, suffix: str, where: str, encoding: str) -> tuple[list[str
     if suffix in SEPARATED:
         return _separated(text, SEPARATED[suffix], where)
     rows = list(_lines(text, encoding) if suffix in LINES else _json_list(text, where))
+    require(bool(rows), f"{where!r} holds an empty list: put records into it, or pass another file.")
     return names_of(record for _, record in rows), rows
 
 
@@ -134,7 +135,7 @@ def _lines(text: str, encoding: str) -> Iterator[Row]:
         except BadRecord as error:
             record = error
         except json.JSONDecodeError as error:
-            record = BadRecord(f"is no JSON ({error.msg} at column {error.colno})")
+            record = BadRecord(f"is no JSON ({error.msg} at column {error.colno}): keep one whole object on every line")
         except ValueError as error:
             record = BadRecord(f"is no JSON ({error})")
         if not isinstance(record, dict | BadRecord):

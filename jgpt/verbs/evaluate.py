@@ -80,6 +80,11 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.path is not None or arguments.task is None,
         f"--task {arguments.task!r} says which task reads --path: give --path as well.",
     )
+    require(
+        arguments.path is None or arguments.draw is None,
+        f"--draw {arguments.draw} judges drawings by a classifier of the run's own training pictures, and --path has none: "
+        "give one of them.",
+    )
     configure()
     import jax
     from rich.console import Console

@@ -233,6 +233,15 @@ def test_a_picture_captioned_twice_in_a_mapping_is_named(tmp_path: Path):
         read(tmp_path)
 
 
+def test_a_caption_of_a_mapping_that_is_no_text_is_named_by_its_key(tmp_path: Path):
+    for name in ("a", "b", "c"):
+        paint(tmp_path / f"{name}.png", ord(name))
+    (tmp_path / "captions.json").write_text('{"a.png": "x", "b.png": null, "c.png": "y"}')
+    with pytest.raises(ValueError, match="captions.json', key 'b.png': there is no usable"):
+        read(tmp_path)
+    assert captions(read(tmp_path, on_bad_record="skip")) == ["x", "y"]
+
+
 def test_empty_captions_are_counted(tmp_path: Path):
     for i in range(4):
         paint(tmp_path / f"{i}.png", i)

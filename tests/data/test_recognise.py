@@ -94,6 +94,13 @@ def test_lines_of_json_under_another_name_are_told_from_broken_ones(tmp_path: Pa
 def test_empty_files_are_named(tmp_path: Path) -> None:
     write(tmp_path, {"a.txt": "one", "b.txt": "two", "c.txt": ""})
     assert "left out, as no data: c.txt (empty)" in read(tmp_path).notes
+    write(tmp_path, {"d.txt": "  \n\t\n"})
+    splits = read(tmp_path)
+    assert sorted([*splits.train, *splits.validation]) == ["one", "two"]
+    assert "1 file(s) of white space alone left out" in splits.notes
+    write(tmp_path / "list", {"e.json": "[]"})
+    with pytest.raises(ValueError, match="e.json' holds an empty list"):
+        read(tmp_path / "list" / "e.json")
     write(tmp_path / "blank", {"a.txt": " \n"})
     with pytest.raises(ValueError, match="a.txt' holds white space alone"):
         read(tmp_path / "blank" / "a.txt")

@@ -112,6 +112,8 @@ BAD = [
     ('{"question": "q", "answer": "a", "answer": "b"}', "'answer' stands twice in one object"),
     ('{"question": "q", "answer": "a", "choices": ["a", " ", "b"]}', "one of the choices .* is empty"),
     ('{"question": "q", "answer": 1, "choices": ["1", "2", "3"]}', "the answer 1 may be the choice '1' or the number"),
+    ('{"question": "q", "answer": "1", "choices": ["a", "b"]}', "'1' is not among the choices .*; a choice's number"),
+    ('{"question": "q", "answer": "a", "choices": ["a", 3]}', r"one of 'choices' is a number \(3\)"),
     ('["q", "a"]', "no object"),
     ('{"question": "q"}', "has no 'answer'"),
     ('{"question": "q", "answer": null}', "'answer' is null"),
