@@ -101,8 +101,9 @@ def layout_of(names: Sequence[str], *, where: str, kind: str, columns: Mapping[s
     for candidate in kinds:
         needed = NEEDED[candidate]
         if all(ours in found or (ours == "answer" and "references" in found) for ours in needed):
+            single = candidate == "text" and "role" in lower and found["text"] == lower.get("content")
             require(
-                candidate != "text" or kind == "text" or not {"role", "content"} <= set(lower),
+                not single or kind == "text" or "text" in columns,
                 f"{where}: its records are single turns (role, content): put those of a conversation into one record, "
                 '{"messages": [{"role": ..., "content": ...}, ...]}; to read each content as a text, set '
                 "--data.tasks.NAME.kind text.",

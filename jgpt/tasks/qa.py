@@ -17,8 +17,8 @@ facts, Weston et al. 2015), and a second marker tells them apart; all behind the
     <|answer|> <|step|> Al has it. <|step|> Al is out. <|answer|> out <|endofanswer|>
 """
 
-import dataclasses
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -118,8 +118,10 @@ class QATask:
         Raises:
             ValueError: a choice holds what no token expresses.
         """
-        answers = [len(self.vocabulary.encode_text(choice)) for choice in example.choices]
-        return len(self._given(example)) + max(answers) + 1 if answers else 0
+        if not example.choices:
+            return 0
+        bare = (replace(example, answer=choice, steps=()) for choice in example.choices)
+        return len(self._given(example)) + max(len(self._trained(turn)) for turn in bare)
 
     def candidates(self, example: QuestionAnswer) -> list[Document]:
         """Return the document of each choice as the answer, in the order of the choices; weights as in `encode`.
@@ -131,9 +133,7 @@ class QATask:
             len(example.choices) >= 2,
             f"the question {example.question!r} has {len(example.choices)} choices: give at least two to choose from.",
         )
-        return [
-            self.encode(dataclasses.replace(example, answer=choice, more=(), steps=())) for choice in example.choices
-        ]
+        return [self.encode(replace(example, answer=choice, more=(), steps=())) for choice in example.choices]
 
     def prompt(self, request: str | QuestionAnswer) -> Prompt:
         """Return the prompt that answers a question, with its context and choices. Raises ValueError where it is empty."""

@@ -83,6 +83,9 @@ def test_single_turns_are_not_taken_for_texts(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"single turns \(role, content\).*messages"):
         read(tmp_path)
     assert len(read(tmp_path, kind="text").train) == 1
+    assert len(read(tmp_path, data=DataConfig(columns={"text": "content"})).train) == 1
+    write(tmp_path, {"a.jsonl": '{"role": "user", "content": "hi", "text": "x"}\n{"text": "y"}\n'})
+    assert {*read(tmp_path).train, *read(tmp_path).validation} == {"x", "y"}
 
 
 def test_lines_of_json_under_another_name_are_told_from_broken_ones(tmp_path: Path) -> None:

@@ -98,6 +98,14 @@ def test_choices_are_compared_without_steps():
     assert spelled(other.tokens[given:]) == "<|answer|>in<|endofanswer|>"
 
 
+@pytest.mark.parametrize("options", [LED, TaskConfig(kind="qa"), TaskConfig(kind="qa", show_choices=False)])
+def test_the_room_of_a_question_is_that_of_its_longest_choice(options: TaskConfig):
+    chosen = dataclasses.replace(HOLDS, choices=("out", "in the house", "in"))
+    task = QATask.fit(WORDS, [chosen], options)
+    assert task.room(chosen) == max(len(document.tokens) for document in task.candidates(chosen))
+    assert task.room(dataclasses.replace(chosen, choices=())) == 0
+
+
 def test_steps_that_nobody_has_are_refused():
     with pytest.raises(ValueError, match="steps is on, but no training example has steps.*column"):
         QATask.fit(WORDS, [COLOUR], LED)
