@@ -6,6 +6,7 @@ conversations that open alike stay on one side; equal texts count once. Refuses 
 
 import unicodedata
 from collections.abc import Hashable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -170,7 +171,7 @@ def without_held_out(train: Sequence[Any], held: Sequence[Any]) -> tuple[list[An
 def _contexts(example: Any) -> set[str]:
     """Return what an example gives to read, as it is compared; nothing of what is no question."""
     turns = (example, *example.more) if isinstance(example, QuestionAnswer) else ()
-    return {_plain(turn.context) for turn in turns if turn.context}
+    return {plain for turn in turns if (plain := _plain(turn.context))}
 
 
 def _asked(example: Any) -> list[Hashable]:
@@ -227,6 +228,7 @@ def _spaced(text: str) -> int:
     return hash(" ".join(text.split()))
 
 
+@lru_cache(1024)  # questions of one context follow each other
 def _plain(text: str) -> str:
     """Return a text as it is compared: whatever its case, its white space, and how its characters are composed (NFC)."""
     return " ".join(unicodedata.normalize("NFC", text).casefold().split())

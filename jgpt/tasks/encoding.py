@@ -71,9 +71,7 @@ def encode_split(
     for i, example in enumerate(examples):
         try:
             document = task.encode(example)
-            size = len(document.tokens)
-            if isinstance(task, QATask):
-                size = max(size, task.room(example))
+            size = task.room(example, document) if isinstance(task, QATask) else len(document.tokens)
         except ValueError as error:
             complaint = f"{where}, {_which(example)}: {error}"
             if on_bad_record != "skip":

@@ -112,16 +112,19 @@ class QATask:
             weights += [np.zeros(len(given), np.float32), np.ones(len(trained), np.float32)]
         return Document(np.concatenate(tokens).astype(np.int32), np.concatenate(weights))
 
-    def room(self, example: QuestionAnswer) -> int:
-        """Return the length of the longest document that scoring makes of a question: that of its longest choice [tokens].
+    def room(self, example: QuestionAnswer, document: Document) -> int:
+        """Return the length of the longest document that training and scoring make of a question [tokens].
+
+        Args:
+            example: whose choices are compared, each as the answer.
+            document: of the question with its own answer.
 
         Raises:
             ValueError: a choice holds what no token expresses.
         """
-        if not example.choices:
-            return 0
+        given = 0 if document.weights is None else int(np.flatnonzero(document.weights)[0])
         bare = (replace(example, answer=choice, steps=()) for choice in example.choices)
-        return len(self._given(example)) + max(len(self._trained(turn)) for turn in bare)
+        return max([len(document.tokens), *(given + len(self._trained(turn)) for turn in bare)])
 
     def candidates(self, example: QuestionAnswer) -> list[Document]:
         """Return the document of each choice as the answer, in the order of the choices; weights as in `encode`.

@@ -102,8 +102,13 @@ def test_choices_are_compared_without_steps():
 def test_the_room_of_a_question_is_that_of_its_longest_choice(options: TaskConfig):
     chosen = dataclasses.replace(HOLDS, choices=("out", "in the house", "in"))
     task = QATask.fit(WORDS, [chosen], options)
-    assert task.room(chosen) == max(len(document.tokens) for document in task.candidates(chosen))
-    assert task.room(dataclasses.replace(chosen, choices=())) == 0
+    answered = task.encode(chosen)
+    longest = max(len(document.tokens) for document in [answered, *task.candidates(chosen)])
+    assert task.room(chosen, answered) == longest and longest > len(
+        task.encode(dataclasses.replace(chosen, steps=())).tokens
+    )
+    alone = dataclasses.replace(chosen, choices=())
+    assert task.room(alone, task.encode(alone)) == len(task.encode(alone).tokens)
 
 
 def test_steps_that_nobody_has_are_refused():
