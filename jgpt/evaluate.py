@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jgpt import distributed, grading, picture_scores, sharding
-from jgpt.check import counted, require, unknown_name
+from jgpt.check import counted, listed, require, unknown_name
 from jgpt.choices import Choice
 from jgpt.config import EvalConfig
 from jgpt.data import sources
@@ -234,13 +234,13 @@ def from_path(model: GPT, path: str, name: str | None) -> Mixture:
         ) from None
     if isinstance(task, ImageTask) and not task.unconditional:
         splits = _with_captions(splits, path, task, skip=config.data.on_bad_record == "skip")
-    if config.task_configs()[name].categories:
-        splits = dataclasses.replace(
-            splits, notes=(*splits.notes, "scored whole, categories that were not trained too")
-        )
-    length, on_long = model.model.context_length, config.task_configs()[name].on_long
+    options, length = config.task_configs()[name], model.model.context_length
+    if options.categories:
+        note = f"every category is scored, where the task trains on {listed(options.categories)} alone"
+        splits = dataclasses.replace(splits, notes=(*splits.notes, note))
     return Mixture(
-        model.tokenizer, {name: mixture.held_out(name, task, splits, length, on_long, config.data.on_bad_record)}
+        model.tokenizer,
+        {name: mixture.held_out(name, task, splits, length, options.on_long, config.data.on_bad_record)},
     )
 
 

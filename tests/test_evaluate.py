@@ -224,6 +224,17 @@ def test_stories_are_scored_question_by_question(run: tuple, tmp_path: Path):
     ]
 
 
+def test_another_file_is_scored_whole_and_says_so(run: tuple, tmp_path: Path):
+    (tmp_path / "two.jsonl").write_text("".join(f'{{"question": "{q}", "answer": "2"}}\n' for q in ("1+1=", "2+0=")))
+    tasks = CONFIG.data.tasks | {"qa": dataclasses.replace(CONFIG.data.tasks["qa"], categories=("qa2",))}
+    model = dataclasses.replace(
+        run[0], config=dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, tasks=tasks))
+    )
+    found = evaluate.from_path(model, str(tmp_path / "two.jsonl"), "qa").tasks["qa"].splits
+    assert len(found.validation) == 2
+    assert "every category is scored, where the task trains on 'qa2' alone" in found.notes
+
+
 def test_pictures_take_their_folder_for_their_class(tmp_path: Path):
     picture = Picture(np.zeros((2, 2), np.uint8))
     classes = ImageTask(task_data([picture], [picture]).task.vocabulary, (2, 2), ("cat", "dog"))
