@@ -6,7 +6,7 @@ support it, which the training files mark (strong supervision, as for the memory
 may span words: of the 3,581 different sentences the common ones are a token or two, so that a fact is named in one breath
 and a question takes 31 tokens with all that belongs to it, while rare sentences, such as those of positional reasoning, keep
 their words apart, so that what they say of one thing holds for another. There are no hashed n-grams beside the tokens: with
-them the model learns by heart (the README has figures). Positional reasoning, 1,250 short stories, is learned last, so that a
+them the model learns by heart (the README has figures). Positional reasoning, 1,250 short stories, is learned late, so that a
 second task shows it three times as often. Held out are the benchmark's test files; an answer counts, whatever facts were named
 before it.
 Command: python train.py configs/qa_babi.py --data.path FOLDER_OR_ARCHIVE

@@ -15,7 +15,7 @@ import numpy as np
 from jgpt import sheet
 from jgpt.check import require, unknown_name
 from jgpt.config import AugmentConfig
-from jgpt.data.augment import views
+from jgpt.data.augment import number_of_views, views
 from jgpt.data.examples import Picture
 from jgpt.loaded import GPT
 from jgpt.neighbours import nearest
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 MAX_ROWS: Final = 16
 UNCAPTIONED_ROWS: Final = 4  # where every picture has the same caption
 MAX_COMPARED: Final = 1000  # held-out pictures whose distance to the training pictures is taken
+LEAST_COMPARED: Final = 100  # of them, where augmentation gives every training picture many views
 SAMPLING: Final = Sampling(temperature=1.0)  # the model's own distribution: no flattering
 
 
@@ -148,8 +149,9 @@ def draw(
     requests = [caption for caption in captions for _ in range(n)]
     drawn = model.complete(name, requests, sampling=sampling, seed=seed).values
     real = _held_out(data, set(captions))
-    compared = [as_coded(data.task, example) for example in spread(real, MAX_COMPARED)]
     augmented = model.config.data.augment
+    most = max(LEAST_COMPARED, MAX_COMPARED // number_of_views(augmented))
+    compared = [as_coded(data.task, example) for example in spread(real, most)]
     where, distances = nearest([*drawn, *compared], _training(data, augmented))
     by_caption = defaultdict(list)
     for example in real:
@@ -178,7 +180,7 @@ def _seen(example: Picture) -> np.ndarray:
 
 def _view(data: TaskData, augmented: AugmentConfig, number: int) -> np.ndarray:
     """Return one of the pictures that `_training` yields, before the codes."""
-    example, each = divmod(number, sum(1 for _ in views(_seen(data.splits.train[0]), augmented)))
+    example, each = divmod(number, number_of_views(augmented))
     return next(islice(views(_seen(data.splits.train[example]), augmented), each, None))
 
 

@@ -48,6 +48,11 @@ def views(pixels: np.ndarray, config: AugmentConfig) -> Iterator[np.ndarray]:
             yield moved[:, ::-1]
 
 
+def number_of_views(config: AugmentConfig) -> int:
+    """Return how many `views` a picture has."""
+    return (2 * config.crop + 1) ** 2 * (1 + config.flip)
+
+
 def _enlarge(pixels: np.ndarray, factor: float, random: np.random.Generator) -> np.ndarray:
     """Return a window of 1 / factor of each side, at a random place, brought back to size by bilinear interpolation."""
     out = pixels.astype(np.float32)

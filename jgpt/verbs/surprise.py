@@ -50,7 +50,6 @@ def run(arguments: argparse.Namespace) -> None:
     import jgpt
     from jgpt import gallery, surprise
     from jgpt.data.examples import Picture
-    from jgpt.data.picture_decode import PictureRules, words_for
     from jgpt.tasks import mixture
 
     model = jgpt.load(arguments.run, step=arguments.step)
@@ -60,8 +59,8 @@ def run(arguments: argparse.Namespace) -> None:
         caption = _caption(arguments.caption, task.captions)
         task.prompt(caption)  # which refuses one that training lacks
         pixels, done = _read(Path(arguments.picture), task.shape, model.config.data)
-        for step in sorted(done):
-            print(f"{arguments.picture}: {words_for(step, PictureRules.of(model.config.data))}", file=sys.stderr)
+        for words in done:
+            print(f"{arguments.picture}: {words}", file=sys.stderr)
         pictures = [Picture(pixels, caption)]
     else:
         held_out = mixture.build(model.config).tasks[name].splits.validation
@@ -91,14 +90,14 @@ def _caption(given: str | None, known: tuple[str, ...]) -> str:
     return known[0]
 
 
-def _read(path: Path, shape: tuple[int, ...], data: DataConfig) -> "tuple[np.ndarray, frozenset[str]]":
-    """Return a picture file as uint8 of `shape`, read as those of training are, and what was done to it on the way.
+def _read(path: Path, shape: tuple[int, ...], data: DataConfig) -> "tuple[np.ndarray, list[str]]":
+    """Return a picture file as uint8 of `shape`, read as those of training are, and in words what was done to it.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no picture, a damaged or an animated one, or has another size, and the run scales none.
     """
-    from jgpt.data.picture_decode import PictureRules, decode_alone
+    from jgpt.data.picture_decode import PictureRules, decode_alone, words_for
 
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file: give a picture, or --held-out N.")
@@ -110,4 +109,4 @@ def _read(path: Path, shape: tuple[int, ...], data: DataConfig) -> "tuple[np.nda
         f"{path} is {pixels.shape[1]} x {pixels.shape[0]} pixels, this run draws {width} x {height} and was trained without "
         "--data.image-size: scale it first.",
     )
-    return pixels, done
+    return pixels, [words_for(step, rules) for step in sorted(done)]

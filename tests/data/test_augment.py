@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jgpt.config import AugmentConfig
-from jgpt.data.augment import augment, changes, views
+from jgpt.data.augment import augment, changes, number_of_views, views
 
 PICTURES = [np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8) for shape in ((6, 8), (6, 8, 3), (1, 1))]
 ALL = AugmentConfig(scale=0.5, crop=2, flip=True)
@@ -54,7 +54,7 @@ def test_views_are_all_that_moving_and_mirroring_give(pixels: np.ndarray, config
     drawn = {augment(pixels, config, random).tobytes() for _ in range(400)}
     found = list(views(pixels, config))
     np.testing.assert_array_equal(found[0], pixels)
-    assert {view.tobytes() for view in found} == drawn and len(found) == len(drawn)
+    assert {view.tobytes() for view in found} == drawn and len(found) == len(drawn) == number_of_views(config)
 
 
 def test_scale_keeps_a_ramp_a_ramp_within_its_window():

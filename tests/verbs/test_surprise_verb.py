@@ -52,7 +52,7 @@ def test_files_come_in_the_channels_of_the_run_on_its_background(tmp_path: Path)
     Image.fromarray(pixels).save(tmp_path / "alpha.png")
     on_white, done = _read(tmp_path / "alpha.png", (1, 2, 3), DataConfig())
     np.testing.assert_array_equal(on_white, [[[10, 20, 30], [255, 255, 255]]])
-    assert done == {"alpha"}
+    assert done == ["laid on the background #ffffff, having transparent pixels"]
     on_blue, _ = _read(tmp_path / "alpha.png", (1, 2, 3), DataConfig(image_background="#010203"))
     np.testing.assert_array_equal(on_blue[0, 1], [1, 2, 3])
     grey = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40
@@ -73,7 +73,7 @@ def test_files_are_cut_and_scaled_where_those_of_training_were(tmp_path: Path):
     Image.fromarray(np.repeat(np.array([[0, 40, 80, 120, 160, 200]], np.uint8), 4, 0)).save(tmp_path / "wide.png")
     pixels, done = _read(tmp_path / "wide.png", (2, 2), DataConfig(image_size=2))
     np.testing.assert_array_equal(pixels, [[60, 140]] * 2)  # the four columns in the middle, two by two
-    assert done == {"cut square and scaled to --data.image-size"}
+    assert done == ["cut square and scaled to --data.image-size"]
     pixels, _ = _read(tmp_path / "wide.png", (2, 2), DataConfig(image_size=2, image_threshold=100))
     np.testing.assert_array_equal(pixels, [[0, 255]] * 2)
 
