@@ -23,6 +23,7 @@ from jgpt.heartbeat import SCORES, Heartbeat
 from jgpt.interrupt import Interrupt
 from jgpt.loaded import GPT
 from jgpt.model import gpt
+from jgpt.pace import Pace
 from jgpt.plan import compiling, room
 from jgpt.progress import TrainProgress, say
 from jgpt.reading import discard, read_once
@@ -216,7 +217,9 @@ def _run_steps(
     first, last = int(train_state.step), config.train.steps
     meter = _Meter(parts, time.monotonic())
     files = _tokenizer_files(parts.folder.tokenizer)
-    scores = None
+    temporaries = compiling.temporary_bytes(parts.train_step.memory_analysis())
+    pace = Pace(parts.mesh.devices.flat[0].platform, temporaries)
+    measured, scores = None, None
     with Interrupt(jax.process_count() > 1) as interrupt, TrainProgress(first, last) as progress:
         for at in range(first + 1, last + 1):
             parts.reach(at, "reads data")
@@ -224,7 +227,9 @@ def _run_steps(
             batch = require_weight(next(batches), parts.limits.targets)
             waited = time.monotonic() - begun
             parts.reach(at, "trains")
-            train_state, measured = parts.train_step(train_state, sharding.shard_batch(batch, parts.mesh))
+            placed = sharding.shard_batch(batch, parts.mesh)
+            pace.settle(measured)
+            train_state, measured = parts.train_step(train_state, placed)
             if parts.heartbeat is not None:
                 parts.heartbeat.took(waited)
             meter.add(measured)

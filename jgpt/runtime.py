@@ -60,6 +60,36 @@ def configure() -> bool:
     return all(mallopt(parameter, value) == 1 for parameter, value in settings) and _huge_pages(libc)
 
 
+class _Mallinfo2(ctypes.Structure):
+    """What glibc's mallinfo2 returns (malloc.h, from 2.33 on)."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "keepcost",
+        )
+    ]
+
+
+def allocated() -> int | None:
+    """Return the bytes of the heap that are in use; None where the C library does not say."""
+    try:
+        mallinfo2 = ctypes.CDLL("libc.so.6").mallinfo2
+    except (OSError, AttributeError):
+        return None
+    mallinfo2.restype = _Mallinfo2
+    return mallinfo2().uordblks
+
+
 def _keep_compiled() -> None:
     """Have jax keep what takes long to compile, in the user's cache folder; where none can be made, it compiles anew.
 

@@ -14,8 +14,8 @@ PACKAGE = Path(jgpt.__file__).parent
 
 # Groups from left to right; a module imports from its left or from its own group. A folder stands for its modules.
 ORDER = (
-    "axes check layout batch entry runtime compiled interrupt manifest progress pictures sheet neighbours muon loss grading "
-    "rollcall heartbeat simulated",
+    "axes check layout batch entry runtime compiled interrupt manifest pace progress pictures sheet neighbours muon loss "
+    "grading rollcall heartbeat simulated",
     "config tokenizers sampling filters checkpoint regular schema automaton",
     "presets configio data metrics interop render",
     "runfolder tasks model",

@@ -20,6 +20,8 @@ from jgpt.config import Config, MeshConfig, OptimConfig, TrainConfig  # noqa: E4
 from jgpt.interop import to_gpt2  # noqa: E402
 from jgpt.metrics import flops_per_token, peak_flops  # noqa: E402
 from jgpt.model import gpt  # noqa: E402
+from jgpt.pace import Pace  # noqa: E402
+from jgpt.plan.compiling import temporary_bytes  # noqa: E402
 
 CONFIG = Config(
     model=presets.gpt2(
@@ -62,6 +64,8 @@ def batches() -> list[Batch]:
 
 
 BATCHES = batches()
+STEP = STEP.lower(STATE, sharding.shard_batch(BATCHES[0], MESH)).compile()
+PACE = Pace(SPEC["device"], temporary_bytes(STEP.memory_analysis()))
 
 
 def save(weights: str) -> None:
@@ -75,7 +79,9 @@ def steps(count: int) -> dict:
     begun = time.perf_counter()
     measured = []
     for _ in range(count):
-        STATE, metrics = STEP(STATE, sharding.shard_batch(BATCHES[AT % len(BATCHES)], MESH))
+        batch = sharding.shard_batch(BATCHES[AT % len(BATCHES)], MESH)
+        PACE.settle(measured[-1] if measured else None)
+        STATE, metrics = STEP(STATE, batch)
         measured.append(metrics["loss"])
         AT += 1
     values = [float(loss) for loss in measured]

@@ -89,6 +89,8 @@ def gelu(x: Float[Array, "*A"]) -> Float[Array, "*A"]:
 
 
 def _gelu_backward(x: Array, slope: Array) -> tuple[Array]:
+    # Without the barrier XLA:CPU would keep the gates of the forward pass, which takes longer than computing them again.
+    x = jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
     gate = _gate(x)
     inner = 2 * _GELU_SLOPE * (1 + 3 * _GELU_CUBE * jnp.square(x))
     return (slope * (gate + x * gate * (1 - gate) * inner),)

@@ -1,0 +1,71 @@
+"""The pace of training on CPUs: one step at a time, whose temporaries the next one uses again."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jgpt.pace import Pace
+
+STEPS = """
+from jgpt.runtime import configure
+configure()
+import jax
+import numpy as np
+from jgpt import optim, presets, sharding, state, step
+from jgpt.batch import Batch
+from jgpt.config import Config, MeshConfig, TrainConfig
+from jgpt.model import gpt
+from jgpt.pace import Pace
+
+ROWS, LENGTH = 128, 64
+shape = presets.gpt2(num_layers=2, embed_dim=128, num_heads=4, context_length=LENGTH)
+config = Config(model=shape, train=TrainConfig(steps=20))
+mesh = sharding.make_mesh(MeshConfig(data=1))
+model = gpt.resolve(config.model, vocab_size=64, backend="cpu")
+tx = optim.make_optimizer(config.optim, config.train.steps, gpt.param_axes(model))
+now = state.create(model, tx, mesh, seed=0)
+zeros, ones = np.zeros((ROWS, LENGTH), np.int32), np.ones((ROWS, LENGTH), np.int32)
+batch = sharding.shard_batch(Batch(zeros, zeros, ones.astype(np.float32), ones, np.cumsum(ones, 1) - 1), mesh)
+run = step.compile_train_step(config, model, tx, now, mesh).lower(now, batch).compile()
+
+def peak():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+pace, measured, before = Pace("cpu", run.memory_analysis().temp_size_in_bytes), None, peak()
+for _ in range(20):
+    pace.settle(measured)
+    now, measured = run(now, batch)
+jax.block_until_ready(measured)
+print((peak() - before) / run.memory_analysis().temp_size_in_bytes)
+"""
+
+
+def busy(x: jax.Array) -> jax.Array:
+    return jax.lax.fori_loop(0, 300, lambda _, x: jnp.tanh(x @ x), x)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_only_cpus_wait_for_the_step_that_runs(platform: str) -> None:
+    x = jnp.full((512, 512), 1e-3)
+    run = jax.jit(busy).lower(x).compile()
+    pace = Pace(platform, 2**20)
+    pace.settle(None)
+    out = run(run(x))
+    pace.settle(out)
+    assert out.is_ready() == (platform == "cpu")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_steps_use_the_same_temporaries() -> None:
+    """Twenty steps need the temporaries of about one; called ahead, they had those of three to five."""
+    environment = {
+        name: value for name, value in os.environ.items() if name != "XLA_FLAGS"
+    }  # one device, as users have
+    command = [sys.executable, "-c", STEPS]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert float(done.stdout) < 2.5
