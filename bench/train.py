@@ -8,7 +8,6 @@ and the roof (matrix products of the same type) is measured between them. Both m
 """
 
 import ctypes.util
-import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -135,15 +134,20 @@ def try_all(
     return seconds, losses
 
 
-def measure(size: Size, device: str, dtype: str, rounds: int, folder: Path, without: Sequence[str]) -> dict[str, Any]:
-    """Return the results of one size."""
+def prepared(size: Size, device: str, dtype: str, folder: Path) -> dict[str, Any]:
+    """Write the batches of a size to `folder` and return what every side's spec has."""
     tokens = np.random.default_rng(0).integers(0, size.vocab, (8, size.rows, size.context + 1)).astype(np.int32)
     np.save(folder / "batches.npy", tokens)
-    common = {
+    return {
         "layers": size.layers, "width": size.width, "heads": size.heads, "context": size.context, "rows": size.rows,
         "vocab": size.vocab, "dtype": dtype, "device": device, "batches": str(folder / "batches.npy"),
         "rate": 3e-4, "decay": 0.1, "b1": 0.9, "b2": 0.95, "clip": 1.0,
     }  # fmt: skip
+
+
+def measure(size: Size, device: str, dtype: str, rounds: int, folder: Path, without: Sequence[str]) -> dict[str, Any]:
+    """Return the results of one size."""
+    common = prepared(size, device, dtype, folder)
     table = settings(device, size, without)
 
     def start(setting: str) -> Worker:
@@ -179,9 +183,6 @@ def measure(size: Size, device: str, dtype: str, rounds: int, folder: Path, with
         )
         about = ours.call("about")
         memory = {"jgpt": ours.call("memory"), "torch": theirs.call("memory")}
-        trace = os.environ.get("JGPT_BENCH_TRACE")  # a folder for a profile
-        if trace:
-            ours.call("profile", folder=trace, count=5)
     # the fastest product by its median: the maximum of each turn would be the luckiest, not the roof
     best = measured[max(products, key=lambda product: summary(measured[product])["median"])]
     rates = [about["flops"] / seconds for seconds in measured["jgpt"]]

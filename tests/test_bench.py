@@ -20,6 +20,7 @@ QUESTIONS = "".join(json.dumps({"question": f"What follows {i}?", "answer": str(
         ("limits", "--rounds 2"),
         ("loss", "--rounds 1"),
         ("attention", "--rounds 1"),
+        ("where", "--rounds 3 --sizes small"),
         ("input", "--rounds 2 --data text.txt --stretch 12"),
         ("ablation", "--rounds 1 --data text.txt --steps 40 --only GELU"),
         ("prompts", "configs/own.py --data.path questions.jsonl --tokenizer.bpe-vocab-size 300 --steps 1 --rounds 2"),
@@ -40,3 +41,11 @@ def test_a_benchmark_runs(name: str, options: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     (written,) = tmp_path.glob("*/*.json")
     assert written.stem.startswith(name) and {"date", "machine"} < json.loads(written.read_text()).keys()
+
+
+def test_moments_are_divided_among_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCH))
+    from where import Event, shares
+
+    assert shares([Event("a", 0, 4), Event("b", 2, 6), Event("a", 8, 9)]) == ({"a": 4.0, "b": 3.0}, 7.0)
+    assert shares([]) == ({}, 0.0)

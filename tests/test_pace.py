@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jgpt.pace import Pace
+from jgpt.pace import LARGE, Pace
 
 STEPS = """
 from jgpt.runtime import configure
@@ -49,15 +49,21 @@ def busy(x: jax.Array) -> jax.Array:
     return jax.lax.fori_loop(0, 300, lambda _, x: jnp.tanh(x @ x), x)
 
 
-@pytest.mark.parametrize("platform", ["cpu", "gpu"])
-def test_only_cpus_wait_for_the_step_that_runs(platform: str) -> None:
+@pytest.mark.parametrize(
+    ("platform", "temporaries", "ready"),
+    [("cpu", LARGE, [True, True]), ("cpu", LARGE - 1, [True, False]), ("gpu", LARGE, [False, False])],
+)
+def test_cpus_wait_for_steps_that_run(platform: str, temporaries: int, ready: list[bool]) -> None:
+    """Large steps wait for the last one, others for the one before it, accelerators for none."""
     x = jnp.full((512, 512), 1e-3)
     run = jax.jit(busy).lower(x).compile()
-    pace = Pace(platform, 2**20)
+    pace, steps = Pace(platform, temporaries), []
     pace.settle(None)
-    out = run(run(x))
-    pace.settle(out)
-    assert out.is_ready() == (platform == "cpu")
+    for _ in range(2):
+        x = run(x)
+        steps.append(x)
+        pace.settle(x)
+    assert [step.is_ready() for step in steps] == ready
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

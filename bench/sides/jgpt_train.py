@@ -108,10 +108,11 @@ def about() -> dict:
     }
 
 
-def profile(folder: str, count: int) -> None:
-    """Write a trace of some steps."""
+def profile(folder: str, count: int) -> str:
+    """Write a trace of some steps, and return the compiled step as text."""
     with jax.profiler.trace(folder):
         steps(count)
+    return STEP.as_text()
 
 
 serve({"save": save, "steps": steps, "memory": memory, "about": about, "profile": profile})
