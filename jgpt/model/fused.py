@@ -12,7 +12,9 @@ from jaxtyping import Array, Float
 
 _GELU_SLOPE = (2 / jnp.pi) ** 0.5  # of GELU's tanh form, Hendrycks and Gimpel 2016, section 2
 _GELU_CUBE = 0.044715
-_BEYOND_CACHE = 2**21  # elements; two cores: with 2**22.6 a step as fast with fewer temporaries, with 2**18.6 1 to 2 % slower
+_BEYOND_CACHE = (
+    2**21
+)  # elements; two cores: with 2**22.6 a step as fast with fewer temporaries, with 2**18.6 1 to 2 % slower
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
