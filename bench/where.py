@@ -72,18 +72,21 @@ def shares(ran: Iterable[Event]) -> tuple[dict[str, float], float]:
 
 
 def parts(text: str) -> dict[str, str]:
-    """Return, of each instruction of a compiled program, the part of the model that it belongs to and what it does there."""
+    """Return, of each instruction of a compiled program, the part of the model that it belongs to and what it does there.
+
+    What a kernel multiplies says more of it than what it does behind.
+    """
     bodies, _ = hlo.computations(text)
-    multiplies = {name for name, body in bodies.items() if any(_is_product(hlo.parse(line)) for line in body)}
+    multiplies = {name: next(filter(_is_product, map(hlo.parse, body)), None) for name, body in bodies.items()}
     out = {}
     for line in text.splitlines():
         found = hlo.parse(line)
         if found is None:
             continue
-        name = re.search(r'op_name="([^"]*)"', found.rest)
-        what = name.group(1) if name else ""
+        inside = next((multiplies[name] for name in hlo.called_by(line) if multiplies.get(name)), None)
+        product = found if _is_product(found) else inside
+        what = _source(product or found)
         part = next((part for part, pattern in PARTS.items() if re.search(pattern, what)), OTHER)
-        product = _is_product(found) or any(called in multiplies for called in hlo.called_by(line))
         way = "backward" if "transpose(" in what else "forward"
         out[found.name] = OTHER if part == OTHER else f"{part}, {way}, {'products' if product else 'the rest'}"
     return out
@@ -91,6 +94,12 @@ def parts(text: str) -> dict[str, str]:
 
 def _is_product(line: hlo.Line | None) -> bool:
     return line is not None and line.operation in PRODUCTS
+
+
+def _source(line: hlo.Line) -> str:
+    """Return the path of the operation in the model that an instruction comes from, empty where it does not say."""
+    name = re.search(r'op_name="([^"]*)"', line.rest)
+    return name.group(1) if name else ""
 
 
 def table(ran: list[Event], text: str, steps: int) -> dict[str, float]:

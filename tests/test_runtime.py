@@ -30,6 +30,26 @@ def test_heap_is_advised_to_use_huge_pages_and_jax_is_not_loaded():
     assert out[0] == out[1]  # what is returned is what the kernel says of the heap
 
 
+ALLOCATED = """
+import jgpt.runtime
+jgpt.runtime.configure()
+counts = [jgpt.runtime.allocated()]
+block = bytearray(2**28)
+counts.append(jgpt.runtime.allocated())
+del block
+counts.append(jgpt.runtime.allocated())
+print(*("None" if n is None else n - counts[0] for n in counts))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
+def test_what_is_taken_and_freed_is_counted():
+    out = subprocess.run([sys.executable, "-c", ALLOCATED], capture_output=True, text=True, check=True).stdout.split()
+    if out[0] == "None":
+        pytest.skip("this C library does not say")
+    assert int(out[1]) >= 2**28 and int(out[2]) < 2**20
+
+
 COMPILE = """
 import jgpt.runtime
 jgpt.runtime.configure()
