@@ -3,8 +3,9 @@
     python bench/where.py                       # sizes for this device, results in bench/results/
     python bench/where.py --sizes small --rounds 40
 
-Each moment of a step is divided among the programs that run in it. Products that XLA:CPU leaves to Eigen are seen only while
-they are started: what they take beside others goes to those, and alone to "not seen".
+Each moment of a step is divided among the instructions that run in it; loops and calls are assumed absent, since they would be
+counted beside what they run. Products that XLA:CPU leaves to Eigen are seen only while they are started: what they take
+beside others goes to those, and alone to "not seen", as do the moments between two steps.
 """
 
 import gzip
@@ -12,14 +13,14 @@ import json
 import re
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from harness import Worker, arguments, publish, say
 
 from jgpt.plan import hlo
-from train import ON, SIZES, Size, prepared, tcmalloc
+from train import ON, SIZES, Size, prepared, settings
 
 PRODUCTS: Final = ("dot", "custom-call")
 # Parts of the model by what their operations are called, the first that fits.
@@ -114,21 +115,16 @@ def table(ran: list[Event], text: str, steps: int) -> dict[str, float]:
     return {**ordered, UNSEEN: (span - seen) / steps / 1e3}
 
 
-def profiled(size: Size, device: str, steps: int) -> dict[str, float]:
-    """Return the `table` of one size."""
+def profiled(size: Size, device: str, steps: int) -> dict[str, Any]:
+    """Return the `table` of one size, and the setting it was taken with: the first of jgpt's in train.py."""
+    setting, (script, extra, environment) = next(iter(settings(device, size, ()).items()))
     dtype = "float32" if device == "cpu" else "bfloat16"
-    environment: Mapping[str, str] = {}
-    extra: dict[str, Any] = {"allocator": "mallopt"}
-    if device == "cpu" and tcmalloc():
-        extra, environment = {"allocator": "tcmalloc"}, {"LD_PRELOAD": str(tcmalloc())}
-    options = dict(size.options[0])
-    extra |= {"logits_dtype": options.pop("logits_dtype", "float32"), "options": options}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with Worker("jgpt_train.py", {**prepared(size, device, dtype, folder), **extra}, environment) as worker:
+        with Worker(script, {**prepared(size, device, dtype, folder), **extra}, environment) as worker:
             worker.call("steps", count=5)
             text = worker.call("profile", folder=name, count=steps)
-        return table(events(folder), text, steps)
+        return {"setting": setting, "ms": table(events(folder), text, steps)}
 
 
 def main() -> None:
@@ -142,11 +138,11 @@ def main() -> None:
     for name in options.sizes or ON[device]:
         say(f"{name}: {SIZES[name]}")
         results[name] = profiled(SIZES[name], device, options.rounds)
-        total = sum(results[name].values())
-        rows += [(name, part, f"{ms:.2f}", f"{ms / total:.1%}") for part, ms in results[name].items()]
-        headline = {f"{name} {part} ms": ms for name, found in results.items() for part, ms in found.items()}
-        found = {"headline": headline, "steps": options.rounds, "ms": results}
-        publish("where", found, rows, None if device == "cpu" else about["device"])
+        total = sum(results[name]["ms"].values())
+        rows += [(name, part, f"{ms:.2f}", f"{ms / total:.1%}") for part, ms in results[name]["ms"].items()]
+        headline = {f"{size} {part} ms": ms for size, one in results.items() for part, ms in one["ms"].items()}
+        record = {"headline": headline, "steps": options.rounds, "sizes": results}
+        publish("where", record, rows, None if device == "cpu" else about["device"])
 
 
 if __name__ == "__main__":

@@ -217,7 +217,7 @@ def _run_steps(
     first, last = int(train_state.step), config.train.steps
     meter = _Meter(parts, time.monotonic())
     files = _tokenizer_files(parts.folder.tokenizer)
-    temporaries = compiling.temporary_bytes(parts.train_step.memory_analysis())
+    temporaries = compiling.temporary_bytes(parts.train_step.memory_analysis()) * len(parts.mesh.local_devices)
     pace = Pace(parts.mesh.devices.flat[0].platform, temporaries)
     measured, scores = None, None
     with Interrupt(jax.process_count() > 1) as interrupt, TrainProgress(first, last) as progress:
@@ -265,7 +265,7 @@ def _run_steps(
 
 
 class _Meter:
-    """Collects the metrics of steps on the device and reads them together, so that steps are not waited for singly."""
+    """Collects the metrics of steps on the device and reads them together, so that reading them holds no step back."""
 
     def __init__(self, parts: Parts, now: float) -> None:
         self._tokens = parts.config.train.batch_size * parts.config.model.context_length

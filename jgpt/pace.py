@@ -1,7 +1,7 @@
 """How far the host may run ahead of the device.
 
-Owns the wait before a step on CPUs, without which each step that is called ahead would hold temporaries of its own; refuses
-what is computed.
+Owns the wait before a step on CPUs, without which each step that is called ahead would hold temporaries of its own; knows
+nothing of what is computed.
 """
 
 import time
@@ -11,10 +11,10 @@ import jax
 
 from jgpt.runtime import allocated
 
-LARGE: Final = (
-    2**27
-)  # bytes of temporaries from which on steps wait for them to be free; asking takes some 0.3 ms a step
-LONGEST_WAIT: Final = 0.02  # seconds that a step is held back for it at most; a late thread had taken up to 15 ms
+# Bytes of temporaries from which on steps wait for them to be free; asking takes some 0.3 ms a step.
+LARGE: Final = 2**27
+# Seconds that a step is held back for it at most; threads were seen up to 15 ms late.
+LONGEST_WAIT: Final = 0.02
 BETWEEN_LOOKS: Final = 1e-4
 
 
@@ -29,24 +29,21 @@ class Pace:
     """
 
     def __init__(self, platform: str, temporaries: float) -> None:
-        """Pace steps on a platform (cpu, gpu or tpu) that take so many bytes of temporaries."""
+        """Pace steps on a platform (cpu, gpu or tpu) that take so many bytes of temporaries in this process."""
         self._waits, self._large = platform == "cpu", temporaries >= LARGE
         self._temporaries = temporaries
-        self._without = 0
         self._earlier: Any = None
 
     def settle(self, running: Any) -> None:
         """Return when a new step may be called; `running`: arrays that the last one returns, None where there is none."""
         if not self._waits:
             return
-        jax.block_until_ready(running if self._large else self._earlier)
-        self._earlier = running
-        if self._large:
+        if not self._large:
+            jax.block_until_ready(self._earlier)
+            self._earlier = running
+        elif not all(array.is_ready() for array in jax.tree.leaves(running)):
+            beside = (allocated() or 0) - self._temporaries / 2  # while it runs, they are there
+            jax.block_until_ready(running)
             latest = time.monotonic() + LONGEST_WAIT
-            while running is not None and self._held() and time.monotonic() < latest:
+            while (allocated() or 0) > beside and time.monotonic() < latest:
                 time.sleep(BETWEEN_LOOKS)
-            self._without = allocated() or 0
-
-    def _held(self) -> bool:
-        """Return whether the last step's temporaries are still there."""
-        return (allocated() or 0) > self._without + self._temporaries / 2

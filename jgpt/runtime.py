@@ -1,16 +1,18 @@
 """What the process must set before jax loads: the allocator, the cache of compiled programs, what libraries may print.
 
-Owns these settings for the entry points (`train.py`, `sample.py`, `jgpt`); notebooks call `configure()` themselves,
-first thing. Refuses to import jax.
+Owns these settings for the entry points (`train.py`, `sample.py`, `jgpt`), and what the allocator says of itself; notebooks
+call `configure()` themselves, first thing. Refuses to import jax.
 """
 
 import ctypes
+import functools
 import glob
 import mmap
 import os
 import platform
 import sys
 import zlib
+from collections.abc import Callable
 from typing import Final
 
 # glibc mallopt parameters (malloc.h); XLA:CPU takes and frees its temporaries at every execution, and by default glibc
@@ -81,13 +83,25 @@ class _Mallinfo2(ctypes.Structure):
 
 
 def allocated() -> int | None:
-    """Return the bytes of the heap that are in use; None where the C library does not say."""
+    """Return the bytes that glibc has given out, in its heap and beside it; None where the C library does not say.
+
+    Another allocator that was preloaded is not asked: little is counted then.
+    """
+    mallinfo2 = _mallinfo2()
+    if mallinfo2 is None:
+        return None
+    found = mallinfo2()
+    return found.uordblks + found.hblkhd
+
+
+@functools.cache
+def _mallinfo2() -> Callable[[], _Mallinfo2] | None:
     try:
         mallinfo2 = ctypes.CDLL("libc.so.6").mallinfo2
     except (OSError, AttributeError):
         return None
     mallinfo2.restype = _Mallinfo2
-    return mallinfo2().uordblks
+    return mallinfo2
 
 
 def _keep_compiled() -> None:

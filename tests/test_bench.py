@@ -49,3 +49,29 @@ def test_moments_are_divided_among_what_runs(monkeypatch: pytest.MonkeyPatch) ->
 
     assert shares([Event("a", 0, 4), Event("b", 2, 6), Event("a", 8, 9)]) == ({"a": 4.0, "b": 3.0}, 7.0)
     assert shares([]) == ({}, 0.0)
+
+
+COMPILED = """HloModule step
+
+%multiplied (p: f32[8,4], q: f32[4,4]) -> f32[8,4] {
+  %p = f32[8,4]{1,0} parameter(0)
+  %q = f32[4,4]{1,0} parameter(1)
+  ROOT %dot.1 = f32[8,4]{1,0} dot(%p, %q), metadata={op_name="jit(step)/transpose(jvp(Block))/mlp/up/dot_general"}
+}
+
+ENTRY %main (a: f32[8,4], b: f32[4,4]) -> f32[8,4] {
+  %a = f32[8,4]{1,0} parameter(0)
+  %b = f32[4,4]{1,0} parameter(1)
+  %c = f32[8,4]{1,0} fusion(%a, %b), kind=kCustom, calls=%multiplied, metadata={op_name="jit(step)/jvp(Head)/norm/mul"}
+  %d = f32[8,4]{1,0} exponential(%c), metadata={op_name="jit(step)/jvp(Block)/attention/exp"}
+  ROOT %e = f32[8,4]{1,0} add(%d, %c), metadata={op_name="jit(step)/add"}
+}
+"""
+
+
+def test_instructions_are_told_by_what_they_multiply_and_by_their_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCH))
+    from where import OTHER, parts
+
+    of = parts(COMPILED)
+    assert [of[name] for name in "cde"] == ["MLP, backward, products", "attention, forward, the rest", OTHER]

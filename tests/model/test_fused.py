@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jgpt.model import fused
 from jgpt.model.fused import gelu, normalise, squared_relu, swiglu
 
 TOLERANCE = 1e-5  # f32, sums over 24 channels in another order
@@ -42,6 +43,19 @@ def test_value_and_gradients_equal_the_plain_formula(name):
 
     np.testing.assert_allclose(fast(*inputs), plain(*inputs), atol=TOLERANCE, rtol=TOLERANCE)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=TOLERANCE, rtol=1e-4), both(fast), both(plain))
+
+
+def test_gates_that_are_computed_again_are_the_same(monkeypatch):
+    """The branch for inputs beyond a processor's cache."""
+    (x,) = arrays(1)
+
+    def slopes():
+        return jax.jit(jax.grad(lambda x: jnp.sum(jnp.sin(gelu(x)))))(x)
+
+    kept = slopes()
+    monkeypatch.setattr(fused, "_BEYOND_CACHE", 1)
+    jax.clear_caches()
+    np.testing.assert_allclose(slopes(), kept, atol=TOLERANCE, rtol=TOLERANCE)
 
 
 @pytest.mark.parametrize("name", CASES)
