@@ -43,6 +43,7 @@ class Parts:
         mesh: devices.
         heartbeat: of this process among several, None where it is alone.
         train_step: compiled optimizer step.
+        temporaries: bytes that a step takes in this process beside what it is given.
         eval_step: compiled loss sums.
     """
 
@@ -54,6 +55,7 @@ class Parts:
     mesh: Mesh
     heartbeat: Heartbeat | None
     train_step: Any
+    temporaries: float
     eval_step: evaluate.EvalStep
 
     @property
@@ -144,6 +146,7 @@ def _train(config: Config, config_path: str, heartbeat: Heartbeat | None) -> Non
         mesh=mesh,
         heartbeat=heartbeat,
         train_step=compiled,
+        temporaries=compiling.temporary_bytes(compiled.memory_analysis()) * len(mesh.local_devices),
         eval_step=step.compile_eval_step(resolved, config.train, mesh, data.held_out_limits()),
     )
     share = sharding.share_of_rows(mesh)
@@ -217,8 +220,7 @@ def _run_steps(
     first, last = int(train_state.step), config.train.steps
     meter = _Meter(parts, time.monotonic())
     files = _tokenizer_files(parts.folder.tokenizer)
-    temporaries = compiling.temporary_bytes(parts.train_step.memory_analysis()) * len(parts.mesh.local_devices)
-    pace = Pace(parts.mesh.devices.flat[0].platform, temporaries)
+    pace = Pace(parts.mesh.devices.flat[0].platform, parts.temporaries)
     measured, scores = None, None
     with Interrupt(jax.process_count() > 1) as interrupt, TrainProgress(first, last) as progress:
         for at in range(first + 1, last + 1):
