@@ -26,7 +26,9 @@ MLP: Final = Axis("F", "mlp", "hidden width of the MLP")
 VOCAB: Final = Axis("V", "vocab", "token ids")
 LAYERS: Final = Axis("L", "layers", "blocks")
 MICROBATCH: Final = Axis("M", "microbatch", "accumulation steps")
-NORM: Final = Axis("N", "norm", "entries of a norm's scale or bias: as wide as what it normalises, never sharded")
+NORM: Final = Axis("N", "norm", "entries of a scale or bias: as wide as what they scale, never sharded")
+GATE_INPUT: Final = Axis("I", "gate_input", "channels that the gates of attention's heads read")
+BACK: Final = Axis("W", "back", "tokens before each, that a convolution reaches")
 POSITION: Final = Axis("P", "position", "rows of the learned position table")
 NGRAM: Final = Axis("R", "ngram", "rows of an n-gram table")
 GATE: Final = Axis("C", "gate", "branches of a gated MLP (gate, value)")
@@ -39,6 +41,6 @@ AXES: Final = {
     axis.name: axis
     for axis in (
         BATCH, SEQ, KV_SEQ, EMBED, HEADS, KV_HEADS, HEAD_DIM, MLP, VOCAB, LAYERS, MICROBATCH, NORM, POSITION, GATE,
-        NGRAM, EXPERTS, CHOICE,
+        NGRAM, EXPERTS, CHOICE, BACK, GATE_INPUT,
     )
 }  # fmt: skip

@@ -35,6 +35,8 @@ RULES: Final[dict[str, str | tuple[str, ...] | None]] = {
     "vocab": "tensor",
     "layers": None,
     "norm": None,
+    "back": None,
+    "gate_input": None,
     "position": None,
     "gate": None,
     "ngram": "tensor",

@@ -61,6 +61,7 @@ BROKEN = [
         ["model.pattern_summary", "5", "model.pattern_stride 4"],
     ),
     (ModelConfig, dict(ngrams=(2, 1)), ["model.ngrams", "1", "2 to 16"]),
+    (ModelConfig, dict(embedding_conv=0), ["model.embedding_conv", "0", "between 1 (off) and 16"]),
     (ModelConfig, dict(ngram_rows=1), ["model.ngram_rows", "1", "at least 2"]),
     (ModelConfig, dict(head_dim=0), ["model.head_dim", "0", "positive"]),
     (ModelConfig, dict(mlp_dim=-5), ["model.mlp_dim", "-5", "positive"]),

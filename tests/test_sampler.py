@@ -39,7 +39,16 @@ CONFIGS = {  # every preset and every option of positions, attention, embedding 
     ),
     "llama_no_positions_scan": presets.llama(**SIZES, positions="none", scan_layers=True, windows=(20, 5)),
     "modern_mqa_xla_ngrams": presets.modern(
-        **SIZES, num_kv_heads=1, attention="xla", ngrams=(2, 4), ngram_rows=64, rotary_fraction=0.5, windows=(8, 3)
+        **SIZES,
+        num_kv_heads=1,
+        attention="xla",
+        ngrams=(2, 4),
+        ngram_rows=64,
+        rotary_fraction=0.5,
+        windows=(8, 3),
+        embedding_conv=3,
+        attention_gates=True,
+        embedding_skips=True,
     ),
     "plane_sparse": presets.modern(
         **SIZES,

@@ -22,7 +22,9 @@ from jgpt.sampling import Allowed, Sampling
 from jgpt.speculative import Speculation, look_up
 
 CONFIGS = {
-    "target": dataclasses.replace(BASE, num_kv_heads=2, windows=(8, None), ngrams=(2,), ngram_rows=64),
+    "target": dataclasses.replace(
+        BASE, num_kv_heads=2, windows=(8, None), ngrams=(2,), ngram_rows=64, embedding_conv=3
+    ),
     "draft": dataclasses.replace(BASE, num_layers=1, norm="layernorm", positions="learned", vocab_multiple=64),
 }
 WIDTH = 6  # ids of the fakes

@@ -100,7 +100,9 @@ def test_sharded_equals_one_device(shape, optimizer):
     assert embedding.addressable_shards[0].data.size == embedding.size // (fsdp * tensor)
 
 
-CUT = dict(ngrams=(2,), windows=(5, None), tie_embeddings=True, positions="learned")
+CUT = dict(
+    ngrams=(2,), windows=(5, None), tie_embeddings=True, positions="learned", embedding_conv=3, embedding_skips=True
+)
 EXPERTS = dict(num_experts=8, mlp_dim=48)
 
 
@@ -115,7 +117,7 @@ MESHES = {
     "data context": (dict(data=2, context=4), CUT, dict(loss_chunk_tokens=32)),
     "fsdp context tensor": (
         dict(fsdp=2, context=2, tensor=2),
-        dict(scan_layers=True, remat="full"),
+        dict(scan_layers=True, remat="full", embedding_skips=True, attention_gates=True),
         dict(accumulation_steps=2),
     ),
     "slice": (dict(slice=2, data=2, fsdp=2), {}, {}),

@@ -51,6 +51,9 @@ class ModelConfig:
     rope_base: float = 10_000.0
     rotary_fraction: float = 1.0
     """Share of each head's channels that rotary positions turn; the rest match by content at any distance."""
+    embedding_conv: int = 1
+    """Width of a causal convolution of the token embeddings [tokens], channel by channel, so that the first block sees what
+    stands before each token; 1 is off, 4 usual (as in Mamba, Gu and Dao 2023, there in every layer)."""
     ngrams: tuple[int, ...] = ()
     """Lengths of the n-grams whose hashed embeddings are added to the token's, e.g. (2, 3) for bytes; () is off."""
     ngram_rows: int = 8192
@@ -67,6 +70,11 @@ class ModelConfig:
     even share; what is sent beyond is dropped, so that the result depends on the mesh. None = room for all, none is dropped."""
     use_bias: bool = False
     qk_norm: bool = True
+    attention_gates: bool = False
+    """Each head's output times a gate between 0 and 2, computed from the token: a head with nothing to say can be silent."""
+    embedding_skips: bool = False
+    """Each block begins with a learned mixture of the residual stream and the embeddings (Jordan et al. 2024,
+    modded-nanogpt)."""
     windows: tuple[int | None, ...] = (None,)
     """Sliding windows [tokens], repeated over the layers: (None,) full attention, (64, None) every other layer local."""
     patterns: tuple[Literal["full", "strided", "fixed"], ...] = ("full",)
@@ -138,6 +146,10 @@ class ModelConfig:
                 f"{self.context_length}, or be None for full attention.",
             )
         self._check_patterns()
+        require(
+            1 <= self.embedding_conv <= 16,
+            f"model.embedding_conv is {self.embedding_conv}: must lie between 1 (off) and 16 tokens.",
+        )
         for n in self.ngrams:
             require(2 <= n <= 16, f"model.ngrams holds {n}: an n-gram has 2 to 16 tokens.")
         require(self.ngram_rows >= 2, f"model.ngram_rows is {self.ngram_rows}: must be at least 2.")

@@ -1,8 +1,9 @@
-"""From ids to the residual stream: token, position and n-gram embeddings.
+"""From ids to the residual stream: token, position and n-gram embeddings, and a convolution over tokens.
 
 N-gram embeddings (Pagnoni et al. 2024, "Byte Latent Transformer", section 3.2.1) add, to the embedding of each token, one
 row a length n of a table that is indexed by a hash of the last n tokens. Bytes and characters say little alone; with
-their neighbours they are almost words, before the first block has spent anything on it.
+their neighbours they are almost words, before the first block has spent anything on it. The convolution adds the embeddings
+of the tokens before, each channel times a weight of its own: it knows no combinations, but needs no tables.
 """
 
 from typing import Final
@@ -55,8 +56,13 @@ def _gathered(table: Array | Stored, rows: str) -> Array | Stored:
     return table if isinstance(table, Stored) else place(table, rows, None)
 
 
+def _rows(table: Array | Stored, ids_BS: Int[Array, "B S"]) -> Float[Array, "B S D"]:
+    """Return the rows of a table that ids name, in the order of `context.spread`."""
+    return place(take(table, context.spread(ids_BS)), "batch", "seq", None)
+
+
 class Embedding(nn.Module):
-    """Token embedding, plus learned positions and n-grams where the config has them."""
+    """Token embedding, plus those of the tokens before, learned positions and n-grams where the config has them."""
 
     cfg: ModelConfig
 
@@ -72,8 +78,15 @@ class Embedding(nn.Module):
         std = GPT2_INIT_STD if cfg.init == "gpt2" or cfg.tie_embeddings else 1.0
         normal = nn.initializers.normal(std)
         table = nn.with_partitioning(normal, ("vocab", "embed"))
-        tokens_VD = parameter(self, "tokens", table, (cfg.vocab_size, cfg.embed_dim))
-        x_BSD = place(take(_gathered(tokens_VD, "vocab"), context.spread(tokens_BS)), "batch", "seq", None)
+        tokens_VD = _gathered(parameter(self, "tokens", table, (cfg.vocab_size, cfg.embed_dim)), "vocab")
+        x_BSD = _rows(tokens_VD, tokens_BS)
+        if cfg.embedding_conv > 1:
+            weights = nn.with_partitioning(nn.initializers.zeros_init(), ("back", "norm"))
+            conv_WN = self.param("conv", weights, (cfg.embedding_conv - 1, cfg.embed_dim))
+            for back, weights_N in enumerate(conv_WN, start=1):
+                before_BS = last_tokens(tokens_BS, positions_BS, back, cached_BT)
+                there_BS1 = context.spread(before_BS >= 0)[:, :, None]
+                x_BSD = x_BSD + jnp.where(there_BS1, weights_N, 0.0) * _rows(tokens_VD, before_BS)
         if cfg.positions == "learned":
             table = nn.with_partitioning(normal, ("position", "embed"))
             positions_PD = self.param("positions", table, (cfg.context_length, cfg.embed_dim))
@@ -84,8 +97,7 @@ class Embedding(nn.Module):
             if n in cfg.ngrams:
                 table = nn.with_partitioning(nn.initializers.normal(0.5 * std), ("ngram", "embed"))
                 ngrams_RD = parameter(self, f"ngrams_{n}", table, (cfg.ngram_rows, cfg.embed_dim))
-                rows_BS = context.spread(hash_ngrams(ids, cfg.ngram_rows))
-                rows_BSD = place(take(_gathered(ngrams_RD, "ngram"), rows_BS), "batch", "seq", None)
+                rows_BSD = _rows(_gathered(ngrams_RD, "ngram"), hash_ngrams(ids, cfg.ngram_rows))
                 if cfg.ngram_ids is not None:
                     rows_BSD = jnp.where(context.spread(tokens_BS < cfg.ngram_ids)[:, :, None], rows_BSD, 0.0)
                 x_BSD = x_BSD + rows_BSD

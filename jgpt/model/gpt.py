@@ -163,7 +163,7 @@ def _boxed(cfg: ModelConfig, key: PRNGKeyArray) -> tuple[Params, Params, Params]
 
     def block(key: PRNGKeyArray) -> Params:
         return Block(dataclasses.replace(cfg, attention="einsum")).init(
-            key, x_BSD, visible, rotary(cfg, tokens_BS, tokens_BS), None, False
+            key, x_BSD, visible, rotary(cfg, tokens_BS, tokens_BS), None, False, embedded_BSD=x_BSD
         )["params"]
 
     return embedding, head, jax.vmap(block)(jax.random.split(block_key, cfg.num_layers))
@@ -258,11 +258,13 @@ def features(
     if train:
         embed_key, *keys = jax.random.split(dropout_key, cfg.depth + 1)
         x_BSD = nn.Dropout(cfg.dropout, deterministic=False).apply({}, x_BSD, rngs={"dropout": embed_key})
+    embedded_BSD = x_BSD
 
     def block(layer_params: Params, x_BSD: Array, layer: int, layer_cache: Any, key: Any) -> tuple[Array, Any, Any]:
         rngs = {"dropout": key} if train else {}
         seen = visible._replace(window=cfg.window_of(layer), pattern=pattern_of(cfg, layer))
-        return Block(cfg).apply({"params": layer_params}, x_BSD, seen, turn, layer_cache, train, fresh, rngs=rngs)
+        rest = layer_cache, train, fresh, embedded_BSD
+        return Block(cfg).apply({"params": layer_params}, x_BSD, seen, turn, *rest, rngs=rngs)
 
     if REMAT[cfg.remat] is not None:
         block = jax.checkpoint(block, policy=REMAT[cfg.remat], static_argnums=(2,))

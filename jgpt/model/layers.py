@@ -26,6 +26,8 @@ from jgpt.model.visibility import Visibility
 
 GPT2_INIT_STD: Final = 0.02  # GPT-2's released code; the residual outputs are scaled further, GPT-2 paper, section 2.3
 
+GATE_INPUTS: Final = 16  # channels that a head's gate reads; modded-nanogpt takes the first 12
+
 
 def hidden_init(cfg: ModelConfig, fan_in: int) -> Callable:
     """Return the initializer of a matrix that reads the residual stream."""
@@ -153,6 +155,11 @@ class Attention(nn.Module):
             out_BSHK = ATTENTION[cfg.attention](q_BSHK, k_BSGK, v_BSGK, visible, cfg.attention_softcap)
         else:
             out_BSHK = cached_attention(q_BSHK, k_BGTK, v_BGTK, visible, cfg.attention_softcap)
+        if cfg.attention_gates:
+            inputs_BSI = x_BSD[:, :, :GATE_INPUTS]
+            shape, zeros = (inputs_BSI.shape[-1], H), nn.initializers.zeros_init()
+            gate = Dense(shape, ("gate_input", "heads"), 1, zeros, False, cfg.compute_dtype, name="gate")
+            out_BSHK = out_BSHK * (2 * jax.nn.sigmoid(gate(inputs_BSI)))[:, :, :, None]
         axes = ("heads", "head_dim", "embed")
         out = Dense((H, K, D), axes, 2, residual_init(cfg), cfg.use_bias, cfg.compute_dtype, name="out")
         return place(out(out_BSHK), "batch", "seq", None), cache
@@ -197,12 +204,18 @@ class Block(nn.Module):
         cache: LayerCache | Int8LayerCache | None,
         train: bool,
         fresh: bool = False,
+        embedded_BSD: Float[Array, "B S D"] | None = None,
     ) -> tuple[Float[Array, "B S D"], LayerCache | Int8LayerCache | None, Routing | None]:
         """Return the residual stream after the block, the updated cache, and how experts were chosen, where there are some.
 
-        `train` switches dropout on; see `Attention` for the rest.
+        `train` switches dropout on, `embedded_BSD` is the residual stream before the first block, which `embedding_skips` need;
+        see `Attention` for the rest.
         """
         cfg = self.cfg
+        if cfg.embedding_skips:
+            zero = nn.with_partitioning(nn.initializers.zeros_init(), ())
+            kept, again = self.param("kept", zero, ()), self.param("again", zero, ())
+            x_BSD = ((1 + kept) * x_BSD + again * embedded_BSD).astype(cfg.compute_dtype)
 
         def norm(name: str) -> Norm:
             return Norm(cfg.norm, cfg.norm_epsilon, cfg.use_bias, cfg.compute_dtype, name=name)

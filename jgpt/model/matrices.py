@@ -1,8 +1,8 @@
 """Matrices as decoding reads them: outputs first, in floats or in int8.
 
 Owns `OutputsFirst`, which parameters are stored in another form and how tokens are multiplied by them. Training keeps
-matrices inputs first, as they are initialised. Norms, biases and learned positions stay as they are: they are small, and
-every channel has its own. Here V counts the outputs of any matrix and D its inputs.
+matrices inputs first, as they are initialised. Norms, biases, learned positions and the convolution of embeddings stay as they
+are: they are small, and every channel has its own. Here V counts the outputs of any matrix and D its inputs.
 """
 
 from collections.abc import Callable
@@ -66,7 +66,7 @@ def _convert(params: dict[str, Any], form: Callable[[Array], Stored]) -> dict[st
         if is_stored(leaf):
             return leaf
         if names[0] == "embedding":
-            return leaf if names[1] == "positions" else form(leaf.T)
+            return leaf if names[1] in ("positions", "conv") else form(leaf.T)
         if names[-1] != "kernel":
             return leaf
         if names[0] == "head":

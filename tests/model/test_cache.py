@@ -19,7 +19,7 @@ VOCAB, CONTEXT = 21, 80
 CFG = gpt.resolve(
     presets.modern(
         num_layers=2, embed_dim=32, num_heads=4, num_kv_heads=2, context_length=CONTEXT, windows=(5, 20), ngrams=(2, 3),
-        ngram_rows=16, init="gpt2",
+        ngram_rows=16, embedding_conv=4, attention_gates=True, embedding_skips=True, init="gpt2",
     ),
     vocab_size=VOCAB,
     backend="cpu",

@@ -18,7 +18,16 @@ VARIANTS = {
     "gpt2": presets.gpt2(**SIZES),
     "llama": presets.llama(**SIZES, num_kv_heads=2),
     "modern": presets.modern(**SIZES),
-    "windows": presets.modern(**SIZES, windows=(5, None), attention_softcap=10.0, logit_softcap=8.0, num_kv_heads=1),
+    "windows": presets.modern(
+        **SIZES,
+        windows=(5, None),
+        attention_softcap=10.0,
+        logit_softcap=8.0,
+        num_kv_heads=1,
+        embedding_conv=3,
+        attention_gates=True,
+        embedding_skips=True,
+    ),
     "ngrams": presets.modern(**SIZES, ngrams=(2, 4), ngram_rows=64, rotary_fraction=0.5, init="half"),
     "plane": presets.modern(
         **SIZES,
@@ -231,7 +240,14 @@ def test_pixels_have_no_ngrams():
 
 
 def test_ngrams_stop_at_the_start_of_their_document():
-    cfg = resolved(presets.modern(**SIZES, ngrams=(2, 3), ngram_rows=64))
+    check_documents_apart(resolved(presets.modern(**SIZES, ngrams=(2, 3), ngram_rows=64)))
+
+
+def test_the_convolution_stops_at_the_start_of_its_document():
+    check_documents_apart(resolved(presets.modern(**SIZES, embedding_conv=3)))
+
+
+def check_documents_apart(cfg: ModelConfig) -> None:
     params = random_params(cfg, jax.random.key(0))["embedding"]
     positions = jnp.asarray([[0, 1, 0, 1]])
     one, other = (
@@ -239,6 +255,56 @@ def test_ngrams_stop_at_the_start_of_their_document():
     )
     np.testing.assert_array_equal(one[2:], other[2:])
     assert np.abs(np.asarray(one[:2] - other[:2])).max() > 0.01
+
+
+def test_the_convolution_adds_the_tokens_before():
+    cfg = resolved(presets.modern(**SIZES, embedding_conv=3))
+    params = random_params(cfg, jax.random.key(0))["embedding"]
+    tokens = np.asarray([[5, 2, 9, 2, 7]])
+    found = Embedding(cfg).apply({"params": params}, jnp.asarray(tokens), jnp.arange(5)[None])[0]
+    rows, weights = np.asarray(params["tokens"])[tokens[0]], np.asarray(params["conv"])
+    expected = rows + [sum((weights[i] * rows[t - 1 - i] for i in range(min(2, t))), np.zeros(32)) for t in range(5)]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+PARTS = dict(embedding_conv=4, attention_gates=True, embedding_skips=True)
+
+
+def test_parts_that_are_zero_change_nothing():
+    """They begin that way, so that a model that has them begins as one without."""
+    plain, cfg = (resolved(presets.modern(**SIZES, init="half", **options)) for options in ({}, PARTS))
+    params = init_params(cfg, jax.random.key(0))
+    params["head"]["kernel"] = jax.random.normal(jax.random.key(1), params["head"]["kernel"].shape)
+    tokens, positions = batch()
+    found, expected = (apply(each, params, tokens, positions)[0] for each in (cfg, plain))
+    np.testing.assert_allclose(found, expected, atol=LOGIT_TOLERANCE, rtol=0)
+    for path in (("embedding", "conv"), ("blocks", "attention", "gate"), ("blocks", "kept"), ("blocks", "again")):
+        changed = jax.tree.map_with_path(
+            lambda at, leaf, path=path: leaf + 0.3 * (tuple(key.key for key in at[: len(path)]) == path), params
+        )
+        assert np.abs(np.asarray(apply(cfg, changed, tokens, positions)[0] - expected)).max() > 0.01, path
+
+
+def test_a_closed_gate_silences_its_head():
+    cfg = resolved(presets.modern(**SIZES, attention_gates=True, norm="layernorm", use_bias=True))
+    params = random_params(cfg, jax.random.key(0))
+    blocks = params["blocks"]
+    # every token's first channel is 1 behind the norm, and closes the gate of head 2
+    blocks["attention_norm"] = {
+        "scale": blocks["attention_norm"]["scale"].at[:, 0].set(0),
+        "bias": blocks["attention_norm"]["bias"].at[:, 0].set(1),
+    }
+    blocks["attention"]["gate"]["kernel"] = jnp.zeros((2, 16, 4)).at[:, 0, 2].set(-100)
+    tokens, positions = batch()
+
+    def with_values(head: int) -> np.ndarray:
+        values = blocks["attention"]["value"]
+        attention = {**blocks["attention"], "value": {**values, "kernel": values["kernel"].at[:, :, head].add(1.0)}}
+        return np.asarray(apply(cfg, {**params, "blocks": {**blocks, "attention": attention}}, tokens, positions)[0])
+
+    before = np.asarray(apply(cfg, params, tokens, positions)[0])
+    np.testing.assert_array_equal(with_values(2), before)
+    assert np.abs(with_values(1) - before).max() > 1e-3
 
 
 @pytest.mark.parametrize(("init", "gets_one"), [("zero", False), ("half", True), ("gpt2", True)])

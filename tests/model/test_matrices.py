@@ -14,7 +14,9 @@ SIZES = dict(num_layers=2, embed_dim=32, num_heads=4, context_length=24)
 VARIANTS = {
     "gpt2": presets.gpt2(**SIZES),
     "llama": presets.llama(**SIZES, num_kv_heads=2),
-    "modern": presets.modern(**SIZES, init="half", ngrams=(2,), ngram_rows=16, head_dim=6),
+    "modern": presets.modern(
+        **SIZES, init="half", ngrams=(2,), ngram_rows=16, head_dim=6, embedding_conv=3, attention_gates=True
+    ),
 }
 
 

@@ -16,7 +16,9 @@ DIGITS = 2e-4  # of the largest product: an input of 15 bits, over sums of 32
 VARIANTS = {
     "gpt2": presets.gpt2(**SIZES),
     "llama": presets.llama(**SIZES, num_kv_heads=2),
-    "modern": presets.modern(**SIZES, init="half", ngrams=(2,), ngram_rows=16, head_dim=6),
+    "modern": presets.modern(
+        **SIZES, init="half", ngrams=(2,), ngram_rows=16, head_dim=6, embedding_conv=3, attention_gates=True
+    ),
 }
 
 

@@ -33,7 +33,9 @@ def problems(batch: Batch, **fields) -> set[str]:
     return {finding.rule for finding in found if finding.problem}
 
 
-@pytest.mark.parametrize("fields", [{}, {"attention": "einsum", "windows": (4,), "ngrams": (2, 3), "ngram_rows": 32}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"attention": "einsum", "windows": (4,), "ngrams": (2, 3), "ngram_rows": 32, "embedding_conv": 4}]
+)
 def test_the_model_keeps_the_rules(batch, fields):
     assert not problems(batch, **fields)
 
