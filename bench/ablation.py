@@ -49,6 +49,13 @@ VARIANTS: Final[dict[str, tuple[dict[str, float], tuple[str, ...]]]] = {
     "every other layer sees 16": (MUON, ("--model.windows", "16", "None")),
     "one key-value head": (MUON, ("--model.num-kv-heads", "1")),
     "embeddings of pairs": (MUON, ("--model.ngrams", "2", "--model.ngram-rows", "4096")),
+    "convolution of embeddings": (MUON, ("--model.embedding-conv", "4")),
+    "gates of heads": (MUON, ("--model.attention-gates",)),
+    "skips from the embeddings": (MUON, ("--model.embedding-skips",)),
+    "those three and SwiGLU": (
+        MUON,
+        ("--model.embedding-conv", "4", "--model.attention-gates", "--model.embedding-skips", "--model.mlp", "swiglu"),
+    ),
     "cosine": (MUON, ("--optim.schedule", "cosine")),
     "stable, then decay": (MUON, ("--optim.schedule", "wsd", "--optim.decay-fraction", "0.4")),
     "moving average": (MUON, ("--optim.ema-decay", "0.97")),
