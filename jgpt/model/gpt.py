@@ -163,7 +163,7 @@ def _boxed(cfg: ModelConfig, key: PRNGKeyArray) -> tuple[Params, Params, Params]
 
     def block(key: PRNGKeyArray) -> Params:
         return Block(dataclasses.replace(cfg, attention="einsum")).init(
-            key, x_BSD, visible, rotary(cfg, tokens_BS, tokens_BS), None, False, embedded_BSD=x_BSD
+            key, x_BSD, x_BSD, visible, rotary(cfg, tokens_BS, tokens_BS), None, False
         )["params"]
 
     return embedding, head, jax.vmap(block)(jax.random.split(block_key, cfg.num_layers))
@@ -263,8 +263,8 @@ def features(
     def block(layer_params: Params, x_BSD: Array, layer: int, layer_cache: Any, key: Any) -> tuple[Array, Any, Any]:
         rngs = {"dropout": key} if train else {}
         seen = visible._replace(window=cfg.window_of(layer), pattern=pattern_of(cfg, layer))
-        rest = layer_cache, train, fresh, embedded_BSD
-        return Block(cfg).apply({"params": layer_params}, x_BSD, seen, turn, *rest, rngs=rngs)
+        inputs = x_BSD, embedded_BSD, seen, turn, layer_cache, train, fresh
+        return Block(cfg).apply({"params": layer_params}, *inputs, rngs=rngs)
 
     if REMAT[cfg.remat] is not None:
         block = jax.checkpoint(block, policy=REMAT[cfg.remat], static_argnums=(2,))

@@ -5,7 +5,7 @@ Linen modules hold no arrays; every parameter carries the logical names of its a
 """
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import flax.linen as nn
 import jax
@@ -199,22 +199,22 @@ class Block(nn.Module):
     def __call__(
         self,
         x_BSD: Float[Array, "B S D"],
+        embedded_BSD: Float[Array, "B S D"],
         visible: Visibility,
         turn: Rotary | None,
         cache: LayerCache | Int8LayerCache | None,
         train: bool,
         fresh: bool = False,
-        embedded_BSD: Float[Array, "B S D"] | None = None,
     ) -> tuple[Float[Array, "B S D"], LayerCache | Int8LayerCache | None, Routing | None]:
         """Return the residual stream after the block, the updated cache, and how experts were chosen, where there are some.
 
-        `train` switches dropout on, `embedded_BSD` is the residual stream before the first block, which `embedding_skips` need;
-        see `Attention` for the rest.
+        `embedded_BSD` is the residual stream before the first block, `train` switches dropout on; see `Attention` for the rest.
         """
         cfg = self.cfg
         if cfg.embedding_skips:
             zero = nn.with_partitioning(nn.initializers.zeros_init(), ())
-            kept, again = self.param("kept", zero, ()), self.param("again", zero, ())
+            kept: Any = self.param("kept", zero, ())
+            again: Any = self.param("again", zero, ())
             x_BSD = ((1 + kept) * x_BSD + again * embedded_BSD).astype(cfg.compute_dtype)
 
         def norm(name: str) -> Norm:
