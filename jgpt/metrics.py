@@ -35,7 +35,8 @@ def flops_per_token(cfg: ModelConfig, limits: RowLimits = ANY_ROWS) -> float:
 
     The count of Kaplan et al. 2020 (appendix of PaLM, Chowdhery et al. 2022), with attention scores counted half, since
     half of them are masked, windows counted at their width, and sparse patterns at the keys they let a query see. The
-    embedding look-up costs nothing; the head does, at the targets whose logits are computed.
+    embedding look-up costs nothing, and its convolution and the gates of heads, far below 1 %, are left out; the head
+    counts at the targets whose logits are computed.
 
     Args:
         cfg: a resolved config.

@@ -69,7 +69,7 @@ class Cache(NamedTuple):
     """What decoding remembers of a row.
 
     Attributes:
-        tokens_BT: the ids themselves, for n-gram embeddings; never a ring.
+        tokens_BT: the ids themselves, for n-grams and the convolution of embeddings; never a ring.
         layers: keys and values, one entry a layer.
     """
 

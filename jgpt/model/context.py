@@ -1,10 +1,10 @@
 """Rows cut over the devices of mesh.context: which device has which stretch of a row, and attention across them.
 
-Owns the order of a row that is cut, and the exchange. Everything but attention and n-grams looks at one token alone, and does
-not know. A row of 2c stretches is dealt to c devices so that device i has stretches i and 2c - 1 - i: a stretch early in the
-row, whose queries see few keys, with a late one that sees many, so that all devices compute the same (zigzag; Llama 3 report,
-Grattafiori et al. 2024, section 3.3.2, which also gathers keys and values instead of passing them round a ring: with grouped
-heads they are small beside the queries).
+Owns the order of a row that is cut, and the exchange. Everything but attention, n-grams and the convolution of embeddings looks
+at one token alone, and does not know. A row of 2c stretches is dealt to c devices so that device i has stretches i and
+2c - 1 - i: a stretch early in the row, whose queries see few keys, with a late one that sees many, so that all devices compute
+the same (zigzag; Llama 3 report, Grattafiori et al. 2024, section 3.3.2, which also gathers keys and values instead of passing
+them round a ring: with grouped heads they are small beside the queries).
 
 Windows and sparse patterns are masks here: what they hide is computed all the same.
 
