@@ -37,7 +37,7 @@ def test_a_model_stays_the_model(name: str, rows: int) -> None:
     params = jax.tree.map(lambda a: a + 0.1 * jnp.sin(jnp.arange(a.size, dtype=jnp.float32)).reshape(a.shape), params)
     stored = outputs_first(gpt.unstack(params))
     leaves = jax.tree_util.tree_leaves_with_path(stored, is_leaf=is_stored)
-    assert {path[-1].key for path, leaf in leaves if not is_stored(leaf)} <= {"scale", "bias", "positions"}
+    assert {path[-1].key for path, leaf in leaves if not is_stored(leaf)} <= {"scale", "bias", "positions", "conv"}
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 21, (rows, 20)), jnp.int32)
     positions = jnp.tile(jnp.arange(20)[None], (rows, 1))
     apply = jax.jit(gpt.apply, static_argnums=0)

@@ -57,7 +57,7 @@ def test_a_quantised_model_is_the_model_of_its_rounded_weights(name: str) -> Non
     small = quantise_params(params)
     leaves = jax.tree_util.tree_leaves_with_path(small, is_leaf=lambda leaf: isinstance(leaf, Int8Rows))
     left = {path[-1].key for path, leaf in leaves if not isinstance(leaf, Int8Rows)}
-    assert left <= {"scale", "bias", "positions"}
+    assert left <= {"scale", "bias", "positions", "conv"}
 
     def rounded(matrix: jax.Array, like: Int8Rows | jax.Array) -> jax.Array:
         if not isinstance(like, Int8Rows):
