@@ -7,7 +7,7 @@ Time: 8 s of steps on an H200, after starting and compiling; about 9 s a step on
 Score: 1.479 over the whole last 10 %, where nanoGPT's README reports 1.4697 over 20 batches of it. More steps overfit:
     dropout 0.35 and 1,000 steps 1.483, 0.4 and 1,200 steps 1.481, 0.35 and 2,000 steps 1.480 at best and 1.522 at the end.
     What learns faster at small scale (--model.embedding-conv 4 --model.mlp swiglu --model.attention-gates
-    --model.embedding-skips) does not help here: 1.481, one run, on two CPU cores.
+    --model.embedding-skips) showed no gain here: 1.481, one run, in f32 on two CPU cores.
 """
 
 from jgpt import presets

@@ -24,9 +24,9 @@ def from_gpt2(cfg: ModelConfig, tensors: Mapping[str, Any]) -> dict[str, Any]:
         tensors: by name, with or without the prefix `transformer.`.
 
     Raises:
-        ValueError: a tensor is missing, or the layers share their weights.
+        ValueError: a tensor is missing, or the model has parts that GPT-2 has not.
     """
-    _check_layers(cfg)
+    _check_parts(cfg)
     flat = {name.removeprefix("transformer."): np.asarray(value) for name, value in tensors.items()}
     D, H, K = cfg.embed_dim, cfg.num_heads, cfg.width_of_head
 
@@ -69,9 +69,9 @@ def to_gpt2(cfg: ModelConfig, params: Mapping[str, Any]) -> dict[str, np.ndarray
         params: as `gpt.init` makes them.
 
     Raises:
-        ValueError: the layers share their weights.
+        ValueError: the model has parts that GPT-2 has not.
     """
-    _check_layers(cfg)
+    _check_parts(cfg)
     D, blocks = cfg.embed_dim, params["blocks"]
     out = {"wte.weight": params["embedding"]["tokens"], "wpe.weight": params["embedding"]["positions"]}
     out |= _named("ln_f", params["head"]["norm"])
@@ -98,7 +98,7 @@ def _named(name: str, part: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{name}.{'bias' if key == 'bias' else 'weight'}": value for key, value in part.items()}
 
 
-def _check_layers(cfg: ModelConfig) -> None:
+def _check_parts(cfg: ModelConfig) -> None:
     require(
         cfg.num_experts is None,
         f"model.num_experts is {cfg.num_experts}: GPT-2 has one MLP a layer; convert a model without experts.",
@@ -107,3 +107,8 @@ def _check_layers(cfg: ModelConfig) -> None:
         cfg.loops == 1,
         f"model.loops is {cfg.loops}: GPT-2 has weights of its own in every layer; convert a model whose loops are 1.",
     )
+    for name in ("embedding_conv", "attention_gates", "embedding_skips"):
+        value, off = getattr(cfg, name), getattr(ModelConfig, name)
+        require(
+            value == off, f"model.{name} is {value}: GPT-2 has nothing of the kind; convert a model where it is {off}."
+        )

@@ -20,7 +20,7 @@ def _is_axes(leaf: Any) -> bool:
 
 
 def decay_mask(axes: Any) -> Any:
-    """Return true for matrices and tables, false for norms and biases (what lies along one axis besides `layers`).
+    """Return true for matrices and tables of the residual stream; false for norms, biases, gates of heads, convolutions.
 
     Args:
         axes: tree of tuples of logical axis names (`gpt.param_axes`).

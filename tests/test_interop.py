@@ -33,3 +33,13 @@ def test_a_missing_tensor_is_named(name):
     del tensors[name]
     with pytest.raises(ValueError, match=name.removeprefix("transformer.")):
         from_gpt2(cfg, tensors)
+
+
+@pytest.mark.parametrize(
+    "part", [dict(loops=2), dict(embedding_conv=4), dict(attention_gates=True), dict(embedding_skips=True)]
+)
+def test_parts_that_gpt2_has_not_are_refused(part):
+    cfg = gpt.resolve(presets.gpt2(**SIZES, **part), vocab_size=16, backend="cpu")
+    for convert in (from_gpt2, to_gpt2):
+        with pytest.raises(ValueError, match=f"model.{next(iter(part))} is"):
+            convert(cfg, {})

@@ -71,10 +71,11 @@ class ModelConfig:
     use_bias: bool = False
     qk_norm: bool = True
     attention_gates: bool = False
-    """Each head's output times a gate between 0 and 2, computed from the token: a head with nothing to say can be silent."""
+    """Each head's output times a gate between 0 and 2, computed from the first 16 channels that attention reads: a head with
+    nothing to say can be silent (modded-nanogpt, Jordan et al. 2024)."""
     embedding_skips: bool = False
-    """Each block begins with a learned mixture of the residual stream and the embeddings (Jordan et al. 2024,
-    modded-nanogpt)."""
+    """Each block begins with a mixture of the residual stream and the embeddings, two learned numbers a block (modded-nanogpt,
+    Jordan et al. 2024)."""
     windows: tuple[int | None, ...] = (None,)
     """Sliding windows [tokens], repeated over the layers: (None,) full attention, (64, None) every other layer local."""
     patterns: tuple[Literal["full", "strided", "fixed"], ...] = ("full",)
