@@ -80,25 +80,23 @@ class Embedding(nn.Module):
         table = nn.with_partitioning(normal, ("vocab", "embed"))
         tokens_VD = _gathered(parameter(self, "tokens", table, (cfg.vocab_size, cfg.embed_dim)), "vocab")
         x_BSD = _rows(tokens_VD, tokens_BS)
+        reach = max(*cfg.ngrams, cfg.embedding_conv, 1)
+        ids = [tokens_BS, *(last_tokens(tokens_BS, positions_BS, back, cached_BT) for back in range(1, reach))]
         if cfg.embedding_conv > 1:
             weights = nn.with_partitioning(nn.initializers.zeros_init(), ("back", "norm"))
             conv_WN = self.param("conv", weights, (cfg.embedding_conv - 1, cfg.embed_dim))
-            for back, weights_N in enumerate(conv_WN, start=1):
-                before_BS = last_tokens(tokens_BS, positions_BS, back, cached_BT)
+            for before_BS, weights_N in zip(ids[1:], conv_WN, strict=False):  # n-grams may reach further
                 there_BS1 = context.spread(before_BS >= 0)[:, :, None]
                 x_BSD = x_BSD + jnp.where(there_BS1, weights_N, 0.0) * _rows(tokens_VD, before_BS)
         if cfg.positions == "learned":
             table = nn.with_partitioning(normal, ("position", "embed"))
             positions_PD = self.param("positions", table, (cfg.context_length, cfg.embed_dim))
             x_BSD = x_BSD + place(positions_PD, "position", None)[context.spread(positions_BS)]
-        ids = [tokens_BS]
-        for n in range(2, max(cfg.ngrams, default=1) + 1):
-            ids.append(last_tokens(tokens_BS, positions_BS, n - 1, cached_BT))
-            if n in cfg.ngrams:
-                table = nn.with_partitioning(nn.initializers.normal(0.5 * std), ("ngram", "embed"))
-                ngrams_RD = parameter(self, f"ngrams_{n}", table, (cfg.ngram_rows, cfg.embed_dim))
-                rows_BSD = _rows(_gathered(ngrams_RD, "ngram"), hash_ngrams(ids, cfg.ngram_rows))
-                if cfg.ngram_ids is not None:
-                    rows_BSD = jnp.where(context.spread(tokens_BS < cfg.ngram_ids)[:, :, None], rows_BSD, 0.0)
-                x_BSD = x_BSD + rows_BSD
+        for n in sorted(set(cfg.ngrams)):
+            table = nn.with_partitioning(nn.initializers.normal(0.5 * std), ("ngram", "embed"))
+            ngrams_RD = parameter(self, f"ngrams_{n}", table, (cfg.ngram_rows, cfg.embed_dim))
+            rows_BSD = _rows(_gathered(ngrams_RD, "ngram"), hash_ngrams(ids[:n], cfg.ngram_rows))
+            if cfg.ngram_ids is not None:
+                rows_BSD = jnp.where(context.spread(tokens_BS < cfg.ngram_ids)[:, :, None], rows_BSD, 0.0)
+            x_BSD = x_BSD + rows_BSD
         return x_BSD.astype(cfg.compute_dtype)
