@@ -9,11 +9,17 @@ from typing import Any
 
 import numpy as np
 
+from jgpt import presets
 from jgpt.check import require
 from jgpt.config import ModelConfig
 
 _NORMS = {"attention_norm": "ln_1", "mlp_norm": "ln_2"}
 _PROJECTIONS = ("query", "key", "value")
+# What else the model computes or holds follows from its sizes; biases are there or not.
+_MUST_BE_GPT2S = (
+    "loops", "norm", "positions", "embedding_conv", "ngrams", "mlp", "num_experts", "qk_norm", "attention_gates",
+    "embedding_skips", "windows", "patterns", "attention_softcap", "logit_softcap", "tie_embeddings",
+)  # fmt: skip
 
 
 def from_gpt2(cfg: ModelConfig, tensors: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,16 +105,22 @@ def _named(name: str, part: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_parts(cfg: ModelConfig) -> None:
-    require(
-        cfg.num_experts is None,
-        f"model.num_experts is {cfg.num_experts}: GPT-2 has one MLP a layer; convert a model without experts.",
-    )
-    require(
-        cfg.loops == 1,
-        f"model.loops is {cfg.loops}: GPT-2 has weights of its own in every layer; convert a model whose loops are 1.",
-    )
-    for name in ("embedding_conv", "attention_gates", "embedding_skips"):
-        value, off = getattr(cfg, name), getattr(ModelConfig, name)
+    gpt2 = presets.gpt2()
+    for name in _MUST_BE_GPT2S:
+        value, theirs = getattr(cfg, name), getattr(gpt2, name)
         require(
-            value == off, f"model.{name} is {value}: GPT-2 has nothing of the kind; convert a model where it is {off}."
+            value == theirs,
+            f"model.{name} is {value}: GPT-2's is {theirs}, and the rest has no place among its tensors; convert a model that "
+            "has the same.",
         )
+    require(
+        cfg.kv_heads == cfg.num_heads,
+        f"model.num_kv_heads is {cfg.num_kv_heads}: each of GPT-2's {cfg.num_heads} heads has keys and values of its own; "
+        "leave it out.",
+    )
+    width = cfg.num_heads * cfg.width_of_head
+    require(
+        width == cfg.embed_dim,
+        f"model.head_dim is {cfg.head_dim}: GPT-2's heads are together as wide as the model, {cfg.embed_dim}, not {width}; "
+        "leave it out.",
+    )

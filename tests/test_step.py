@@ -117,7 +117,7 @@ MESHES = {
     "data context": (dict(data=2, context=4), CUT, dict(loss_chunk_tokens=32)),
     "fsdp context tensor": (
         dict(fsdp=2, context=2, tensor=2),
-        dict(scan_layers=True, remat="full", embedding_skips=True, attention_gates=True),
+        dict(scan_layers=True, remat="full", embedding_conv=4, embedding_skips=True, attention_gates=True),
         dict(accumulation_steps=2),
     ),
     "slice": (dict(slice=2, data=2, fsdp=2), {}, {}),

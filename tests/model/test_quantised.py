@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_matrices import LEFT, VARIANTS
 
 from jgpt import presets
 from jgpt.model import gpt
@@ -11,15 +12,7 @@ from jgpt.model.matrices import multiply, quantise_params
 from jgpt.model.quantised import FEW_ROWS, LEVELS, Int8Rows, quantise
 
 VOCAB = 21
-SIZES = dict(num_layers=2, embed_dim=32, num_heads=4, context_length=24)
 DIGITS = 2e-4  # of the largest product: an input of 15 bits, over sums of 32
-VARIANTS = {
-    "gpt2": presets.gpt2(**SIZES),
-    "llama": presets.llama(**SIZES, num_kv_heads=2),
-    "modern": presets.modern(
-        **SIZES, init="half", ngrams=(2,), ngram_rows=16, head_dim=6, embedding_conv=3, attention_gates=True
-    ),
-}
 
 
 def test_every_weight_is_a_level_times_its_rows_scale() -> None:
@@ -57,7 +50,7 @@ def test_a_quantised_model_is_the_model_of_its_rounded_weights(name: str) -> Non
     small = quantise_params(params)
     leaves = jax.tree_util.tree_leaves_with_path(small, is_leaf=lambda leaf: isinstance(leaf, Int8Rows))
     left = {path[-1].key for path, leaf in leaves if not isinstance(leaf, Int8Rows)}
-    assert left <= {"scale", "bias", "positions", "conv"}
+    assert left == LEFT[name]
 
     def rounded(matrix: jax.Array, like: Int8Rows | jax.Array) -> jax.Array:
         if not isinstance(like, Int8Rows):
