@@ -125,7 +125,8 @@ def fit(
                 f"the loss is {value} at step {number}: use a learning_rate (--learning-rate) below {config.learning_rate:g}."
             )
         say(number, value)
-    return Learned({name: np.asarray(array) for name, array in weights.items()}, config.stride, channels, levels)
+    trained = {name: np.asarray(array) for name, array in weights.items()}
+    return Learned(trained, config.stride, channels, levels, image_learned.marks(pictures))
 
 
 def measure(code: Learned, pictures: Sequence[np.ndarray]) -> Measured:

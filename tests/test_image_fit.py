@@ -12,9 +12,11 @@ import pytest
 from PIL import Image
 
 from jgpt import image_fit
+from jgpt.config import Config, DataConfig, ModelConfig, TaskConfig, TokenizerConfig, TrainConfig
 from jgpt.image_fit import FitConfig
+from jgpt.tasks import mixture
 from jgpt.tokenizers import image_learned
-from jgpt.tokenizers.image import load_code
+from jgpt.tokenizers.image import load_code, save_code
 from jgpt.tokenizers.image_learned import LEVELS
 from jgpt.verbs import fit_image_tokenizer
 
@@ -87,15 +89,28 @@ def test_refusals_name_the_value_and_the_fix():
         image_fit.fit(PICTURES, FitConfig(stride=3))
 
 
-def test_the_verb_writes_a_code_that_runs_can_use(tmp_path: Path, capsys: pytest.CaptureFixture):
-    (tmp_path / "set").mkdir()
+def without_marks(code: image_learned.Learned) -> image_learned.Learned:
+    """Return the code as saved by versions that kept no marks."""
+    return image_learned.Learned(code.weights, code.stride, code.channels, code.levels)
+
+
+def fit_by_verb(folder: Path) -> argparse.Namespace:
+    """Write PICTURES into folder/set, no two alike, fit a code to them into folder/out, and return what was asked."""
+    (folder / "set").mkdir()
     for i, picture in enumerate(PICTURES):
-        picture[0, 0] = i  # no two alike
-        Image.fromarray(picture).save(tmp_path / "set" / f"{i}.png")
+        picture[0, 0] = i
+        Image.fromarray(picture).save(folder / "set" / f"{i}.png")
     parser = argparse.ArgumentParser()
     fit_image_tokenizer.add_arguments(parser)
-    line = f"{tmp_path / 'set'} --out {tmp_path / 'out'} --size 8 --width 8 --steps 3 --codes 240"
-    fit_image_tokenizer.run(parser.parse_args(line.split()))
+    asked = parser.parse_args(
+        f"{folder / 'set'} --out {folder / 'out'} --size 8 --width 8 --steps 3 --codes 240".split()
+    )
+    fit_image_tokenizer.run(asked)
+    return asked
+
+
+def test_the_verb_writes_a_code_that_runs_can_use(tmp_path: Path, capsys: pytest.CaptureFixture):
+    asked = fit_by_verb(tmp_path)
     said = capsys.readouterr().out
     for part in (
         "22 to train on, 2 held out",
@@ -109,4 +124,32 @@ def test_the_verb_writes_a_code_that_runs_can_use(tmp_path: Path, capsys: pytest
     assert code is not None and code.size == 240
     assert Image.open(tmp_path / "out" / "reconstruction.png").width > 16
     with pytest.raises(ValueError, match="holds an image tokenizer already"):
-        fit_image_tokenizer.run(parser.parse_args(line.split()))
+        fit_image_tokenizer.run(asked)
+
+
+def test_held_out_pictures_that_the_code_was_trained_on_are_counted(tmp_path: Path):
+    """The verb's own seed and share hold out what it held out; other seeds do not, and codes of before cannot tell."""
+    fit_by_verb(tmp_path)
+
+    def held_out(seed: int) -> tuple[set[bytes], set[bytes], list[str]]:
+        config = Config(
+            model=ModelConfig(context_length=16),
+            tokenizer=TokenizerConfig(image="learned", image_path=str(tmp_path / "out")),
+            data=DataConfig(tasks={"set": TaskConfig(kind="image", path=str(tmp_path / "set"))}, image_size=8),
+            train=TrainConfig(seed=seed),
+        )
+        splits = mixture.build(config).tasks["set"].splits
+        train, held = ({example.pixels.tobytes() for example in part} for part in (splits.train, splits.validation))
+        return train, held, [note for note in splits.notes if "learned image code" in note]
+
+    train, held, notes = held_out(0)
+    assert len(train) == 22 and not notes
+    counts = set()
+    for seed in (1, 2, 3):
+        _, others, notes = held_out(seed)
+        common = len(others & train)
+        assert [note.split()[0] for note in notes] == ([str(common)] if common else [])
+        counts.add(common)
+    assert max(counts) > 0
+    save_code(without_marks(load_code(tmp_path / "out")), tmp_path / "out")
+    assert "is not known" in held_out(0)[2][0]

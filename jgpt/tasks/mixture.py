@@ -23,7 +23,7 @@ from jgpt.tasks.image import ImageTask
 from jgpt.tasks.qa import QATask
 from jgpt.tasks.task import Task
 from jgpt.tasks.text import TextTask
-from jgpt.tasks.used import read_used, unknown_captions
+from jgpt.tasks.used import read_used, seen_by_code, unknown_captions
 from jgpt.tokenizers.image import make_code
 from jgpt.tokenizers.text import tokenizer_class
 from jgpt.tokenizers.vocabulary import Vocabulary
@@ -175,7 +175,10 @@ def _task_data(name: str, options: TaskConfig, config: Config, vocabulary: Vocab
         )
     if isinstance(task, ImageTask):
         task.unconditional = task.unconditional or dropout > 0
-        splits = replace(splits, notes=(*splits.notes, *unknown_captions(task, splits.validation)))
+        held_out = splits.validation
+        splits = replace(
+            splits, notes=(*splits.notes, *unknown_captions(task, held_out), *seen_by_code(task, held_out))
+        )
     pairs = sum(len(document.tokens) - 1 for document in train.documents)
     require(
         task.packing != "stream" or pairs >= length,

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from jgpt.check import counted, listed, require, unknown_name
 from jgpt.config import Config, TaskConfig
 from jgpt.data import sources
 from jgpt.data.examples import Conversation, Picture, QuestionAnswer, Splits
 from jgpt.tasks.image import ImageTask
+from jgpt.tokenizers.image_learned import Learned, marks
 
 
 def read_used(name: str, options: TaskConfig, config: Config) -> Splits:
@@ -92,6 +95,21 @@ def unknown_captions(task: Any, held_out: Sequence[Any]) -> tuple[str, ...]:
     found = [example.caption for example in held_out if not task.knows(example.caption)]
     words = f"{counted(len(found), 'held-out picture')} of captions that training lacks, scored all the same: "
     return (words + listed(sorted(set(found)), 5),) if found else ()
+
+
+def seen_by_code(task: Any, held_out: Sequence[Any]) -> tuple[str, ...]:
+    """Return a note on held-out pictures that a learned image code was trained on, where there are some or none can tell."""
+    code = task.vocabulary.image
+    if not isinstance(code, Learned):
+        return ()
+    if code.fitted_to is None:
+        return ("which pictures the learned image code was trained on is not known: those held out may be among them",)
+    count = int(np.isin(marks(example.pixels for example in held_out), code.fitted_to).sum())
+    words = (
+        f"{count:,} of {counted(len(held_out), 'held-out picture')} are among those that the learned image code was trained "
+        "on, so that scores of pictures flatter: give --train.seed and validation_fraction as `jgpt fit-image-tokenizer` said"
+    )
+    return (words,) if count else ()
 
 
 def _unanswered(splits: Splits) -> tuple[str, ...]:

@@ -8,13 +8,14 @@ is a vector of a few numbers, each bounded and rounded to one of its `levels`; t
 levels spell. No codebook is learned, and none can collapse.
 """
 
+import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Int32, UInt8, UInt64
 
 from jgpt.check import require
 from jgpt.tokenizers.image_code import one_thread, require_bytes
@@ -26,6 +27,7 @@ LEVELS: Final[dict[int, tuple[int, ...]]] = {
     4375: (7, 5, 5, 5, 5),
     15360: (8, 8, 8, 6, 5),
 }
+FITTED_TO: Final = "fitted_to"  # among the saved arrays; the others are weights
 EDGE: Final = 1e-3  # keeps tanh from having to reach the outermost level
 
 
@@ -122,6 +124,15 @@ def _silu(xp: Any, x: Any) -> Any:
     return x * (0.5 + 0.5 * xp.tanh(x / 2))  # x * sigmoid(x), in a form that cannot overflow
 
 
+def marks(pictures: Iterable[np.ndarray]) -> UInt64[np.ndarray, " n"]:
+    """Return 64 bits of a hash of each picture's shape and bytes, by which equal ones are found later."""
+    digests = (
+        hashlib.blake2b(repr(picture.shape).encode() + np.ascontiguousarray(picture).tobytes(), digest_size=8).digest()
+        for picture in pictures
+    )
+    return np.frombuffer(b"".join(digests), "<u8")
+
+
 class Learned:
     """Codes as cells of a learned encoder, one token a cell of stride x stride pixels.
 
@@ -130,19 +141,29 @@ class Learned:
         stride: pixels to a cell, each way.
         channels: of the pictures, 1 for grey.
         levels: of each number of a cell.
+        fitted_to: `marks` of the pictures that the weights were trained on; None = not known.
     """
 
-    def __init__(self, weights: Mapping[str, np.ndarray], stride: int, channels: int, levels: Sequence[int]) -> None:
+    def __init__(
+        self,
+        weights: Mapping[str, np.ndarray],
+        stride: int,
+        channels: int,
+        levels: Sequence[int],
+        fitted_to: UInt64[np.ndarray, " n"] | None = None,
+    ) -> None:
         self.weights = {name: np.asarray(array, np.float32) for name, array in weights.items()}
         self.stride, self.channels, self.levels = stride, channels, tuple(levels)
+        self.fitted_to = fitted_to
         self.size = math.prod(levels)
         self._places = np.cumprod([1, *levels[:-1]])
 
     @classmethod
     def from_json(cls, text: str, arrays: Mapping[str, np.ndarray] | None = None) -> "Learned":
         """Rebuild from `to_json` and `arrays`."""
-        state = json.loads(text)
-        return cls(arrays or {}, state["stride"], state["channels"], state["levels"])
+        state, weights = json.loads(text), dict(arrays or {})
+        fitted_to = weights.pop(FITTED_TO, None)
+        return cls(weights, state["stride"], state["channels"], state["levels"], fitted_to)
 
     @property
     def cycle(self) -> tuple[range, ...]:
@@ -151,8 +172,8 @@ class Learned:
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
-        """The weights."""
-        return dict(self.weights)
+        """The weights, and the marks of the pictures that they were trained on."""
+        return dict(self.weights) | ({} if self.fitted_to is None else {FITTED_TO: self.fitted_to})
 
     def grid(self, shape: Sequence[int]) -> tuple[int, int, int]:
         """Return (height / stride, width / stride, 1). Raises ValueError where the shape does not fit."""
