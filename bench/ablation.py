@@ -117,6 +117,7 @@ def main() -> None:
         data={"required": True, "help": "tiny Shakespeare as a text file"},
         steps={"type": int, "default": 400},
         only={"nargs": "*", "help": "variants, beside the recipe (default: all)"},
+        name={"default": "ablation", "help": "of the file of results (%(default)s)"},
     )
     data = str(Path(options.data).resolve())
     chosen = {name: VARIANTS[name] for name in VARIANTS if not options.only or name in (RECIPE, *options.only)}
@@ -141,7 +142,7 @@ def main() -> None:
     fewer, more = (statistics.fmean(lengths[length]) for length in LENGTHS)
     gain = (fewer - more) / math.log(LENGTHS[1] / LENGTHS[0])
     results = {"steps": options.steps, "gain_by_e_times_the_steps": gain, "lengths": lengths, "variants": found}
-    publish("ablation", results, table(found, gain))
+    publish(options.name, results, table(found, gain))
 
 
 def table(found: dict[str, Any], gain: float) -> list[tuple[str, ...]]:
