@@ -87,6 +87,23 @@ def test_greedy_ids_are_those_of_plain_decoding(name: str) -> None:
         assert 0 < got.accepted_share() < 1
 
 
+@pytest.mark.parametrize("window", [22, 28, 40])
+def test_proposals_past_the_end_touch_nothing_where_a_layer_with_a_window_keeps_the_whole_row(window: int) -> None:
+    """The answer ends with the cache, of 32 tokens here; eight more are proposed beyond."""
+    cfg = gpt.resolve(dataclasses.replace(BASE, windows=(window, None)), vocab_size=NUM_IDS, backend="cpu")
+    rng = np.random.default_rng(1)
+    shapes = jax.eval_shape(functools.partial(gpt.init, cfg), jax.random.key(0))
+    params = jax.tree.map(lambda a: jnp.asarray(rng.normal(0, 0.4, a.shape), jnp.float32), shapes)
+    decoder, prompts = decoder_for(cfg, NUM_IDS), prompts_of(*[16, 16, 15, 14] * 4)
+    plain, got = (
+        sample(decoder, params, prompts, max_new_tokens=16, sampling=GREEDY, speculation=given)
+        for given in (None, Speculation(ahead=8, lookup=1))
+    )
+    for a, b, p, q in zip(plain.tokens, got.tokens, plain.logprobs, got.logprobs, strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_allclose(p, q, atol=LOGPROB_CLOSE)
+
+
 @pytest.mark.slow
 def test_a_row_does_not_feel_its_batch_and_a_stream_ends_as_the_sample() -> None:
     """Rows advance by different amounts; the same ids come alone, with their neighbours, and piece by piece."""

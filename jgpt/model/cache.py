@@ -147,7 +147,7 @@ def update(
 ) -> LayerCache | Int8LayerCache:
     """Return `cache` with S tokens' `own` keys and values in their slots; in a ring the newest that it has room for.
 
-    Positions past the end are dropped where there is no window; padding is dropped everywhere.
+    What is not real is dropped: padding, and positions past the end of the row.
     """
     size, positions_BS, real_BS = cache.k_BGTK.shape[2], visible.q_positions_BS, visible.q_real_BS
     slot_BS = positions_BS

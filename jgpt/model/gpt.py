@@ -246,6 +246,9 @@ def features(
             kv_positions_BT = jnp.broadcast_to(jnp.arange(cached_BT.shape[1])[None, :], cached_BT.shape)
     x_BSD = Embedding(cfg).apply({"params": params["embedding"]}, tokens_BS, positions_BS, cached_BT)
     real_BS = None if last_B is None else jnp.arange(tokens_BS.shape[1])[None, :] <= last_B[:, None]
+    if cached_BT is not None and not fresh:  # proposals past the end of a row are nothing to remember
+        inside_BS = positions_BS < cached_BT.shape[1]
+        real_BS = inside_BS if real_BS is None else real_BS & inside_BS
     visible = Visibility(
         context.spread(positions_BS),
         kv_positions_BT,
