@@ -68,7 +68,7 @@ class Checkpoints:
 
         Args:
             folder: `<run>/checkpoints`, made by the first save.
-            every_steps: distance of the steps for which `due` holds.
+            every_steps: distance of the steps for which `due` holds, validated or not.
             keep_latest: newest steps kept.
             keep_best: steps of lowest validation loss kept as well.
         """
@@ -81,9 +81,9 @@ class Checkpoints:
         self._damaged: set[int] = set()
         self._tidy = False
 
-    def due(self, step: int) -> bool:
-        """Return whether `step` is one of those saved during the run."""
-        return step % self.every_steps == 0
+    def due(self, step: int, validated: bool = False) -> bool:
+        """Return whether `step` is saved during the run: one of every so many, or one that may be among the best."""
+        return step % self.every_steps == 0 or (validated and self.keep_best > 0)
 
     def steps(self) -> list[int]:
         """Return the complete steps on disk, oldest first, without reading their arrays."""

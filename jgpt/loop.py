@@ -4,13 +4,16 @@ Owns the order of things: data, state, steps, validation, checkpoints, report. E
 """
 
 import base64
+import contextlib
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
+import optax
 from jax.sharding import Mesh
 
 from jgpt import distributed, evaluate, metrics, optim, report, runfolder, sharding, state, step
@@ -237,7 +240,7 @@ def _run_steps(
             meter.add(measured)
             stop = distributed.stop_asked(at, interrupt.signum)  # read once: it may change at any moment
             validates = at % config.eval.every_steps == 0 or at == last
-            saves = at % config.checkpoint.every_steps == 0 or at == last or stop
+            saves = checkpoints.due(at, validates) or at == last or stop
             if at % config.train.log_every_steps == 0 or at in (first + 1, last):
                 values = meter.read(at)
                 writer.write(at, values)
@@ -245,12 +248,12 @@ def _run_steps(
             validation_loss = None
             if validates:
                 parts.reach(at, "validates")
-                scores = _validate(parts, train_state, writer, at)
+                with meter.paused():
+                    scores = _validate(parts, train_state, writer, at)
                 validation_loss = evaluate.mean_loss(scores)
-                meter.restart()
             if saves:
                 parts.reach(at, "saves")
-                meter.check(at)  # a state that has diverged never gets into a checkpoint
+                meter.check(at, train_state.params)  # a state that has diverged never gets into a checkpoint
                 checkpoints.save(
                     at,
                     train_state,
@@ -276,20 +279,25 @@ class _Meter:
         peak = metrics.peak_flops(devices.flat[0].device_kind)
         self._peak = None if peak is None else peak * devices.size
         self._begun, self._since, self._pending = now, now, []
+        self._norm = jax.jit(optax.tree.norm, out_shardings=sharding.replicated(parts.mesh))
 
     def add(self, measured: step.Metrics) -> None:
         """Take the metrics of one step, still on the device."""
         self._pending.append(measured)
 
-    def restart(self) -> None:
-        """Start the clock anew, after work that is not training."""
-        self._since = time.monotonic()
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave what is done within out of the rate: it is not training. Waits for the steps before it."""
+        jax.block_until_ready(self._pending)
+        begun = time.monotonic()
+        yield
+        self._since += time.monotonic() - begun
 
     def read(self, at: int) -> dict[str, Any]:
         """Return the means since the last call; waits for the device.
 
         Raises:
-            FloatingPointError: the loss is not finite.
+            FloatingPointError: as `check`.
         """
         losses = self.check(at)
         now = time.monotonic()
@@ -308,21 +316,32 @@ class _Meter:
         self._pending, self._since = [], now
         return out
 
-    def check(self, at: int) -> list[float]:
+    def check(self, at: int, params: Any = None) -> list[float]:
         """Return the losses since the last `read`; waits for the device.
 
+        Args:
+            at: the newest step.
+            params: as it left them, to be looked at too; the losses and gradients are of the parameters before each step.
+
         Raises:
-            FloatingPointError: one of them is not finite.
+            FloatingPointError: a loss or a gradient is not finite, or the norm of the parameters is not.
         """
         self._pending = jax.device_get(self._pending)
-        losses = [float(v["loss"]) for v in self._pending]
-        for back, loss in enumerate(reversed(losses)):
-            if not math.isfinite(loss):
-                raise FloatingPointError(
-                    f"the loss of step {at - back} is {loss}: training has diverged. Lower optim.peak_lr (and optim.adam_lr), "
-                    "lengthen optim.warmup_steps, or set optim.clip_norm; the last checkpoint is kept."
-                )
-        return losses
+        for back, measured in enumerate(reversed(self._pending)):
+            for name, what in (("loss", "the loss"), ("grad_norm", "the norm of the gradients")):
+                _require_finite(float(measured[name]), what, at - back)
+        if params is not None:
+            _require_finite(float(jax.device_get(self._norm(params))), "the norm of the parameters", at)
+        return [float(measured["loss"]) for measured in self._pending]
+
+
+def _require_finite(value: float, what: str, step: int) -> None:
+    """Refuse what shows that training has diverged. Raises FloatingPointError."""
+    if not math.isfinite(value):
+        raise FloatingPointError(
+            f"{what} of step {step} is {value}: training has diverged. Lower optim.peak_lr (and optim.adam_lr), "
+            "lengthen optim.warmup_steps, or set optim.clip_norm; the last checkpoint is kept."
+        )
 
 
 def _validate(parts: Parts, train_state: state.TrainState, writer: metrics.NoWriter, at: int) -> dict[str, float]:

@@ -4,7 +4,9 @@ Owns which axes of a parameter form a matrix and the Newton-Schulz iteration; le
 belong to `optim`. Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks".
 """
 
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import jax
@@ -27,19 +29,21 @@ def orthogonalise(x_NRC: Float[Array, "N R C"], steps: int) -> Float[Array, "N R
     """Return matrices with the same singular vectors as `x_NRC` and singular values near 1; R must not exceed C.
 
     The iteration X <- (a I + b A + c A^2) X with A = X X^T multiplies from the left by polynomials of the first A alone,
-    so it is run on the small square [R, R] matrices and applied to X once at the end.
+    so it is run on the small square [R, R] matrices and applied to X once at the end. It multiplies what rounding leaves of
+    A's small eigenvalues by a^2 a step, so that products must be those of f32, which accelerators compute only where asked.
     """
     a, b, c = COEFFICIENTS
+    multiply = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
     x_NRC = x_NRC / (jnp.sqrt(jnp.sum(jnp.square(x_NRC), axis=(1, 2), keepdims=True)) + 1e-7)
-    gram_NRR = x_NRC @ x_NRC.swapaxes(1, 2)
+    gram_NRR = multiply(x_NRC, x_NRC.swapaxes(1, 2))
     identity_NRR = jnp.broadcast_to(jnp.eye(gram_NRR.shape[-1])[None], gram_NRR.shape)
     total_NRR = identity_NRR
     for step in range(steps):
-        poly_NRR = a * identity_NRR + b * gram_NRR + c * (gram_NRR @ gram_NRR)
-        total_NRR = poly_NRR if step == 0 else poly_NRR @ total_NRR
+        poly_NRR = a * identity_NRR + b * gram_NRR + c * multiply(gram_NRR, gram_NRR)
+        total_NRR = poly_NRR if step == 0 else multiply(poly_NRR, total_NRR)
         if step < steps - 1:
-            gram_NRR = poly_NRR @ gram_NRR @ poly_NRR
-    return total_NRR @ x_NRC
+            gram_NRR = multiply(multiply(poly_NRR, gram_NRR), poly_NRR)
+    return multiply(total_NRR, x_NRC)
 
 
 def _as_matrices(leaf: Array, axes: tuple[str, ...]) -> tuple[Array, Callable[[Array], Array], float]:
@@ -49,9 +53,7 @@ def _as_matrices(leaf: Array, axes: tuple[str, ...]) -> tuple[Array, Callable[[A
     other = [i for i in range(leaf.ndim) if i not in batch and i not in embed]
     order = (*batch, *embed, *other)
     moved = leaf.transpose(order)
-    n = 1
-    for i in batch:
-        n *= leaf.shape[i]
+    n = math.prod(leaf.shape[i] for i in batch)
     width = leaf.shape[embed[0]]
     x_NRC = moved.reshape(n, width, -1)
     swap = x_NRC.shape[1] > x_NRC.shape[2]

@@ -1,5 +1,6 @@
 """Whole runs on real input: resumed = unbroken to the bit, killed at any moment, sampled and scored by the commands."""
 
+import dataclasses
 import json
 import os
 import random
@@ -16,7 +17,8 @@ from PIL import Image
 
 import jgpt
 from jgpt import cli, loop, runfolder, sampler, sampler_check
-from jgpt.config import MeshConfig
+from jgpt.checkpoint import Checkpoints
+from jgpt.config import MeshConfig, TokenizerConfig
 from jgpt.configio import load_config_file
 from jgpt.sampler_check import check_sampler, programs_in_steady_state
 from jgpt.sampling import Sampling
@@ -83,6 +85,50 @@ def test_a_run_leaves_what_it_promises(unbroken):
     assert {"text/bits_per_byte", "addition/exact_match", "digits/bits_per_dim"} <= set(scores)
     for name in ("config.json", "plots/loss.png", "plots/digits.png", "tokenizer/tokenizer.json", "tensorboard"):
         assert (unbroken / name).exists(), name
+
+
+def text_alone(folder, text, **sections):
+    """Return the card's config with its text alone, sections changed."""
+    config = load_config_file(card(folder, text))
+    data = dataclasses.replace(config.data, tasks={"text": config.data.tasks["text"]})
+    changed = {name: dataclasses.replace(getattr(config, name), **fields) for name, fields in sections.items()}
+    return dataclasses.replace(config, data=data, tokenizer=TokenizerConfig(), **changed)
+
+
+def checkpoints_of(config):
+    """Return the complete steps of a run."""
+    folder = runfolder.RunFolder(Path(config.run.dir)).checkpoints
+    return Checkpoints(folder, every_steps=1, keep_latest=1, keep_best=0).steps()
+
+
+def test_every_step_that_is_validated_can_be_the_best(tmp_path, text):
+    config = text_alone(
+        tmp_path,
+        text,
+        eval=dict(every_steps=5, samples=False),
+        checkpoint=dict(every_steps=9, keep_latest=9, keep_best=9),
+    )
+    loop.train(config, "card.py")
+    assert checkpoints_of(config) == [5, 9, 10, 12]
+
+
+@pytest.mark.parametrize(
+    ("rate", "what"),
+    [(1e30, "the norm of the parameters of step 1 is inf"), (1e9, "of step [2-9] is (nan|inf)")],
+)
+def test_a_state_that_has_diverged_is_never_saved(rate, what, tmp_path, text):
+    config = text_alone(
+        tmp_path,
+        text,
+        optim=dict(name="adamw", peak_lr=rate, warmup_steps=0),
+        checkpoint=dict(every_steps=1),
+        train=dict(log_every_steps=9),
+    )
+    with pytest.raises(FloatingPointError, match=what):
+        loop.train(config, "card.py")
+    for at in checkpoints_of(config):
+        params = jgpt.load(config.run.dir, step=at).params
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
 
 
 def test_a_complete_run_says_so(unbroken, text, capsys):

@@ -138,6 +138,7 @@ class CheckpointConfig:
     keep_latest: int = 2
     """Newest checkpoints kept; the best by validation loss is kept as well."""
     keep_best: int = 1
+    """Steps of lowest validation loss kept; where this is not 0, every step that is validated is saved."""
 
     def __post_init__(self) -> None:
         require(self.every_steps >= 1, f"checkpoint.every_steps is {self.every_steps}: must be at least 1.")

@@ -65,8 +65,9 @@ class Experts(nn.Module):
         if self.is_initializing():
             return x_BSD, Routing(jnp.ones(()), jnp.zeros(()))
         x_ND = flatten(x_BSD).astype(cfg.compute_dtype)
-        # in f32: small differences decide (Fedus et al. 2022, section 2.4)
-        logits_NE = place_tokens(x_ND.astype(jnp.float32) @ place(router_DE, None, None), None)
+        # in f32, on accelerators too: small differences decide (Fedus et al. 2022, section 2.4)
+        exact = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+        logits_NE = place_tokens(exact(x_ND.astype(jnp.float32), place(router_DE, None, None)), None)
         real_N = jnp.ones(len(x_ND), bool) if real_BS is None else flatten(real_BS)
         y_ND, chosen_NE = _mixture(cfg, x_ND, logits_NE, real_N, up, down_EFD)
         return unflatten(y_ND, len(x_BSD)), _routing(logits_NE, chosen_NE, real_N)

@@ -47,6 +47,13 @@ def test_rows_are_multiplied_by_the_matrix_of_their_group(monkeypatch, rows, siz
         np.testing.assert_allclose(ours, theirs, atol=TOLERANCE)
 
 
+def test_experts_are_chosen_in_f32_whatever_a_device_does_by_itself():
+    x, params, apply = made(dataclasses.replace(CFG, compute_dtype="bfloat16"))
+    lines = [line for line in apply.lower(params, x).as_text().splitlines() if "dot_general" in line]
+    (router,) = [line for line in lines if f"tensor<16x{D}xf32>, tensor<{D}x{E}xf32>" in line]
+    assert "precision = [HIGHEST, HIGHEST]" in router
+
+
 def made(cfg, rows=2, length=8):
     x = jax.random.normal(jax.random.key(0), (rows, length, D))
     module = Experts(cfg, NORMAL, NORMAL)
