@@ -130,6 +130,29 @@ def each_copy(function: Callable[..., Any]) -> Callable[..., Any]:
     return joined
 
 
+def across_copies(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `function` (*arrays by rows), whose results are by rows too, for use within `over_copies` and `each_copy`.
+
+    There it is called once with the rows of all copies, one copy's behind the other's, where vmap would ask for batching rules
+    of what is within. It has no gradient; see `jax.custom_vjp`.
+    """
+    mapped = jax.custom_batching.custom_vmap(function)
+
+    @mapped.def_vmap
+    def joined(count: int, of_copies: Sequence[bool], *arrays: Array) -> tuple[Any, Any]:
+        each = (a if own else jnp.broadcast_to(a, (count, *a.shape)) for a, own in zip(arrays, of_copies, strict=True))
+        out = mapped(*(_all_rows(a.reshape(-1, *a.shape[2:])) for a in each))
+        return _dealt(out, count), jax.tree.map(lambda _: True, out)
+
+    return mapped
+
+
+def _all_rows(x: Shaped[Array, "R *A"]) -> Shaped[Array, "R *A"]:
+    """Return x with the rows of all copies where they are, and the other axes as XLA finds best."""
+    spec = PartitionSpec(ROW_AXES, *[PartitionSpec.UNCONSTRAINED] * (x.ndim - 1))
+    return jax.lax.with_sharding_constraint(x, spec) if mesh_axes() else x
+
+
 def _dealt(rows: Any, count: int) -> Any:
     return jax.tree.map(lambda a: a.reshape(count, a.shape[0] // count, *a.shape[1:]), rows)
 

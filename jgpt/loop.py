@@ -221,7 +221,8 @@ def _run_steps(
     """
     config = parts.config
     first, last = int(train_state.step), config.train.steps
-    meter = _Meter(parts, time.monotonic())
+    tokens = config.train.batch_size * config.model.context_length
+    meter = _Meter(tokens, metrics.flops_per_token(parts.model, parts.limits), parts.mesh, time.monotonic())
     files = _tokenizer_files(parts.folder.tokenizer)
     pace = Pace(parts.mesh.devices.flat[0].platform, parts.temporaries)
     measured, scores = None, None
@@ -272,14 +273,20 @@ def _run_steps(
 class _Meter:
     """Collects the metrics of steps on the device and reads them together, so that reading them holds no step back."""
 
-    def __init__(self, parts: Parts, now: float) -> None:
-        self._tokens = parts.config.train.batch_size * parts.config.model.context_length
-        self._flops = metrics.flops_per_token(parts.model, parts.limits)
-        devices = parts.mesh.devices
-        peak = metrics.peak_flops(devices.flat[0].device_kind)
-        self._peak = None if peak is None else peak * devices.size
+    def __init__(self, tokens: int, flops: float, mesh: Mesh, now: float) -> None:
+        """Start the clock.
+
+        Args:
+            tokens: of a step.
+            flops: of a token.
+            mesh: of the run.
+            now: [s] of `time.monotonic`.
+        """
+        self._tokens, self._flops = tokens, flops
+        peak = metrics.peak_flops(mesh.devices.flat[0].device_kind)
+        self._peak = None if peak is None else peak * mesh.size
         self._begun, self._since, self._pending = now, now, []
-        self._norm = jax.jit(optax.tree.norm, out_shardings=sharding.replicated(parts.mesh))
+        self._norm = jax.jit(optax.tree.norm, out_shardings=sharding.replicated(mesh))
 
     def add(self, measured: step.Metrics) -> None:
         """Take the metrics of one step, still on the device."""

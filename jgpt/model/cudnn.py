@@ -4,6 +4,7 @@ Owns which of cuDNN's forms a visibility is: causal, causal in a window, documen
 to the scores, which computes everything. Refuses the choice between cuDNN and others (`attention`).
 """
 
+from collections.abc import Callable
 from typing import Final
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jgpt.batch import PADDING_SEGMENT
-from jgpt.layout import place
+from jgpt.layout import across_copies, copies, place
 from jgpt.model.visibility import Visibility
 
 # that a row may hold; beyond, the mask: softmax statistics are kept for every document that there could be. Not tuned.
@@ -34,9 +35,36 @@ def attend(
         return _causal(q_BSHK, k_BSGK, v_BSGK, visible.window)
     plain = visible.pattern is None and visible.window is None
     if plain and documents is not None and documents <= MANY_DOCUMENTS and _can_pack():
-        return _packed(q_BSHK, k_BSGK, v_BSGK, visible.q_segments_BS, documents)
+        places = extents(visible.q_segments_BS, documents)
+        return _of_all_copies(_packed)(q_BSHK, k_BSGK, v_BSGK, *(place(x, "batch", None) for x in places))
+    return _of_all_copies(_masked)(q_BSHK, k_BSGK, v_BSGK, visible.mask())
+
+
+def _of_all_copies(attention: Callable[..., Array]) -> Callable[..., Array]:
+    """Return `attention` (queries, keys, values, *whom they see), called once where the model is copied.
+
+    jax's batching rules for cuDNN take neither documents nor masks of one head (0.10 to 0.12). The backward pass then runs the
+    forward kernel again, whose statistics cannot be kept: they are no arrays by rows.
+    """
+    if copies() == 1:
+        return attention
+
+    def slopes(slope_BSHK: Array, *arrays: Array) -> tuple[Array, ...]:
+        return jax.vjp(lambda *qkv: attention(*qkv, *arrays[3:]), *arrays[:3])[1](slope_BSHK)
+
+    forward, backward = across_copies(attention), across_copies(slopes)
+    attend = jax.custom_vjp(lambda *arrays: forward(*arrays))
+    attend.defvjp(
+        lambda *arrays: (forward(*arrays), arrays),
+        lambda saved, slope_BSHK: (*backward(slope_BSHK, *saved), *[None] * (len(saved) - 3)),
+    )
+    return attend
+
+
+def _masked(q_BSHK: Array, k_BSGK: Array, v_BSGK: Array, mask_BST: Array) -> Array:
+    """Return attention to what a mask shows; everything is computed."""
     return jax.nn.dot_product_attention(  # pyright: ignore[reportCallIssue]
-        q_BSHK, k_BSGK, v_BSGK, mask=visible.mask()[:, None, :, :], implementation="cudnn"
+        q_BSHK, k_BSGK, v_BSGK, mask=mask_BST[:, None, :, :], implementation="cudnn"
     )
 
 
@@ -59,14 +87,13 @@ def _can_pack() -> bool:
     return fused.check_compute_capability("9.0")
 
 
-def _packed(q_BSHK: Array, k_BSGK: Array, v_BSGK: Array, segments_BS: Array, documents: int) -> Array:
-    """Return causal attention within each document of a row.
+def _packed(q_BSHK: Array, k_BSGK: Array, v_BSGK: Array, lengths_BM: Array, starts_BM: Array) -> Array:
+    """Return causal attention within each document of a row, which `extents` found.
 
     jax's public function does not pass documents on; the one beneath it does (jax 0.10 to 0.12).
     """
     from jax._src.cudnn import fused_attention_stablehlo as fused
 
-    lengths_BM, starts_BM = (place(x, "batch", None) for x in extents(segments_BS, documents))
     # jax before 0.11 finds the keys of grouped heads at the queries' distances; so every query head gets its own
     k_BSHK, v_BSHK = (jnp.repeat(x, q_BSHK.shape[2] // x.shape[2], axis=2) for x in (k_BSGK, v_BSGK))
     offsets = jnp.pad(starts_BM, ((0, 0), (0, 1)), constant_values=-1)
