@@ -12,7 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jgpt.model import cudnn
+from jgpt import layout, optim, sharding, state, step
+from jgpt.batch import RowLimits
+from jgpt.config import Config, MeshConfig, ModelConfig, TrainConfig
+from jgpt.model import cudnn, gpt
 from jgpt.model.attention import cudnn_attention, einsum_attention
 from jgpt.model.visibility import Pattern, Visibility
 
@@ -149,3 +152,78 @@ def test_gpus_before_hopper_take_the_mask(lowered, monkeypatch):
 def test_what_has_no_form_takes_the_mask(visible, lowered):
     calls, _ = lowered(visible)
     assert calls == ["__cudnn$fmhaScaleBiasSoftmax", "__cudnn$fmhaScaleBiasSoftmaxBackward"]
+
+
+def documented(query, key, value, *, q_seqlen, q_offsets, scale, **_):
+    """As `as_documented`, in jax: what is traced and differentiated."""
+    positions = jnp.arange(query.shape[1])[None, :]
+    begun = (positions[:, :, None] >= q_offsets[:, None, :]) & (q_offsets[:, None, :] >= 0)
+    document = begun.sum(-1)
+    seen = (document[:, :, None] == document[:, None, :]) & jnp.tri(query.shape[1], dtype=bool)[None]
+    return masked(query, key, value, mask=seen[:, None], scale=scale)
+
+
+def masked(query, key, value, *, mask, scale=None, implementation="cudnn"):
+    """Return `jax.nn.dot_product_attention` by XLA, of arrays that vmap has not touched."""
+    assert query.ndim == 4 and mask.ndim == 4 and implementation == "cudnn"
+    return PLAIN(query, key, value, mask=mask, scale=scale, implementation="xla")
+
+
+PLAIN = jax.nn.dot_product_attention
+DEVICES = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
+
+
+@DEVICES
+@pytest.mark.parametrize("mesh", [dict(data=2), dict(slice=2, data=2, fsdp=2)], ids=lambda mesh: " ".join(mesh))
+@pytest.mark.parametrize("documents", [3, None], ids=["packed", "mask"])
+def test_copies_of_a_model_attend_as_one(mesh, documents, monkeypatch):
+    """Values and gradients within `over_copies` and `each_copy` are those of all rows on one device."""
+    monkeypatch.setattr(fused, "dot_product_attention", documented)
+    monkeypatch.setattr(fused, "check_compute_capability", lambda capability: True)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", masked)
+    segments = np.tile(packed_rows([[5, 7, 12], [4, 4], [24], [9, 1, 3]]), (2, 1))
+    visible = seen_by(segments, documents=documents)
+    arrays = (*queries(8), visible.q_positions_BS, visible.q_segments_BS)
+    slopes = jax.random.normal(jax.random.key(1), arrays[0].shape)
+
+    def attend(q, k, v, positions, segments, attention):
+        seen = Visibility(positions, positions, segments, segments, documents=documents)
+        return attention(q, k, v, seen, None)
+
+    def scaled(scale, batch, key=None, attention=cudnn_attention):
+        *arrays, slopes = batch
+        q, *rest = arrays
+        return jax.grad(lambda s: (attend(q * s, *(x * s for x in rest[:2]), *rest[2:], attention) * slopes).sum())(
+            scale
+        )
+
+    on = sharding.make_mesh(MeshConfig(**({"data": 1} | mesh)))
+    rows = jax.device_put((*arrays, slopes), sharding.batch_sharding(on))
+    out = jax.jit(layout.on_mesh(on, layout.each_copy(lambda _, *a: attend(*a, cudnn_attention))))(0, *rows[:-1])
+    np.testing.assert_allclose(out, attend(*arrays, einsum_attention), atol=F32_TOLERANCE)
+    got = jax.jit(layout.on_mesh(on, layout.over_copies(scaled)))(jnp.ones(()), rows, jax.random.key(0))
+    expected = scaled(jnp.ones(()), (*arrays, slopes), attention=einsum_attention)
+    np.testing.assert_allclose(got, expected, rtol=1e-4)
+
+
+@DEVICES
+@pytest.mark.parametrize("documents", [1, 4, None])
+def test_a_step_of_copies_is_a_program_for_gpus(documents, monkeypatch):
+    """Of jax's own function: the whole training step is traced, with its batching rules."""
+    monkeypatch.setattr(fused, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(fused, "check_compute_capability", lambda capability: True)
+    monkeypatch.setattr(fused, "is_cuda_compute_capability_equal", lambda capability: False)
+    config = Config(
+        model=ModelConfig(num_layers=2, embed_dim=32, num_heads=4, context_length=64, windows=(None, 16)),
+        train=TrainConfig(batch_size=8),
+        mesh=MeshConfig(data=2, fsdp=2),
+    )
+    model, mesh = gpt.resolve(config.model, vocab_size=64, backend="gpu"), sharding.make_mesh(config.mesh)
+    assert model.attention == "cudnn"
+    tx = optim.make_optimizer(config.optim, config.train.steps, gpt.param_axes(model))
+    abstract = state.abstract_state(model, tx, mesh)
+    batch = sharding.abstract_batch(8, 64, mesh)
+    traced = step.compile_train_step(config, model, tx, abstract, mesh, RowLimits(documents=documents)).trace(
+        abstract, batch
+    )
+    assert "dot_product_attention" in str(traced.jaxpr)
