@@ -1,4 +1,4 @@
-"""The dimension key: the only place where axes are defined.
+"""The dimension key: axes of the model. What a module alone has (candidates, blocks, slots) it names itself.
 
 Owns the letter, the logical name and the meaning of every axis. Arrays in the core carry the letters as a suffix
 (`q_BSHK`), parameters carry the logical names, and `layout.RULES` maps the logical names to mesh axes.
@@ -26,7 +26,8 @@ MLP: Final = Axis("F", "mlp", "hidden width of the MLP")
 VOCAB: Final = Axis("V", "vocab", "token ids")
 LAYERS: Final = Axis("L", "layers", "blocks")
 MICROBATCH: Final = Axis("M", "microbatch", "accumulation steps")
-NORM: Final = Axis("N", "norm", "entries of a scale or bias: as wide as what they scale, never sharded")
+TOKENS: Final = Axis("N", "tokens", "positions of all rows, one after the other: see layout.flatten")
+NORM: Final = Axis("U", "norm", "entries of a scale or bias: as wide as what they scale, never sharded")
 GATE_INPUT: Final = Axis("I", "gate_input", "channels that the gates of attention's heads read")
 BACK: Final = Axis("W", "back", "tokens before each, that a convolution reaches")
 POSITION: Final = Axis("P", "position", "rows of the learned position table")
@@ -41,6 +42,6 @@ AXES: Final = {
     axis.name: axis
     for axis in (
         BATCH, SEQ, KV_SEQ, EMBED, HEADS, KV_HEADS, HEAD_DIM, MLP, VOCAB, LAYERS, MICROBATCH, NORM, POSITION, GATE,
-        NGRAM, EXPERTS, CHOICE, BACK, GATE_INPUT,
+        NGRAM, EXPERTS, CHOICE, BACK, GATE_INPUT, TOKENS,
     )
 }  # fmt: skip

@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Shaped
 
@@ -182,7 +181,7 @@ def sum_over_copies(x: Shaped[Array, "*A"]) -> Shaped[Array, "*A"]:
 def parts(axis: str, mesh: Mapping[str, int] | None = None) -> int:
     """Return into how many parts a logical axis is cut over a mesh: axis -> devices; None = the one of `on_mesh`."""
     mesh = mesh_axes() if mesh is None else mesh
-    return int(np.prod([mesh.get(name, 1) for name in _names(spec_of((axis,))[0])], dtype=int))
+    return math.prod(mesh.get(name, 1) for name in _names(spec_of((axis,))[0]))
 
 
 def _names(split: str | tuple[str, ...] | None) -> tuple[str, ...]:

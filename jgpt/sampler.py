@@ -308,14 +308,18 @@ def _requests(
     automata: Automaton | Sequence[Automaton | None] | None,
 ) -> Requests:
     """Return the arguments of a call, with one entry a prompt."""
+    count = len(prompts)
     if isinstance(automata, Automaton):
-        automata = [automata] * len(prompts)
+        automata = [automata] * count
+    if isinstance(max_new_tokens, int | np.integer):
+        max_new_tokens = [int(max_new_tokens)] * count
+    one_seed = isinstance(seeds, int | np.integer)
     return Requests(
         prompts=[np.asarray(prompt) for prompt in prompts],
         unconditional=None if unconditional is None else [np.asarray(prompt) for prompt in unconditional],
-        seeds=[(seeds, i) for i in range(len(prompts))] if isinstance(seeds, int) else [(seed, 0) for seed in seeds],
-        samplings=[sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling),
-        max_new_tokens=[max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens),
+        seeds=[(int(seeds), i) for i in range(count)] if one_seed else [(seed, 0) for seed in seeds],
+        samplings=[sampling] * count if isinstance(sampling, Sampling) else list(sampling),
+        max_new_tokens=list(max_new_tokens),
         stop_ids=stop_ids,
         allowed=allowed,
         pad_id=pad_id,

@@ -91,7 +91,7 @@ class ModelConfig:
     dropout: float = 0.0
     init: Literal["gpt2", "zero", "half"] = "zero"
     """gpt2: N(0, 0.02), residual outputs scaled by 1/sqrt(2 L). zero, half: 1/sqrt(fan_in), residual outputs at zero, or
-    at half of that, so that layers which must work together have a gradient from the first step."""
+    at 0.5/sqrt(embed_dim), so that layers which must work together have a gradient from the first step."""
     attention: Literal["auto", "einsum", "blocked", "xla", "cudnn"] = "auto"
     """Backend of attention; auto chooses by device and shape."""
     scan_layers: bool = False

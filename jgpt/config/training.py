@@ -37,7 +37,7 @@ class OptimConfig:
     schedule: Literal["constant", "linear", "cosine", "wsd"] = "linear"
     warmup_steps: int = 20
     final_lr_fraction: float = 0.0
-    """Learning rate at the last step as a share of the peak."""
+    """linear, cosine and wsd: learning rate at the last step as a share of the peak."""
     decay_fraction: float = 0.2
     """wsd only: share of the steps, at the end, over which the rate falls."""
     clip_norm: float | None = 1.0
@@ -74,7 +74,8 @@ class TrainConfig:
     batch_size: int = 16
     """Rows per optimizer step, over all devices and accumulation steps."""
     accumulation_steps: int = 1
-    """Micro-batches a step; gradients are token-weighted sums, so the result does not depend on this."""
+    """Micro-batches a step; gradients are token-weighted sums, so that the result does not depend on this, but for what is
+    drawn or counted in each micro-batch by itself: dropout, and the balance of experts."""
     seed: int = 0
     z_loss: float = 0.0
     """Weight of the squared log-normaliser (PaLM, section 5); 0 is off."""

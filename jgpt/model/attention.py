@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jgpt.check import require
 from jgpt.model import blocked, cudnn
 from jgpt.model.visibility import MASKED, Visibility
 
@@ -80,9 +81,8 @@ def xla_attention(
     visible: Visibility,
     softcap: float | None,
 ) -> Float[Array, "B S H K"]:
-    """Attend through `jax.nn.dot_product_attention`, which has no soft-cap."""
-    if softcap is not None:
-        return einsum_attention(q_BSHK, k_BTGK, v_BTGK, visible, softcap)
+    """Attend through `jax.nn.dot_product_attention`. Raises ValueError for a soft-cap, which that has not."""
+    _require_no_cap("xla", softcap)
     return jax.nn.dot_product_attention(  # pyright: ignore[reportCallIssue]
         q_BSHK, k_BTGK, v_BTGK, mask=visible.mask()[:, None, :, :], implementation="xla"
     )
@@ -95,10 +95,13 @@ def cudnn_attention(
     visible: Visibility,
     softcap: float | None,
 ) -> Float[Array, "B S H K"]:
-    """Attend by cuDNN's fused kernel on a GPU (see `cudnn`), which has no soft-cap."""
-    if softcap is not None:
-        return einsum_attention(q_BSHK, k_BTGK, v_BTGK, visible, softcap)
+    """Attend by cuDNN's fused kernel on a GPU (see `cudnn`). Raises ValueError for a soft-cap, which that has not."""
+    _require_no_cap("cudnn", softcap)
     return cudnn.attend(q_BSHK, k_BTGK, v_BTGK, visible)
+
+
+def _require_no_cap(name: str, softcap: float | None) -> None:
+    require(softcap is None, f"softcap is {softcap}: attention {name!r} has none; use 'einsum' or 'blocked'.")
 
 
 ATTENTION: Final = {
@@ -116,11 +119,17 @@ def choose_attention(name: str, *, backend: str, softcap: float | None, dtype: s
     that is a multiple of 8 up to 128 (jax 0.10, fused_attention_stablehlo.py).
 
     Raises:
-        ValueError: cuDNN is asked for where there is no GPU, or in f32, which it does not compute.
+        ValueError: cuDNN is asked for where there is no GPU, in f32, or for a shape, which it does not compute.
     """
     if name == "cudnn" and (backend != "gpu" or dtype != "bfloat16"):
         raise ValueError(
             f"model.attention 'cudnn' needs a GPU and bfloat16, this run has {backend!r} and {dtype}: use auto."
+        )
+    fits = length % 2 == 0 and width % 8 == 0
+    if name == "cudnn" and not (fits and width <= 256):
+        raise ValueError(
+            f"model.attention 'cudnn' needs an even model.context_length and heads of a multiple of 8 channels up to 256, this "
+            f"run has {length} and {width}: use auto."
         )
     if name != "auto":
         return name
@@ -128,5 +137,4 @@ def choose_attention(name: str, *, backend: str, softcap: float | None, dtype: s
         return "blocked"
     if softcap is not None:
         return "einsum"
-    fits = length % 2 == 0 and width % 8 == 0 and width <= 128
-    return "cudnn" if backend == "gpu" and dtype == "bfloat16" and fits else "xla"
+    return "cudnn" if backend == "gpu" and dtype == "bfloat16" and fits and width <= 128 else "xla"

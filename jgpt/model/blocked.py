@@ -141,7 +141,7 @@ def pull(
 
 def delta(dout: Array, out: Array, axis: int = 2) -> Array:
     """Return the sum of dout * out over the channels."""
-    return jnp.sum((dout * out).astype(jnp.float32), axis=axis, keepdims=True)
+    return jnp.sum(dout.astype(jnp.float32) * out.astype(jnp.float32), axis=axis, keepdims=True)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))

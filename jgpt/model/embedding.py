@@ -84,10 +84,10 @@ class Embedding(nn.Module):
         ids = [tokens_BS, *(last_tokens(tokens_BS, positions_BS, back, cached_BT) for back in range(1, reach))]
         if cfg.embedding_conv > 1:
             weights = nn.with_partitioning(nn.initializers.zeros_init(), ("back", "norm"))
-            conv_WN = self.param("conv", weights, (cfg.embedding_conv - 1, cfg.embed_dim))
-            for before_BS, weights_N in zip(ids[1:], conv_WN, strict=False):  # n-grams may reach further
+            conv_WU = self.param("conv", weights, (cfg.embedding_conv - 1, cfg.embed_dim))
+            for before_BS, weights_U in zip(ids[1:], conv_WU, strict=False):  # n-grams may reach further
                 there_BS1 = context.spread(before_BS >= 0)[:, :, None]
-                x_BSD = x_BSD + jnp.where(there_BS1, weights_N, 0.0) * _rows(tokens_VD, before_BS)
+                x_BSD = x_BSD + jnp.where(there_BS1, weights_U, 0.0) * _rows(tokens_VD, before_BS)
         if cfg.positions == "learned":
             table = nn.with_partitioning(normal, ("position", "embed"))
             positions_PD = self.param("positions", table, (cfg.context_length, cfg.embed_dim))

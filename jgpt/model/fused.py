@@ -22,32 +22,32 @@ def normalise(
     centred: bool,
     epsilon: float,
     x: Float[Array, "*A N"],
-    scale_N: Float[Array, "N"],
-    bias_N: Float[Array, "N"] | None,
+    scale_U: Float[Array, "U"],
+    bias_U: Float[Array, "U"] | None,
 ) -> Float[Array, "*A N"]:
-    """Return x over its root mean square along the last axis, times `scale_N` plus `bias_N`; computed in f32.
+    """Return x over its root mean square along the last axis, times `scale_U` plus `bias_U`; computed in f32.
 
     Args:
         centred: subtract the mean first (LayerNorm, Ba et al. 2016); else RMSNorm (Zhang and Sennrich 2019).
         epsilon: added to the mean square.
         x: input; the result has its type.
-        scale_N: factor a channel.
-        bias_N: addend a channel, None for none.
+        scale_U: factor a channel.
+        bias_U: addend a channel, None for none.
     """
-    return _normalise_forward(centred, epsilon, x, scale_N, bias_N)[0]
+    return _normalise_forward(centred, epsilon, x, scale_U, bias_U)[0]
 
 
 def _normalise_forward(
-    centred: bool, epsilon: float, x: Array, scale_N: Array, bias_N: Array | None
+    centred: bool, epsilon: float, x: Array, scale_U: Array, bias_U: Array | None
 ) -> tuple[Array, tuple]:
     x32 = x.astype(jnp.float32)
     mean = x32.mean(-1, keepdims=True) if centred else jnp.zeros((*x.shape[:-1], 1), jnp.float32)
     inverse = jax.lax.rsqrt(jnp.square(x32 - mean).mean(-1, keepdims=True) + epsilon)
     # On GPUs XLA would compute both once more in the backward pass, in kernels of their own that write f32 activations.
     mean, inverse = jax.lax.platform_dependent(mean, inverse, cuda=_kept, default=_as_they_are)
-    y = (x32 - mean) * inverse * _along(scale_N, x)
-    y = y if bias_N is None else y + _along(bias_N, x)
-    return y.astype(x.dtype), (x, mean, inverse, scale_N, bias_N)
+    y = (x32 - mean) * inverse * _along(scale_U, x)
+    y = y if bias_U is None else y + _along(bias_U, x)
+    return y.astype(x.dtype), (x, mean, inverse, scale_U, bias_U)
 
 
 def _kept(*values: Array) -> tuple[Array, ...]:
@@ -61,16 +61,16 @@ def _as_they_are(*values: Array) -> tuple[Array, ...]:
 
 def _normalise_backward(centred: bool, epsilon: float, saved: tuple, slope: Array) -> tuple:
     del epsilon
-    x, mean, inverse, scale_N, bias_N = saved
+    x, mean, inverse, scale_U, bias_U = saved
     x32, slope = x.astype(jnp.float32), slope.astype(jnp.float32)
     unit = (x32 - mean) * inverse
     lead = tuple(range(x.ndim - 1))
-    pull = slope * _along(scale_N, x)
+    pull = slope * _along(scale_U, x)
     dx = pull - unit * jnp.mean(pull * unit, axis=-1, keepdims=True)
     if centred:
         dx = dx - jnp.mean(pull, axis=-1, keepdims=True)
-    dscale_N = jnp.sum(slope * unit, axis=lead)
-    return (dx * inverse).astype(x.dtype), dscale_N, None if bias_N is None else jnp.sum(slope, axis=lead)
+    dscale_U = jnp.sum(slope * unit, axis=lead)
+    return (dx * inverse).astype(x.dtype), dscale_U, None if bias_U is None else jnp.sum(slope, axis=lead)
 
 
 normalise.defvjp(_normalise_forward, _normalise_backward)

@@ -107,8 +107,9 @@ def _slopes_by_blocks(x_ND: Array, w_EDF: Array, sizes_E: Array, slope_NF: Array
 
     def body(dw_EDF: Array, block: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         x_qD, slope_qF, group = block
-        return dw_EDF.at[group].add(x_qD.T @ slope_qF), slope_qF @ w_EDF[group].T
+        own_DF = jnp.matmul(x_qD.T, slope_qF, preferred_element_type=jnp.float32)
+        return dw_EDF.at[group].add(own_DF), slope_qF @ w_EDF[group].T
 
     parts = _cut(x_ND, blocks), _cut(slope_NF, blocks), blocks.group_b
-    dw_EDF, dx_bqD = jax.lax.scan(body, jnp.zeros_like(w_EDF), parts)
-    return _joined(dx_bqD, blocks), dw_EDF
+    dw_EDF, dx_bqD = jax.lax.scan(body, jnp.zeros(w_EDF.shape, jnp.float32), parts)
+    return _joined(dx_bqD, blocks), dw_EDF.astype(w_EDF.dtype)

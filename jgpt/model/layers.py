@@ -4,6 +4,7 @@ Linen modules hold no arrays; every parameter carries the logical names of its a
 `jgpt.layout` says where it lives.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -67,7 +68,7 @@ class Dense(nn.Module):
         """Return x times the weight, plus the bias where there is one."""
         kernel = parameter(self, "kernel", nn.with_partitioning(self.kernel_init, self.axes), self.shape)
         outputs = self.shape[self.contract :]
-        rows, columns = _product(self.shape[: self.contract]), _product(outputs)
+        rows, columns = math.prod(self.shape[: self.contract]), math.prod(outputs)
         flat = flatten(x).reshape(-1, rows).astype(self.dtype)
         if isinstance(kernel, Stored):
             y = multiply(flat, kernel).astype(self.dtype)
@@ -89,13 +90,6 @@ class Dense(nn.Module):
         return unflatten(y.reshape(-1, *outputs), x.shape[0])
 
 
-def _product(shape: tuple[int, ...]) -> int:
-    out = 1
-    for size in shape:
-        out *= size
-    return out
-
-
 class Norm(nn.Module):
     """LayerNorm (Ba et al. 2016) or RMSNorm (Zhang and Sennrich 2019) over the last axis, computed in f32."""
 
@@ -108,11 +102,11 @@ class Norm(nn.Module):
     def __call__(self, x: Float[Array, "*A N"]) -> Float[Array, "*A N"]:
         """Return x normalised and scaled."""
         width = x.shape[-1]
-        scale_N = self.param("scale", nn.with_partitioning(nn.initializers.ones_init(), ("norm",)), (width,))
-        bias_N = None
+        scale_U = self.param("scale", nn.with_partitioning(nn.initializers.ones_init(), ("norm",)), (width,))
+        bias_U = None
         if self.use_bias:
-            bias_N = self.param("bias", nn.with_partitioning(nn.initializers.zeros_init(), ("norm",)), (width,))
-        return normalise(self.kind == "layernorm", self.epsilon, x, scale_N, bias_N).astype(self.dtype)
+            bias_U = self.param("bias", nn.with_partitioning(nn.initializers.zeros_init(), ("norm",)), (width,))
+        return normalise(self.kind == "layernorm", self.epsilon, x, scale_U, bias_U).astype(self.dtype)
 
 
 class Attention(nn.Module):

@@ -5,6 +5,7 @@ matrices inputs first, as they are initialised. Norms, biases, learned positions
 are: they are small, and every channel has its own. Here V counts the outputs of any matrix and D its inputs.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
@@ -54,7 +55,10 @@ def outputs_first(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def quantise_params(params: dict[str, Any]) -> dict[str, Any]:
-    """Return the parameters of `gpt.init` with every matrix and table in int8; blocks may be stacked or not."""
+    """Return the parameters of `gpt.init` with every matrix and table in int8; blocks may be stacked or not.
+
+    Matrices of experts stay as they are.
+    """
     return _convert(params, quantise)
 
 
@@ -73,10 +77,7 @@ def _convert(params: dict[str, Any], form: Callable[[Array], Stored]) -> dict[st
             return form(leaf)
         lead = leaf.shape[: int(not isinstance(params["blocks"], tuple))]  # layers
         inputs = leaf.ndim - 1 if names[-2] in ("out", "down") else len(lead) + 1  # first axis of the outputs
-        size = 1
-        for axis in leaf.shape[len(lead) : inputs]:
-            size *= axis
-        return form(leaf.reshape(*lead, size, -1))
+        return form(leaf.reshape(*lead, math.prod(leaf.shape[len(lead) : inputs]), -1))
 
     return jax.tree_util.tree_map_with_path(convert, params, is_leaf=is_stored)
 

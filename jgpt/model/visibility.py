@@ -7,6 +7,8 @@ from typing import Final, NamedTuple
 
 from jaxtyping import Array, Bool, Int
 
+from jgpt.check import require
+
 MASKED: Final = -1e30  # score of a key that is not seen; finite, so that a row without any visible key stays finite too
 
 
@@ -67,13 +69,17 @@ class Visibility(NamedTuple):
     documents: int | None = None
 
     def mask(self) -> Bool[Array, "B S T"]:
-        """Return true where the query at S sees the key at T."""
+        """Return true where the query at S sees the key at T. Raises ValueError where only one side has segments."""
         distance_BST = self.q_positions_BS[:, :, None] - self.kv_positions_BT[:, None, :]
         mask_BST = distance_BST >= 0
         if self.window is not None:
             mask_BST &= distance_BST < self.window
         if self.pattern is not None:
             mask_BST &= self.pattern.mask(self.q_positions_BS[:, :, None], self.kv_positions_BT[:, None, :])
+        require(
+            (self.q_segments_BS is None) == (self.kv_segments_BT is None),
+            "segments are given of queries or of keys alone: give both, or documents would see each other.",
+        )
         if self.q_segments_BS is not None and self.kv_segments_BT is not None:
             mask_BST &= self.q_segments_BS[:, :, None] == self.kv_segments_BT[:, None, :]
         return mask_BST

@@ -10,6 +10,7 @@ from jgpt.model.blocked import MAX_BLOCKS, block_bounds
 from jgpt.model.visibility import Pattern, Visibility
 
 ON_THIS_DEVICE = [name for name in ATTENTION if name != "cudnn" or jax.default_backend() == "gpu"]
+WITHOUT_CAP = ("xla", "cudnn")
 TOLERANCE = 2e-6  # f32 sums over at most 200 products of order 1
 GRADIENT_TOLERANCE = 2e-5  # sums of sums
 
@@ -68,6 +69,11 @@ def visibility(positions, segments, window, pattern=None):
 PATTERNS = (Pattern("strided", 7), Pattern("strided", 80), Pattern("fixed", 9, 2))
 
 
+def allowed(name, softcap):
+    """Return the soft-cap where a way to attend has one."""
+    return None if name in WITHOUT_CAP else softcap
+
+
 def test_patterns_as_in_their_worked_example():
     positions = jnp.arange(8)[None]
     for kind, expected in (("strided", [1, 4, 5, 6, 7]), ("fixed", [2, 5, 6, 7])):
@@ -82,7 +88,7 @@ def test_patterns_equal_numpy(name, pattern):
     S = 150  # no multiple of a stride, more than one query block
     positions, segments = packed(S, [70, 1, 79])
     q, k, v = (rng.normal(size=(1, S, n, 8)).astype(np.float32) for n in (4, 2, 2))
-    softcap = 4.0 if pattern.stride == 7 else None
+    softcap = allowed(name, 4.0 if pattern.stride == 7 else None)
     attend = jax.jit(lambda q, k, v: ATTENTION[name](q, k, v, visibility(positions, segments, None, pattern), softcap))
     expected = numpy_attention(q, k, v, numpy_mask(positions, segments, None, pattern), softcap)
     np.testing.assert_allclose(attend(q, k, v), expected, atol=TOLERANCE * 10, rtol=0)
@@ -124,7 +130,7 @@ def test_gradients_through_blocks_of_a_pattern_equal_automatic_differentiation(p
     ("heads", "groups", "window", "softcap"), [(4, 4, None, None), (4, 2, 9, None), (2, 1, None, 3.0), (4, 2, 33, 5.0)]
 )
 def test_equals_numpy(name, heads, groups, window, softcap):
-    rng = np.random.default_rng(0)
+    rng, softcap = np.random.default_rng(0), allowed(name, softcap)
     S = 200  # more than one query block
     positions, segments = packed(S, [70, 1, 129])
     q, k, v = (rng.normal(size=(1, S, n, 8)).astype(np.float32) for n in (heads, groups, groups))
@@ -137,7 +143,7 @@ def test_equals_numpy(name, heads, groups, window, softcap):
 @pytest.mark.parametrize("name", [n for n in ON_THIS_DEVICE if n != "einsum"])
 @pytest.mark.parametrize(("window", "softcap"), [(None, None), (20, 4.0)])
 def test_gradients_equal_automatic_differentiation(name, window, softcap):
-    rng = np.random.default_rng(1)
+    rng, softcap = np.random.default_rng(1), allowed(name, softcap)
     S = 150
     positions, segments = packed(S, [100, 50])
     q, k, v = (jnp.asarray(rng.normal(size=(1, S, n, 8)), jnp.float32) for n in (4, 2, 2))
@@ -201,6 +207,26 @@ def test_auto_follows_the_device():
     assert choose("auto", "gpu", "float32") == "xla"
     assert choose("auto", "tpu", softcap=3.0) == "einsum"
     assert choose("xla", "cpu", "float32") == "xla"
+
+
+def test_segments_of_one_side_alone_are_refused():
+    positions, segments = (jnp.asarray(x) for x in packed(4, [4]))
+    for sides in ((segments, None), (None, segments)):
+        with pytest.raises(ValueError, match="of queries or of keys alone"):
+            Visibility(positions, positions, *sides).mask()
+
+
+@pytest.mark.parametrize("name", WITHOUT_CAP)
+def test_a_soft_cap_is_refused_where_there_is_none(name):
+    with pytest.raises(ValueError, match=f"softcap is 4.0: attention '{name}' has none"):
+        ATTENTION[name](*[jnp.zeros((1, 4, 2, 8))] * 3, visibility(*packed(4, [4]), None), 4.0)
+
+
+@pytest.mark.parametrize(("length", "width"), [(201, 64), (256, 20), (256, 264)])
+def test_cudnn_is_refused_for_shapes_that_it_has_not(length, width):
+    with pytest.raises(ValueError, match=f"even model.context_length.* this run has {length} and {width}: use auto"):
+        choose("cudnn", "gpu", length=length, width=width)
+    assert choose("cudnn", "gpu", width=256) == "cudnn"
 
 
 def test_cudnn_is_refused_where_it_cannot_run():

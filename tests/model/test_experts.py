@@ -47,6 +47,17 @@ def test_rows_are_multiplied_by_the_matrix_of_their_group(monkeypatch, rows, siz
         np.testing.assert_allclose(ours, theirs, atol=TOLERANCE)
 
 
+def test_gradients_of_matrices_are_summed_in_f32_over_the_blocks_of_a_group(monkeypatch):
+    """In bfloat16, 512 blocks of one group: the sum is as near as rounding once leaves it."""
+    monkeypatch.setattr(grouped, "ROWS", 8)
+    rng = np.random.default_rng(0)
+    x, w, slope = (jnp.asarray(rng.normal(size=s) + 1, jnp.bfloat16) for s in ((4096, 8), (1, 8, 8), (4096, 8)))
+    sizes = jnp.array([4096], jnp.int32)
+    dw = jax.jit(lambda w: jax.vjp(lambda w: grouped_product(x, w, sizes), w)[1](slope)[0])(w)
+    expected = np.asarray(x, np.float64).T @ np.asarray(slope, np.float64)
+    np.testing.assert_allclose(np.asarray(dw[0], np.float64), expected, rtol=2**-8)
+
+
 def test_experts_are_chosen_in_f32_whatever_a_device_does_by_itself():
     x, params, apply = made(dataclasses.replace(CFG, compute_dtype="bfloat16"))
     lines = [line for line in apply.lower(params, x).as_text().splitlines() if "dot_general" in line]
