@@ -1,7 +1,8 @@
-"""The dimension key: axes of the model. What a module alone has (candidates, blocks, slots) it names itself.
+"""The dimension key: what every axis of the model is.
 
 Owns the letter, the logical name and the meaning of every axis. Arrays in the core carry the letters as a suffix
-(`q_BSHK`), parameters carry the logical names, and `layout.RULES` maps the logical names to mesh axes.
+(`q_BSHK`), parameters carry the logical names, and `layout.RULES` maps the logical names to mesh axes. What one module
+alone has (matrices of an optimizer, candidates of a sampler, blocks of rows) that module names itself.
 """
 
 from typing import Final, NamedTuple

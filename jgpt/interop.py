@@ -15,7 +15,8 @@ from jgpt.config import ModelConfig
 
 _NORMS = {"attention_norm": "ln_1", "mlp_norm": "ln_2"}
 _PROJECTIONS = ("query", "key", "value")
-# What else the model computes or holds follows from its sizes; biases are there or not.
+# What else the model computes or holds follows from its sizes, but for norm_epsilon, which no tensor tells: GPT-2's config
+# has it (layer_norm_epsilon). Biases are there or not.
 _MUST_BE_GPT2S = (
     "loops", "norm", "positions", "embedding_conv", "ngrams", "mlp", "num_experts", "qk_norm", "attention_gates",
     "embedding_skips", "windows", "patterns", "attention_softcap", "logit_softcap", "tie_embeddings",

@@ -94,7 +94,7 @@ def train(config: Config, config_path: str) -> None:
     Raises:
         ValueError: the config, the data or the run folder break a rule; nothing earlier is lost.
         FileNotFoundError: data is missing.
-        FloatingPointError: the loss is no longer finite.
+        FloatingPointError: training has diverged: a loss, a gradient or the parameters are no longer finite.
         OSError: a checkpoint could not be written, or processes are missing.
         SystemExit: a signal asked to stop; everything is saved.
     """
@@ -247,6 +247,8 @@ def _run_steps(
                 writer.write(at, values)
                 progress.update(at, values["loss"], values["tokens_per_second"], values.get("mfu"))
             validation_loss = None
+            if validates or saves:
+                meter.check(at, train_state.params)  # what has diverged is neither scored nor saved
             if validates:
                 parts.reach(at, "validates")
                 with meter.paused():
@@ -254,7 +256,6 @@ def _run_steps(
                 validation_loss = evaluate.mean_loss(scores)
             if saves:
                 parts.reach(at, "saves")
-                meter.check(at, train_state.params)  # a state that has diverged never gets into a checkpoint
                 checkpoints.save(
                     at,
                     train_state,

@@ -159,10 +159,10 @@ def sample(
     params: Any,
     prompts: Sequence[Sequence[int] | np.ndarray],
     *,
-    max_new_tokens: int | Sequence[int],
+    max_new_tokens: int | np.integer | Sequence[int],
     sampling: Sampling | Sequence[Sampling] = Sampling(),  # noqa: B008 - frozen
     unconditional: Sequence[Sequence[int] | np.ndarray] | None = None,
-    seeds: int | Sequence[int] = 0,
+    seeds: int | np.integer | Sequence[int] = 0,
     stop_ids: Sequence[int] = (),
     until: Callable[[int, np.ndarray], bool] | None = None,
     allowed: Allowed | None = None,
@@ -234,7 +234,7 @@ def stream(
     *,
     max_new_tokens: int,
     sampling: Sampling | Sequence[Sampling] = Sampling(),  # noqa: B008 - frozen
-    seeds: int | Sequence[int] = 0,
+    seeds: int | np.integer | Sequence[int] = 0,
     stop_ids: Sequence[int] = (),
     allowed: Allowed | None = None,
     top: int = 0,
@@ -297,9 +297,9 @@ def _samples(rows: Sequence[Row]) -> Samples:
 def _requests(
     prompts: Any,
     unconditional: Any,
-    seeds: int | Sequence[int],
+    seeds: int | np.integer | Sequence[int],
     sampling: Sampling | Sequence[Sampling],
-    max_new_tokens: int | Sequence[int],
+    max_new_tokens: int | np.integer | Sequence[int],
     stop_ids: Sequence[int],
     allowed: Allowed | None,
     pad_id: int,

@@ -103,6 +103,9 @@ def test_empty_folder_restores_nothing_and_is_not_created(tmp_path: Path) -> Non
 
 def test_due_at_multiples_of_the_interval(tmp_path: Path) -> None:
     assert [step for step in range(12) if opened(tmp_path).due(step)] == [0, 5, 10]
+    for keep_best in (0, 1):  # a step that was validated may be the best, where those are kept
+        checkpoints = Checkpoints(tmp_path, every_steps=5, keep_latest=1, keep_best=keep_best)
+        assert checkpoints.due(3, validated=True) == (keep_best == 1) and checkpoints.due(5, validated=False)
 
 
 def test_no_save_is_skipped_however_fast_they_come(tmp_path: Path) -> None:

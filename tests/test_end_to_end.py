@@ -116,16 +116,19 @@ def test_every_step_that_is_validated_can_be_the_best(tmp_path, text):
     ("rate", "what"),
     [(1e30, "the norm of the parameters of step 1 is inf"), (1e9, "of step [2-9] is (nan|inf)")],
 )
-def test_a_state_that_has_diverged_is_never_saved(rate, what, tmp_path, text):
+def test_a_state_that_has_diverged_is_neither_scored_nor_saved(rate, what, tmp_path, text):
     config = text_alone(
         tmp_path,
         text,
         optim=dict(name="adamw", peak_lr=rate, warmup_steps=0),
+        eval=dict(every_steps=1),
         checkpoint=dict(every_steps=1),
         train=dict(log_every_steps=9),
     )
     with pytest.raises(FloatingPointError, match=what):
         loop.train(config, "card.py")
+    scored = {r["step"] for r in runfolder.read_metrics(Path(config.run.dir) / "metrics.jsonl") if "loss" not in r}
+    assert scored == set(checkpoints_of(config))
     for at in checkpoints_of(config):
         params = jgpt.load(config.run.dir, step=at).params
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))

@@ -126,13 +126,19 @@ def test_resumed_run_writes_what_an_uninterrupted_one_would(tmp_path: Path):
 
 
 def test_the_rate_counts_all_steps_and_the_time_of_none_but_them(monkeypatch):
-    """Ten steps of two seconds with a validation of 50 s after the fifth are half a step a second."""
+    """Ten steps of two seconds, one of which the validation of 50 s after the fifth waits for, are half a step a second."""
     now = 100.0
+
+    def waits(_):
+        nonlocal now
+        now += 2
+
     monkeypatch.setattr(loop.time, "monotonic", lambda: now)
+    monkeypatch.setattr(loop.jax, "block_until_ready", waits)
     meter = loop._Meter(100, 1.0, sharding.make_mesh(MeshConfig(data=1)), now)
     for at in range(1, 11):
         meter.add({"loss": jnp.ones(()), "grad_norm": jnp.ones(())})
-        now += 2
+        now += 0 if at == 5 else 2
         if at == 5:
             with meter.paused():
                 now += 50

@@ -173,7 +173,7 @@ def test_seeds_name_streams() -> None:
     """A seed repeats itself, seeds differ, a base seed gives each row its own stream, and a longer answer only adds."""
     decoder, table, prompts = table_decoder(), jnp.zeros((8, 8)), [[1]] * 4
     a = sample(decoder, table, prompts, seeds=3, max_new_tokens=20).tokens
-    b = sample(decoder, table, prompts, seeds=3, max_new_tokens=30).tokens
+    b = sample(decoder, table, prompts, seeds=np.int64(3), max_new_tokens=np.int32(30)).tokens
     for x, y in zip(a, b, strict=True):
         np.testing.assert_array_equal(x, y[:20])
     assert len({tuple(x) for x in a}) == 4

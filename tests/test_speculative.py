@@ -87,7 +87,7 @@ def test_greedy_ids_are_those_of_plain_decoding(name: str) -> None:
         assert 0 < got.accepted_share() < 1
 
 
-@pytest.mark.parametrize("window", [22, 28, 40])
+@pytest.mark.parametrize("window", [28, 40])
 def test_proposals_past_the_end_touch_nothing_where_a_layer_with_a_window_keeps_the_whole_row(window: int) -> None:
     """The answer ends with the cache, of 32 tokens here; eight more are proposed beyond."""
     cfg = gpt.resolve(dataclasses.replace(BASE, windows=(window, None)), vocab_size=NUM_IDS, backend="cpu")

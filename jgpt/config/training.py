@@ -137,9 +137,9 @@ class CheckpointConfig:
 
     every_steps: int = 250
     keep_latest: int = 2
-    """Newest checkpoints kept; the best by validation loss is kept as well."""
+    """Newest checkpoints kept."""
     keep_best: int = 1
-    """Steps of lowest validation loss kept; where this is not 0, every step that is validated is saved."""
+    """Steps of lowest validation loss kept as well; where this is not 0, every step that is validated is saved."""
 
     def __post_init__(self) -> None:
         require(self.every_steps >= 1, f"checkpoint.every_steps is {self.every_steps}: must be at least 1.")

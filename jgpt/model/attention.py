@@ -119,17 +119,16 @@ def choose_attention(name: str, *, backend: str, softcap: float | None, dtype: s
     that is a multiple of 8 up to 128 (jax 0.10, fused_attention_stablehlo.py).
 
     Raises:
-        ValueError: cuDNN is asked for where there is no GPU, in f32, or for a shape, which it does not compute.
+        ValueError: cuDNN is asked for where there is no GPU, in f32, or for heads of a width that it does not compute.
     """
     if name == "cudnn" and (backend != "gpu" or dtype != "bfloat16"):
         raise ValueError(
             f"model.attention 'cudnn' needs a GPU and bfloat16, this run has {backend!r} and {dtype}: use auto."
         )
-    fits = length % 2 == 0 and width % 8 == 0
-    if name == "cudnn" and not (fits and width <= 256):
+    if name == "cudnn" and (width % 8 or width > 256):
         raise ValueError(
-            f"model.attention 'cudnn' needs an even model.context_length and heads of a multiple of 8 channels up to 256, this "
-            f"run has {length} and {width}: use auto."
+            f"model.attention 'cudnn' needs heads of a multiple of 8 channels, up to 256 on Hopper and newer and 128 before, "
+            f"this run has {width}: use auto."
         )
     if name != "auto":
         return name
@@ -137,4 +136,5 @@ def choose_attention(name: str, *, backend: str, softcap: float | None, dtype: s
         return "blocked"
     if softcap is not None:
         return "einsum"
-    return "cudnn" if backend == "gpu" and dtype == "bfloat16" and fits and width <= 128 else "xla"
+    fits = length % 2 == 0 and width % 8 == 0 and width <= 128
+    return "cudnn" if backend == "gpu" and dtype == "bfloat16" and fits else "xla"

@@ -44,7 +44,7 @@ def _of_all_copies(attention: Callable[..., Array]) -> Callable[..., Array]:
     """Return `attention` (queries, keys, values, *whom they see), called once where the model is copied.
 
     jax's batching rules for cuDNN take neither documents nor masks of one head (0.10 to 0.12). The backward pass then runs the
-    forward kernel again, whose statistics cannot be kept: they are no arrays by rows.
+    forward kernel again, since the functions of jax that are called here do not return its statistics.
     """
     if copies() == 1:
         return attention

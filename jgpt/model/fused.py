@@ -21,10 +21,10 @@ _BEYOND_CACHE = 2**21
 def normalise(
     centred: bool,
     epsilon: float,
-    x: Float[Array, "*A N"],
+    x: Float[Array, "*A U"],
     scale_U: Float[Array, "U"],
     bias_U: Float[Array, "U"] | None,
-) -> Float[Array, "*A N"]:
+) -> Float[Array, "*A U"]:
     """Return x over its root mean square along the last axis, times `scale_U` plus `bias_U`; computed in f32.
 
     Args:

@@ -99,7 +99,7 @@ class Norm(nn.Module):
     dtype: str
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*A N"]) -> Float[Array, "*A N"]:
+    def __call__(self, x: Float[Array, "*A U"]) -> Float[Array, "*A U"]:
         """Return x normalised and scaled."""
         width = x.shape[-1]
         scale_U = self.param("scale", nn.with_partitioning(nn.initializers.ones_init(), ("norm",)), (width,))

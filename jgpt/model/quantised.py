@@ -37,7 +37,7 @@ class Int8Rows(NamedTuple):
         return (self.levels.astype(jnp.float32) * self.scale[:, None]).T
 
 
-def quantise(matrix: Float[Array, "*A N"]) -> Int8Rows:
+def quantise(matrix: Float[Array, "*A D V"]) -> Int8Rows:
     """Return a matrix, or a stack of them, by which inputs are multiplied from the left, in int8."""
     return Int8Rows(*to_levels(jnp.swapaxes(matrix, -1, -2)))
 

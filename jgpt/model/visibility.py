@@ -54,8 +54,8 @@ class Visibility(NamedTuple):
         kv_segments_BT: document of each key; None as above.
         window: keys seen at most, the query's own included [tokens]; None for all.
         pattern: sparse pattern; None for all.
-        q_real_BS: false where a token only pads the end of its row: its key is not kept for later queries; None where none
-            does.
+        q_real_BS: false where a token only pads the end of its row, or stands past the end of the cache: its key is not kept
+            for later queries; None where there is none such.
         documents: that a row holds at most; None where nobody knows.
     """
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from jaxtyping import UInt64
 
 from jgpt.check import require, unknown_name
 from jgpt.config import TokenizerConfig
@@ -17,8 +18,9 @@ from jgpt.tokenizers.image_learned import Learned
 from jgpt.tokenizers.image_palette import Palette
 from jgpt.tokenizers.image_rgb import RGB
 
-__all__ = ["IMAGE_CODES", "ImageCode", "Palette", "load_code", "make_code", "save_code"]
+__all__ = ["IMAGE_CODES", "ImageCode", "Palette", "load_code", "load_marks", "make_code", "save_code", "save_marks"]
 
+MARKS: Final = "fitted_to.npy"
 IMAGE_CODES: Final[dict[str, Any]] = {"none": None, "grey": Palette, "palette": Palette, "rgb": RGB, "learned": Learned}
 
 
@@ -51,6 +53,7 @@ def make_code(config: TokenizerConfig, pictures: Sequence[np.ndarray], seed: int
                 f"tokenizer.image_path {config.image_path!r} holds no learned tokenizer: make one with "
                 "`jgpt fit-image-tokenizer PATH --out FOLDER`."
             )
+        code.fitted_to = load_marks(Path(config.image_path or "").expanduser())
         return code
     require(bool(pictures), "tokenizer.image is 'palette', but no task of the config has pictures to fit it to.")
     return Palette.fit(pictures, config.image_levels, seed, fewer=config.image == "auto")
@@ -81,3 +84,13 @@ def load_code(folder: Path) -> ImageCode | None:
     if IMAGE_CODES.get(name) is None:
         raise ValueError(unknown_name(f"image code in {path}", name, [n for n in IMAGE_CODES if IMAGE_CODES[n]]))
     return IMAGE_CODES[name].from_json(text, arrays)
+
+
+def save_marks(marks: UInt64[np.ndarray, " n"], folder: Path) -> None:
+    """Write which pictures a learned code was fitted to, beside it; a run's own copy of the code needs that no more."""
+    np.save(folder / MARKS, marks)
+
+
+def load_marks(folder: Path) -> UInt64[np.ndarray, " n"] | None:
+    """Read what `save_marks` wrote; None where there is nothing."""
+    return np.load(folder / MARKS, allow_pickle=False) if (folder / MARKS).is_file() else None

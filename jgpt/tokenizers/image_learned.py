@@ -27,7 +27,6 @@ LEVELS: Final[dict[int, tuple[int, ...]]] = {
     4375: (7, 5, 5, 5, 5),
     15360: (8, 8, 8, 6, 5),
 }
-FITTED_TO: Final = "fitted_to"  # among the saved arrays; the others are weights
 EDGE: Final = 1e-3  # keeps tanh from having to reach the outermost level
 
 
@@ -161,9 +160,8 @@ class Learned:
     @classmethod
     def from_json(cls, text: str, arrays: Mapping[str, np.ndarray] | None = None) -> "Learned":
         """Rebuild from `to_json` and `arrays`."""
-        state, weights = json.loads(text), dict(arrays or {})
-        fitted_to = weights.pop(FITTED_TO, None)
-        return cls(weights, state["stride"], state["channels"], state["levels"], fitted_to)
+        state = json.loads(text)
+        return cls(arrays or {}, state["stride"], state["channels"], state["levels"])
 
     @property
     def cycle(self) -> tuple[range, ...]:
@@ -172,8 +170,8 @@ class Learned:
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
-        """The weights, and the marks of the pictures that they were trained on."""
-        return dict(self.weights) | ({} if self.fitted_to is None else {FITTED_TO: self.fitted_to})
+        """The weights."""
+        return dict(self.weights)
 
     def grid(self, shape: Sequence[int]) -> tuple[int, int, int]:
         """Return (height / stride, width / stride, 1). Raises ValueError where the shape does not fit."""

@@ -17,7 +17,9 @@ SECONDS: Final = 10.0  # between two lines while training
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
     parser.add_argument("path", help="folder of pictures, captions file, .npz, or tfds:NAME")
-    parser.add_argument("--out", required=True, help="folder to write image.json, image.npz and reconstruction.png to")
+    parser.add_argument(
+        "--out", required=True, help="folder for image.json, image.npz, fitted_to.npy and reconstruction.png"
+    )
     parser.add_argument("--size", type=int, default=64, help="side of the pictures [pixels] (default %(default)s)")
     parser.add_argument(
         "--mode", choices=("auto", "grey", "rgb"), default="auto", help="channels (default %(default)s)"
@@ -73,7 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
     configure()
     from jgpt import image_fit
     from jgpt.pictures import save_grid
-    from jgpt.tokenizers.image import save_code
+    from jgpt.tokenizers.image import save_code, save_marks
 
     config = image_fit.FitConfig(
         stride=arguments.stride,
@@ -96,6 +98,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     code = image_fit.fit(train, config, say)
     save_code(code, folder)
+    save_marks(code.fitted_to, folder)
     measured = image_fit.measure(code, held)
     rows, columns, _ = code.grid(held[0].shape)
     print(

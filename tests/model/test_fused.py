@@ -81,3 +81,9 @@ def test_extreme_inputs_stay_finite():
     value, slope = jax.vmap(jax.value_and_grad(gelu))(x)
     np.testing.assert_allclose(value, [0, 0, 0, 100, 1e4], atol=1e-6)
     np.testing.assert_allclose(slope, [0, 0, 0.5, 1, 1], atol=1e-6)
+
+
+def test_a_scale_of_another_width_is_refused():
+    """It would be broadcast."""
+    with pytest.raises(TypeError, match="scale_U"):
+        normalise(False, 1e-5, jnp.ones((2, 8)), jnp.ones(1), None)
