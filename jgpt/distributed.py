@@ -4,6 +4,7 @@ jax.distributed is the engine. Owns what it is told, the order of the start (pla
 sharded parameters come to every process for sampling. Refuses to launch processes: schedulers do (`docs/scale.md`).
 """
 
+import faulthandler
 import importlib.metadata
 import itertools
 import os
@@ -31,11 +32,16 @@ POLL_MILLISECONDS: Final = 5_000  # after which a wait for process 0 lets signal
 _made = itertools.count()  # all processes make the same things in the same order
 
 
+class Stopped(SystemExit):
+    """All processes were asked to stop, and do so together."""
+
+
 @contextmanager
 def joined(cfg: DistributedConfig) -> Iterator[Heartbeat | None]:
     """Be one of the run's processes; yields its heartbeat, None where the process is alone.
 
-    What the run says then comes from process 0. A process that loses another one ends with status 75.
+    What the run says then comes from process 0. A process that loses another one ends with status 75. At SIGUSR1 each says
+    where all its threads are.
 
     Raises:
         ValueError: the processes do not fit each other.
@@ -53,8 +59,10 @@ def joined(cfg: DistributedConfig) -> Iterator[Heartbeat | None]:
         yield None
         return
     process, processes = _start(place, cfg)
+    if hasattr(faulthandler, "register"):  # not on Windows
+        faulthandler.register(signal.SIGUSR1, all_threads=True)
     before, console.quiet = console.quiet, process > 0
-    stopped: SystemExit | None = None
+    stopped: Stopped | None = None
     try:
         with Heartbeat(
             _store(), process, processes, cfg.heartbeat_seconds, stalled_seconds=cfg.stall_seconds
@@ -62,8 +70,10 @@ def joined(cfg: DistributedConfig) -> Iterator[Heartbeat | None]:
             _say_devices()  # here jax opens them, which may fail on one host alone
             try:
                 yield heartbeat
-            except SystemExit as error:  # all were asked to stop, and do so together
+            except Stopped as error:
                 stopped = error
+            except SystemExit as error:  # of this process alone: the others must not be waited for
+                raise OSError(f"ended with status {error.code}; is what it prints to a closed pipe?") from error
             wait("the end")
         jax.distributed.shutdown()
     except (Exception, KeyboardInterrupt) as error:

@@ -20,6 +20,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jgpt import distributed, grading, picture_scores, sharding
+from jgpt.batch import Batch
 from jgpt.check import counted, listed, require, unknown_name
 from jgpt.choices import Choice
 from jgpt.config import EvalConfig
@@ -32,6 +33,7 @@ from jgpt.data.sliding import SlidingRows
 from jgpt.loaded import GPT
 from jgpt.loss import LossSums
 from jgpt.model import gpt
+from jgpt.pace import in_turn
 from jgpt.questions import Answered, ask, drawn, judge
 from jgpt.tasks import mixture
 from jgpt.tasks.image import ImageTask
@@ -86,12 +88,15 @@ def _likelihood(
     params: gpt.Params, eval_step: EvalStep, task_data: TaskData, rows: PackedRows, mesh: Mesh, batch_size: int
 ) -> dict[str, float]:
     """Return the likelihoods of one task's held-out examples, packed as `rows`, without its name."""
-    pending, weights = [], []
+    weights = []
     share = sharding.share_of_rows(mesh)
-    for batch in eval_batches(rows, batch_size=batch_size, part=share.index, of_parts=share.count):
+
+    def summed(batch: Batch) -> LossSums:
         weights.append(float(batch.weights_BS.sum()))
-        pending.append(eval_step(params, sharding.shard_batch(batch, mesh)))
-    sums = jax.device_get(pending)
+        return eval_step(params, sharding.shard_batch(batch, mesh))
+
+    batches = eval_batches(rows, batch_size=batch_size, part=share.index, of_parts=share.count)
+    sums = jax.device_get(in_turn(summed, batches, mesh.devices.flat[0].platform))
     require(
         share.count > 1 or np.allclose([s.weight for s in sums], weights, rtol=1e-5),
         "a step has scored other targets than its rows hold: it was compiled for fewer (`step.compile_eval_step`, limits).",

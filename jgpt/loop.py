@@ -96,7 +96,7 @@ def train(config: Config, config_path: str) -> None:
         FileNotFoundError: data is missing.
         FloatingPointError: training has diverged: a loss, a gradient or the parameters are no longer finite.
         OSError: a checkpoint could not be written, or processes are missing.
-        SystemExit: a signal asked to stop; everything is saved.
+        Stopped: a signal asked to stop; everything is saved.
     """
     with distributed.joined(config.distributed) as heartbeat:
         _train(config, config_path, heartbeat)
@@ -267,7 +267,7 @@ def _run_steps(
             if stop:
                 checkpoints.wait()
                 say(f"saved step {at} of {last}. To continue: {report.command(config_path)}")
-                raise SystemExit(128 + stop)
+                raise distributed.Stopped(128 + stop)
     return train_state, scores
 
 

@@ -1,11 +1,12 @@
 """How far the host may run ahead of the device.
 
-Owns the wait before a step on CPUs, without which each step that is called ahead would hold temporaries of its own; knows
-nothing of what is computed.
+Owns the wait before a step on CPUs, without which each step that is called ahead would hold temporaries of its own, and of
+several devices all might wait for ever; knows nothing of what is computed.
 """
 
 import time
-from typing import Any, Final
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeVar
 
 import jax
 
@@ -16,6 +17,7 @@ LARGE: Final = 2**27
 # Seconds that a step is held back for it at most; threads were seen up to 15 ms late.
 LONGEST_WAIT: Final = 0.02
 BETWEEN_LOOKS: Final = 1e-4
+T = TypeVar("T")
 
 
 class Pace:
@@ -26,6 +28,9 @@ class Pace:
     6 layers of width 384, 16 x 256 tokens, 1.1 GB of temporaries: a process of 1.5 GB where each step waits for the last and
     its memory, 4.7 GB where it waits for the last alone, 6 to 8 GB where none waits, at the same speed. Steps with few
     temporaries are short, so that the wait would show: one may be called while another runs.
+
+    With several devices in a process many calls ahead can also stop for ever (jaxlib 0.11): a device takes 32, the next one
+    waits for room in a thread of the pool, and what would make room, a collective of all devices, finds no thread left.
     """
 
     def __init__(self, platform: str, temporaries: float) -> None:
@@ -47,3 +52,18 @@ class Pace:
             latest = time.monotonic() + LONGEST_WAIT
             while (allocated() or 0) > beside and time.monotonic() < latest:
                 time.sleep(BETWEEN_LOOKS)
+
+
+def in_turn(call: Callable[[Any], T], inputs: Iterable[Any], platform: str) -> list[T]:
+    """Return what `call` makes of each input, of which few run at a time on CPUs; arrays may not be ready yet.
+
+    Args:
+        call: a compiled step with few temporaries.
+        inputs: taken one by one.
+        platform: cpu, gpu or tpu.
+    """
+    pace, results = Pace(platform, 0), []
+    for value in inputs:
+        pace.settle(results[-1] if results else None)
+        results.append(call(value))
+    return results

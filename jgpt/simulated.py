@@ -95,17 +95,17 @@ class Simulation:
     def wait(self, grace: float) -> int:
         """Return the exit status of the whole: 0; 75 where a process was lost, whichever; or that of one that ended otherwise.
 
-        The first such process is named at once. The others have `grace` seconds to notice and end; then they are killed.
+        The first of those is named at once. Once any has ended the others have `grace` seconds to do so; then they are killed.
         """
         first: float | None = None
         statuses: list[int | None] = [None] * self._count
         while any(status is None for status in statuses):
             for number, child in enumerate(self.children):
                 if statuses[number] is None and child.process.poll() is not None:
-                    statuses[number] = child.process.returncode
-                    if child.process.returncode and first is None:
-                        first = time.monotonic()
+                    named, statuses[number] = any(statuses), child.process.returncode
+                    if child.process.returncode and not named:
                         self._say(f"process {number} {ending(child.process.returncode)}")
+                    first = time.monotonic() if first is None else first
             if first is not None and time.monotonic() - first > grace:
                 left = [number for number, status in enumerate(statuses) if status is None]
                 self._say(f"{names(left)} did not end within {grace:g} s and must be killed")

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from jgpt.simulated import Simulation, free_port
 
 NONE = DistributedConfig()
 MESH = ("--mesh.data", "2", "--mesh.fsdp", "2")
+RUN_SECONDS = 280  # of a run of 12 steps, which takes a tenth of that: it hangs
 SAME = 1e-5  # relative; f32, sums over devices in another order, over 12 steps
 
 
@@ -131,9 +133,20 @@ def losses(run: Path) -> list[float]:
 
 
 def run_to_end(path: Path, processes: int, devices: int, *options: str) -> list[str]:
+    """Return what the run said; one that hangs says where, and fails."""
     said: list[str] = []
     with Simulation([str(path), *options], processes, devices, said.append) as simulation:
-        assert simulation.wait(60) == 0, "\n".join(said)
+
+        def end() -> None:
+            simulation.signal(signal.SIGUSR1)
+            time.sleep(5)
+            simulation.signal(signal.SIGKILL)
+
+        hangs = threading.Timer(RUN_SECONDS, end)
+        hangs.start()
+        status = simulation.wait(60)
+        hangs.cancel()
+        assert status == 0, "\n".join(said)
     return said
 
 
@@ -208,28 +221,42 @@ import os, sys
 os.environ["JAX_PLATFORMS"] = "cpu"
 from jgpt import distributed
 from jgpt.config import DistributedConfig
-own, port, failing = map(int, sys.argv[1:])
+from jgpt.progress import say
+own, port, failing = map(int, sys.argv[1:4])
 place = DistributedConfig(coordinator=f"127.0.0.1:{port}", num_processes=3, process_id=own, heartbeat_seconds=8)
 with distributed.joined(place):
     distributed.wait("all have begun")
     if own == failing:
-        raise OSError(28, "No space left on device")
+        if sys.argv[4] == "disk":
+            raise OSError(28, "No space left on device")
+        reader, writer = os.pipe()
+        os.close(reader)
+        os.dup2(writer, 1)
+        say("to nobody")
     distributed.wait("what never comes")
 """
 
 
-@pytest.mark.parametrize("failing", [0, 1])
-def test_why_one_failed_is_said_by_all_whichever_it_is(failing: int) -> None:
+@pytest.mark.parametrize(
+    ("failing", "how", "why"),
+    [
+        (0, "disk", "[Errno 28] No space left"),
+        (1, "disk", "[Errno 28] No space left"),
+        (0, "pipe", "ended with status 1"),
+    ],
+)
+def test_why_one_failed_is_said_by_all_whichever_it_is(failing: int, how: str, why: str) -> None:
     port = free_port()
     words = [sys.executable, "-c", FAILS]
     processes = [
-        subprocess.Popen([*words, str(i), str(port), str(failing)], stderr=subprocess.PIPE, text=True) for i in range(3)
+        subprocess.Popen([*words, str(i), str(port), str(failing), how], stderr=subprocess.PIPE, text=True)
+        for i in range(3)
     ]
     said = [process.communicate(timeout=60)[1] for process in processes]
     assert [process.returncode for process in processes] == [2, 2, 2], "\n".join(said)
     for i, lines in enumerate(said):
-        assert "No space left on device" in lines
-        assert i == failing or f"error: process {failing} failed: [Errno 28] No space left" in lines
+        assert why in lines
+        assert i == failing or f"error: process {failing} failed: {why}" in lines
 
 
 @pytest.mark.slow

@@ -96,3 +96,33 @@ def test_memory_that_is_not_freed_holds_a_step_back_for_a_moment_only(monkeypatc
     monkeypatch.setattr("jgpt.pace.allocated", lambda: looks.append(0) or (LARGE if len(looks) < 3 else 0))
     Pace("cpu", LARGE).settle(run(x))
     assert len(looks) == 3  # while the step ran, after it, and when it was free
+
+
+MANY = """
+import os
+os.environ |= {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "NPROC": "1", "JAX_PLATFORMS": "cpu"}
+from functools import partial
+import jax, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from jgpt.pace import in_turn
+
+mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+split = NamedSharding(mesh, PartitionSpec("x"))
+w = jax.device_put(np.ones((256, 256), np.float32), split)
+
+@jax.jit
+def summed(w, x):
+    for _ in range(4):
+        x = jax.numpy.tanh(x @ w)
+    return x.sum()
+
+for _ in range(10):
+    placed = (jax.device_put(np.full((64, 256), i, np.float32), split) for i in range(300))
+    sums = [float(value) for value in in_turn(partial(summed, w), placed, "cpu")]
+    assert sums[0] == 0 and len(sums) == 300 and all(value == 64 * 256 for value in sums[1:]), sums
+"""
+
+
+def test_many_calls_on_several_devices_come_to_their_end() -> None:
+    """Called without a wait between them they stop for ever: no thread is left for the collective that all wait for."""
+    subprocess.run([sys.executable, "-c", MANY], timeout=90, check=True)

@@ -34,6 +34,7 @@ from jgpt.data.loader import eval_batches
 from jgpt.data.packing import pack
 from jgpt.decoder import Decoder, decoder_for
 from jgpt.loaded import GPT
+from jgpt.pace import in_turn
 from jgpt.tasks.image import ImageTask
 from jgpt.tasks.text import TextTask
 
@@ -289,8 +290,8 @@ def forward_bits(model: GPT, name: str, original: Original) -> tuple[float, int]
     mesh = sharding.make_mesh(MeshConfig(data=1))
     eval_step = step.compile_eval_step(model.model, model.config.train, mesh)
     size = min(model.config.eval.batch_size or model.config.train.batch_size, 1 << (len(rows) - 1).bit_length())
-    batches = eval_batches(rows, batch_size=size)
-    sums = jax.device_get([eval_step(model.params, sharding.shard_batch(batch, mesh)) for batch in batches])
+    placed = (sharding.shard_batch(batch, mesh) for batch in eval_batches(rows, batch_size=size))
+    sums = jax.device_get(in_turn(partial(eval_step, model.params), placed, mesh.devices.flat[0].platform))
     nats = math.fsum(float(s.nats) for s in sums)
     return nats / math.log(2), round(math.fsum(float(s.weight) for s in sums))
 
