@@ -77,7 +77,7 @@ def loss_of(
     numbers = image_learned.bounded(jnp, image_learned.latents(jnp, weights, pixels, stride), levels)
     rounded = numbers + jax.lax.stop_gradient(jnp.round(numbers) - numbers)
     wrong = image_learned.pictures(jnp, weights, rounded, levels, stride) - pixels
-    slopes = jnp.mean(jnp.diff(wrong, axis=1) ** 2) + jnp.mean(jnp.diff(wrong, axis=2) ** 2)
+    slopes = sum(jnp.mean(jnp.diff(wrong, axis=axis) ** 2) for axis in (1, 2) if wrong.shape[axis] > 1)
     return jnp.mean(wrong**2) + ABSOLUTE * jnp.mean(jnp.abs(wrong)) + SLOPES * slopes
 
 
@@ -100,7 +100,7 @@ def fit(
     weights = image_learned.init(config.stride, channels, levels, config.width, config.blocks, config.seed)
     Learned(weights, config.stride, channels, levels).grid(shape)
     schedule = optax.warmup_cosine_decay_schedule(
-        0, config.learning_rate, min(30, config.steps // 10 + 1), config.steps
+        0, config.learning_rate, min(30, config.steps // 10 + 1, config.steps - 1), config.steps
     )
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
 

@@ -76,10 +76,13 @@ class Pictures(Sequence[Image.Image]):
         return np.array(self.array, dtype=dtype, copy=copy)
 
     def save(self, path: str | Path) -> Path:
-        """Write the grid as a PNG and return its path."""
+        """Write the grid as a PNG and return its path. Raises ValueError where there are no pictures."""
+        require(len(self) > 0, f"there are no pictures to write to {str(path)!r}: draw or choose some.")
         return save_grid(Path(path), self._rows())
 
-    def _repr_png_(self) -> bytes:
+    def _repr_png_(self) -> bytes | None:
+        if not len(self):
+            return None  # no picture to show
         buffer = io.BytesIO()
         Image.fromarray(grid(self._rows())).save(buffer, "png")
         return buffer.getvalue()

@@ -89,7 +89,8 @@ class Counter:
 
 
 def say(text: str | Text) -> None:
-    """Print a line above the bar."""
+    """Print a line above the bar; what UTF-8 cannot express, such as a byte of a file's name, as an escape."""
+    text = text.encode("utf-8", "backslashreplace").decode() if isinstance(text, str) else text
     console.print(text, markup=False)
 
 

@@ -80,6 +80,12 @@ def test_training_lowers_the_loss_and_is_seeded():
     assert first[0] == losses[0]
 
 
+def test_one_step_and_pictures_of_one_row_are_fitted():
+    rows = [picture[:1] for picture in PICTURES]
+    code = image_fit.fit(rows, FitConfig(stride=1, codes=240, width=16, blocks=1, steps=1, batch_size=2))
+    assert code.decode(code.encode(rows[0]), rows[0].shape).shape == rows[0].shape
+
+
 def test_refusals_name_the_value_and_the_fix():
     with pytest.raises(ValueError, match=r"codes is 999: use one of 240, 1000"):
         FitConfig(codes=999)

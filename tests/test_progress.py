@@ -14,3 +14,8 @@ def test_the_time_left_counts_measured_steps_alone(monkeypatch: pytest.MonkeyPat
             clock[0] += seconds
             shown.update(step, 2.0, 50.0, None)
     assert [line.split("tok/s")[1].strip() for line in said] == ["", "178 s left", "158 s left", "0 s left"]
+
+
+def test_what_utf8_cannot_express_is_said_as_an_escape(capsys: pytest.CaptureFixture):
+    progress.say("caf\udce9.txt")
+    assert capsys.readouterr().out == "caf\\udce9.txt\n"

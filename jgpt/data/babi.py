@@ -134,7 +134,7 @@ def _stories(name: str, text: str, log: ReadLog) -> Iterator[tuple[str, list[Lin
 
 def _parse(at: int, number: str, rest: str, line: str, facts: set[int]) -> Line:
     """Return what a line says. Raises BadRecord where it is neither fact nor question, or rests on a fact that is not there."""
-    if not number.isdigit() or not rest.strip():
+    if not number.isdecimal() or not rest.strip():
         raise BadRecord(f"{line[:60]!r} does not begin with a number and a text, as every line of bAbI does")
     question, *answer = rest.split("\t")
     if not answer:
@@ -142,7 +142,7 @@ def _parse(at: int, number: str, rest: str, line: str, facts: set[int]) -> Line:
     if not question.strip() or not answer[0].strip():
         raise BadRecord(f"a question needs question, tab, answer; found {rest[:60]!r}")
     support = answer[1].split() if len(answer) > 1 else []
-    missing = [number for number in support if not number.isdigit() or int(number) not in facts]
+    missing = [number for number in support if not number.isdecimal() or int(number) not in facts]
     if missing:
         raise BadRecord(f"{rest[:60]!r} rests on {', '.join(missing)}, which is no number of a fact before it")
     return Line(at, int(number), question.strip(), answer[0].strip(), tuple(map(int, support)))

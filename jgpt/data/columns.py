@@ -143,10 +143,15 @@ def example_of(record: Mapping[str, Any], layout: Layout, encoding: str = "utf-8
 
 def check_question(example: QuestionAnswer) -> None:
     """Raise BadRecord where question or answer is empty, or the answer is not among the choices."""
+    if any(turn.more for turn in example.more):
+        raise BadRecord("a follow-up has follow-ups of its own: put all of them behind the first question")
     for turn in (example, *example.more):
         for name in ("question", "answer"):
             if not getattr(turn, name).strip():
                 raise BadRecord(f"the {name} is empty: write it")
+        for name in ("context", "category"):
+            if getattr(turn, name) and not getattr(turn, name).strip():
+                raise BadRecord(f"the {name} is blank: write it, or leave it empty")
         if not all(reference.strip() for reference in turn.references):
             raise BadRecord("one of the references is empty: leave it out")
         if not all(step.strip() for step in turn.steps):
@@ -200,7 +205,7 @@ class _Fields:
         value = "" if value is None else self.string(value, ours)
         if not value.strip() and not optional:
             raise BadRecord(f"{self.named(ours)!r} is empty: write it, or leave the record out")
-        return value
+        return value if value.strip() else ""
 
     def string(self, value: Any, ours: str, *, one_of: bool = False) -> str:
         """Return `value`, or one of several values of a column, which must be a string of whole characters."""

@@ -107,10 +107,10 @@ def looks_binary(raw: bytes) -> bool:
 
 def _check_encoding(encoding: str) -> None:
     try:
-        codecs.lookup(encoding)
+        "".encode(encoding)
     except LookupError:
         raise ValueError(
-            f"data.encoding {encoding!r} is no encoding Python knows: use a name such as utf-8, latin-1 or utf-16."
+            f"data.encoding {encoding!r} is no encoding of text that Python knows: use a name such as utf-8, latin-1 or utf-16."
         ) from None
 
 

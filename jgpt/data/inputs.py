@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Final
+from typing import IO, Final, NoReturn
 
 from jgpt.check import require
 
@@ -28,6 +28,7 @@ OPENERS: Final[dict[str, Callable[[IO[bytes]], io.BufferedIOBase]]] = {
 }
 ARCHIVE: Final = re.compile(r"\.(tar|tar\.gz|tgz|tar\.xz|txz|tar\.bz2|tbz2?|zip)$", re.IGNORECASE)
 NEVER_DATA: Final = re.compile(r"(licen[cs]e|copying|copyright|notice)([._-].*)?", re.IGNORECASE)
+PART_NUMBER: Final = re.compile(r"\d+[^a-z]*of[^a-z]*\d+$")  # "00001-of-00003"
 SPLIT_NAMES: Final = {
     "train": "train",
     "training": "train",
@@ -94,13 +95,27 @@ def files_below(folder: Path) -> list[Path]:
     """Return the files at any depth in order of path; hidden ones are left out, and linked folders entered once."""
     found: list[Path] = []
     entered: set[str] = set()
-    for name, folders, files in os.walk(folder, followlinks=True):
+    for name, folders, files in os.walk(folder, followlinks=True, onerror=_unreadable):
         real = os.path.realpath(name)
-        folders[:] = [] if real in entered else [below for below in folders if not below.startswith(".")]
+        folders[:] = [] if real in entered else sorted(below for below in folders if not below.startswith("."))
         if real not in entered:
             found += [Path(name) / file for file in files if not file.startswith(".")]
         entered.add(real)
     return sorted((file for file in found if file.is_file()), key=lambda file: file.relative_to(folder).parts)
+
+
+def entries_of(folder: Path) -> list[Path]:
+    """Return what lies in a folder in order; nothing where it may not be read: it need not be the user's own."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _unreadable(error: OSError) -> NoReturn:
+    raise ValueError(
+        f"the folder {error.filename!r} cannot be read ({error.strerror}): allow it, or move it away."
+    ) from None
 
 
 def is_never_data(name: str) -> bool:
@@ -109,17 +124,23 @@ def is_never_data(name: str) -> bool:
 
 
 def split_of(name: str) -> str | None:
-    """Return "train", "validation" or "test" where the file or its topmost folder is named so, else None.
+    """Return "train", "validation" or "test" where a folder, an archive or the file is named so, the topmost first, else None.
 
-    "train.jsonl", "train-v1.1.json", "trivia_dev.csv" and "test/a.txt" are; "contest.txt" is not.
+    "train.jsonl", "train-v1.1.json", "trivia_dev.csv", "wiki-test-00001-of-00003.jsonl", "corpus/test/a.txt" and
+    "dev.zip/a.txt" are; "contest.txt" is not.
     """
-    path = PurePosixPath(name)
-    words = re.split(r"[^a-z]+", path.name.lower().removesuffix(path.suffix.lower()))
-    folder = path.parts[0].lower() if len(path.parts) > 1 else ""
-    for word in (folder, words[0], words[-1]):
+    *folders, file = PurePosixPath(name.lower()).parts
+    for folder in folders:
+        word = _split_word(ARCHIVE.sub("", folder)) if ARCHIVE.search(folder) else folder
         if word in SPLIT_NAMES:
             return SPLIT_NAMES[word]
-    return None
+    return SPLIT_NAMES.get(_split_word(file.removesuffix(PurePosixPath(file).suffix)))
+
+
+def _split_word(stem: str) -> str:
+    """Return the first or the last word of a file's name, the one that names a split; numbers behind it are of its parts."""
+    words = [word for word in re.split(r"[^a-z]+", PART_NUMBER.sub("", stem)) if word]
+    return next((word for word in (*words[:1], *words[-1:]) if word in SPLIT_NAMES), "")
 
 
 def own_splits(files: Sequence[InputFile]) -> dict[str, list[InputFile]] | None:
@@ -208,7 +229,15 @@ def _zip_members(file: Path) -> list[tuple[str, bytes]]:
                 require(left >= 0, _too_large(file))
                 if read:
                     members.append((member.filename, read))
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError, EOFError, zlib.error) as error:
+    except (
+        zipfile.BadZipFile,
+        RuntimeError,
+        NotImplementedError,
+        OSError,
+        EOFError,
+        lzma.LZMAError,
+        zlib.error,
+    ) as error:
         raise ValueError(_broken(file, error)) from None
     return _visible(file, members)
 

@@ -126,6 +126,11 @@ def _pictures(
             labels.dtype.kind in "iuUS",
             f"{label_name!r} of {str(path)!r} is {labels.dtype}: labels are whole numbers or strings; convert them.",
         )
-        captions = [x.decode() if isinstance(x, bytes) else str(x) for x in labels.reshape(-1).tolist()]
+        try:
+            captions = [x.decode() if isinstance(x, bytes) else str(x) for x in labels.reshape(-1).tolist()]
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{label_name!r} of {str(path)!r} holds {error.object!r}, which is no UTF-8: save str."
+            ) from None
     pairs = enumerate(zip(images, captions, strict=True))
     return [Picture(fit(pixels, rules), caption, place=f"{path}, {name}[{i}]") for i, (pixels, caption) in pairs]

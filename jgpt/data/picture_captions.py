@@ -207,11 +207,13 @@ def _words(value: Any) -> str | None:
 class Index:
     """Pictures of a folder, found by what a captions file calls them.
 
-    Tried in this order: the path below the folder, the file's name, the name without ending, and the same in any case.
+    Tried in this order: the path below the folder, the file's name, the name without ending, and the same in any case. A
+    path names a picture by the end alone only where one of the two is the end of the other.
     """
 
     def __init__(self, paths: Sequence[str]) -> None:
         self._forms: list[dict[str, list[int]]] = [{} for _ in range(6)]
+        self._folders = [_folders(path) for path in paths]
         for number, path in enumerate(paths):
             for form, key in zip(self._forms, _keys(path), strict=True):
                 form.setdefault(key, []).append(number)
@@ -220,7 +222,17 @@ class Index:
         """Return the numbers of the pictures that `file` may mean, under the first form that fits any."""
         keys = _keys(file)
         # A name without ending has itself as its stem; a path that does not exist as such may still name a file.
-        return next((form[key] for form, key in zip(self._forms, keys, strict=True) if key in form), [])
+        found = next((form[key] for form, key in zip(self._forms, keys, strict=True) if key in form), [])
+        return [number for number in found if _one_ends_other(_folders(file), self._folders[number])]
+
+
+def _folders(path: str) -> list[str]:
+    return _keys(path)[3].split("/")[:-1]
+
+
+def _one_ends_other(a: list[str], b: list[str]) -> bool:
+    shared = min(len(a), len(b))
+    return a[len(a) - shared :] == b[len(b) - shared :]
 
 
 def _keys(path: str) -> tuple[str, ...]:

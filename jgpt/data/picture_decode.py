@@ -242,7 +242,7 @@ def _flat(image: Any, background: tuple[int, int, int]) -> tuple[np.ndarray, set
     from PIL import ImageOps
 
     done: set[str] = set()
-    if image.getexif().get(0x0112, 1) != 1:
+    if 2 <= image.getexif().get(0x0112, 1) <= 8:
         image = ImageOps.exif_transpose(image)
         done.add(TURNED)
     if image.mode.startswith("I"):

@@ -113,7 +113,7 @@ def _read_folder(
     folders = _below_common([Path(name).parts[:-1] for name in names])
     part_of = _parts(folders, folder) if only is None else None
     if captions is not None:
-        wanted = _captioned(captions, names, log)
+        wanted = _captioned(captions, names, log, only)
         recognised = f"pictures with captions from {captions.path.name}, a {captions.form}"
     else:
         given = part_of is not None
@@ -188,11 +188,16 @@ def _splits(
     )
 
 
-def _captioned(captions: Captions, names: Sequence[str], log: ReadLog) -> list[Wanted]:
-    """Return what every entry of a captions file asks for, in order of the pictures."""
+def _captioned(captions: Captions, names: Sequence[str], log: ReadLog, only: str | None) -> list[Wanted]:
+    """Return what every entry of a captions file asks for, in order of the pictures; of one `only`, others are not judged."""
+    index, found = Index(names), []
+    if only is not None:
+        number = names.index(only)
+        entries = [entry for entry in captions.entries if index.find(entry.file) == [number]]
+        found = [Wanted(number, entry.caption, f"{captions.path}, {entry.where}") for entry in entries]
+        return found or [Wanted(number, "", str(captions.path.parent / only))]
     for place, complaint in captions.broken:
         log.bad(place, complaint)
-    index, found = Index(names), []
     for entry in captions.entries:
         numbers = index.find(entry.file)
         where = f"{str(captions.path)!r}, {entry.where}"

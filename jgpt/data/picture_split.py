@@ -3,6 +3,7 @@
 Owns the split of pictures; refuses files.
 """
 
+from collections import Counter
 from collections.abc import Hashable, Sequence
 
 import numpy as np
@@ -28,7 +29,8 @@ def hold_out_pictures(
 
     Equal pictures, whatever their captions, stand on one side. By class, every class gives about the same share: the
     pictures of each are shuffled and spread evenly over [0, 1), and the first `fraction` of all is held out. A class
-    always keeps one picture to train on, so that one with a single picture is never held out.
+    always keeps one picture to train on, so that one with a single picture is never held out; of equal pictures in several
+    classes this holds for each of these.
 
     Args:
         pictures: all of them.
@@ -51,20 +53,26 @@ def hold_out_pictures(
     )
     random = np.random.default_rng(seed)
     classes: dict[str, list[int]] = {}
-    for group, indices in enumerate(members):
-        classes.setdefault(pictures[indices[0]].caption if by_class else "", []).append(group)
+    captions = [sorted({pictures[i].caption if by_class else "" for i in indices}) for indices in members]
+    for group, (first, *_) in enumerate(captions):
+        classes.setdefault(first, []).append(group)
     places: list[tuple[float, int]] = []
     for of_class in classes.values():
         order, start = random.permutation(of_class), random.random()
         places += [((rank + start) / len(order), int(group)) for rank, group in enumerate(order[:-1])]
-    single = [name for name, of_class in classes.items() if len(of_class) == 1]
+    left = Counter(caption for of_group in captions for caption in of_group)
+    single = sorted(name for name, count in left.items() if count == 1)
+    count = max(round(len(members) * fraction), 1)
+    chosen: set[int] = set()
+    for _, group in sorted(places):
+        if len(chosen) < count and all(left[caption] > 1 for caption in captions[group]):
+            chosen.add(group)
+            left.subtract(captions[group])
     require(
-        bool(places),
+        bool(chosen),
         f"each of the {len(classes)} classes has one picture: none could be held out and still be trained; add "
         "pictures, or give them a folder train and a folder val.",
     )
-    count = min(max(round(len(members) * fraction), 1), len(places))
-    chosen = {group for _, group in sorted(places)[:count]}
     held = sorted(i for group in chosen for i in members[group])
     train = sorted(i for group, indices in enumerate(members) if group not in chosen for i in indices)
     notes = []

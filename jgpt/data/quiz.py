@@ -126,9 +126,12 @@ def expand(pattern: str) -> Iterator[str]:
     `{The }Gambia` yields "The Gambia", then "Gambia".
 
     Raises:
-        BadRecord: a bracket has no partner.
+        BadRecord: a bracket has no partner, or too many stand in each other.
     """
-    parsed, end = _parse(pattern, 0)
+    try:
+        parsed, end = _parse(pattern, 0)
+    except RecursionError:
+        raise BadRecord(f"brackets in {pattern[:60]!r} stand too deep in each other: leave it out") from None
     if end < len(pattern):
         raise BadRecord(f"{pattern[end]!r} closes no bracket in {pattern!r}: write \\{pattern[end]} for the character")
     yield from _texts(parsed)

@@ -19,7 +19,7 @@ from jgpt.data.columns import check_columns
 from jgpt.data.decoding import decode_records, decode_text
 from jgpt.data.examples import Splits
 from jgpt.data.files import read_texts, read_tokens
-from jgpt.data.inputs import InputFile, files_below, is_never_data, list_inputs, own_splits, split_of
+from jgpt.data.inputs import InputFile, entries_of, files_below, is_never_data, list_inputs, own_splits, split_of
 from jgpt.data.picture_captions import could_be_captions
 from jgpt.data.picture_files import PICTURE_SUFFIXES, is_pictures
 from jgpt.data.quiz import is_quiz, read_index, read_quiz
@@ -355,10 +355,9 @@ def _pictures(where: Path, kind: str, data: DataConfig) -> Path | None:
 
 def _names_pictures(file: Path) -> bool:
     """Return whether pictures lie beside a file, or in folders beside it, and most of them are named in it."""
-    folders = [file.parent, *sorted(folder for folder in file.parent.iterdir() if folder.is_dir())]
-    found = [
-        entry for folder in folders for entry in sorted(folder.iterdir()) if entry.suffix.lower() in PICTURE_SUFFIXES
-    ][:20]
+    beside = entries_of(file.parent)
+    found = [*beside, *(entry for folder in beside if folder.is_dir() for entry in entries_of(folder))]
+    found = [entry for entry in found if entry.suffix.lower() in PICTURE_SUFFIXES][:20]
     if not found:
         return False
     text = file.read_bytes().decode("utf-8", "replace").lower()

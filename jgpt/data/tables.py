@@ -8,6 +8,7 @@ Owns their syntax and the line each record stands on, ids that come twice, and t
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, NoReturn
@@ -146,17 +147,23 @@ def _lines(text: str, encoding: str) -> Iterator[Row]:
 def _json_list(text: str, where: str) -> Iterator[Row]:
     """Yield the records of a JSON list of objects; one that does not parse makes the file unreadable."""
     at, line = text.index("[") + 1, text.count("\n", 0, text.index("[")) + 1
+    between, first = re.compile(r"[ \t\r\n]*(,?)[ \t\r\n]*"), True
     while True:
         start = at
-        while at < len(text) and text[at] in " \t\r\n,":
-            at += 1
+        match = between.match(text, at)
+        at = match.end() if match else at
         line += text.count("\n", start, at)
-        if text[at : at + 1] == "]":
+        comma = bool(match and match[1])
+        if text[at : at + 1] == "]" and not comma:
             rest = text[at + 1 :].lstrip()
             behind = line + text.count("\n", at, len(text) - len(rest))
             require(not rest, f"{where}, line {behind}: something follows the list: keep one list in a file.")
             return
-        start = at
+        require(
+            comma != first,
+            f"{where}, line {line}: is no JSON (between two records stands one comma): correct the file.",
+        )
+        start, first = at, False
         try:
             record, at = DECODER.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
@@ -166,7 +173,8 @@ def _json_list(text: str, where: str) -> Iterator[Row]:
 
 
 def _separated(text: str, separator: str, where: str) -> tuple[list[str], Iterator[Row]]:
-    """Return the names of the header and the rows below it."""
+    """Return the names of the header and the rows below it; line ends, within cells too, are one newline."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     header = text.partition("\n")[0]
     if separator == "," and "," not in header and ";" in header:
         separator = ";"  # as spreadsheets write where the comma parts decimals

@@ -99,7 +99,8 @@ def _same_split(tasks: Mapping[str, TaskConfig]) -> None:
     first: dict[str, tuple[str, TaskConfig]] = {}
     for name, task in tasks.items():
         source = task.path or task.source
-        other, known = first.setdefault(source, (name, task))
+        place = str(Path(task.path).expanduser().resolve()) if task.path else task.source
+        other, known = first.setdefault(place, (name, task))
         require(
             task.validation_fraction == known.validation_fraction,
             f"data.tasks.{other} and data.tasks.{name} read {source!r} with validation_fraction "
@@ -342,7 +343,7 @@ def list_skipped(mixture: Mixture, file: Path) -> None:
     lines = [f"{name}: {entry}\n" for name, data in mixture.tasks.items() for entry in data.splits.skipped]
     file.unlink(missing_ok=True)  # of the run's earlier start, whose data may have been mended since
     if lines:
-        file.write_text("".join(lines), encoding="utf-8")
+        file.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
 
 
 def check_saved(mixture: Mixture, folder: Path) -> None:

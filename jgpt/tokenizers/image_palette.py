@@ -53,10 +53,12 @@ class Palette:
         Raises:
             ValueError: the pictures hold fewer distinct colours than `size`, and `fewer` is off.
         """
-        pixels = np.concatenate([p.reshape(-1, 1 if p.ndim == 2 else p.shape[-1]) for p in pictures])
-        if len(pixels) > 200_000:
-            pixels = np.random.default_rng(seed).choice(pixels, 200_000, replace=False)
-        distinct = np.unique(pixels, axis=0)
+        parts = [p.reshape(-1, 1 if p.ndim == 2 else p.shape[-1]) for p in pictures]
+        distinct = parts[0][:0]
+        for part in parts:
+            distinct = _distinct(np.concatenate([distinct, part]))
+            if len(distinct) > size:
+                break
         require(
             fewer or len(distinct) >= size,
             f"the training pictures hold {len(distinct)} distinct colours, fewer than tokenizer.image_levels {size}: "
@@ -64,6 +66,9 @@ class Palette:
         )
         if len(distinct) <= size:
             return cls(distinct)
+        pixels = np.concatenate(parts)
+        if len(pixels) > 200_000:
+            pixels = np.random.default_rng(seed).choice(pixels, 200_000, replace=False)
         from sklearn.cluster import MiniBatchKMeans
 
         means = MiniBatchKMeans(size, random_state=seed, n_init=3, batch_size=4096)  # pyright: ignore[reportArgumentType]
@@ -137,3 +142,10 @@ class Palette:
         with one_thread():
             parts = [np.argmin(squares - pixels[i : i + block] @ twice, 1) for i in range(0, len(pixels), block)]
         return np.concatenate(parts).astype(np.int32)
+
+
+def _distinct(colours: UInt8[np.ndarray, "n channel"]) -> UInt8[np.ndarray, "m channel"]:
+    """Return each colour once, in order; as whole numbers they are compared ten times as fast."""
+    shifts = np.arange(colours.shape[1])[::-1] * 8
+    numbers = np.unique((colours.astype(np.int64) << shifts).sum(1))
+    return (numbers[:, None] >> shifts).astype(np.uint8)

@@ -200,7 +200,10 @@ class BPETokenizer:
             ValueError: it folds case, composes characters, adds spaces or has no ids for some bytes; the first text that it
                 changes is named.
         """
-        for text in MUST_COME_BACK:
+        added = [
+            entry.content for entry in self.model.get_added_tokens_decoder().values()
+        ]  # may take spaces around them
+        for text in (*MUST_COME_BACK, *(f"a  {content}  b" for content in added)):
             if (back := self.decode(self.encode(text))) != text:
                 raise ValueError(
                     f"it changes texts: {text!r} comes back as {back!r}. Use one of bytes, without normalizer and prefix space"

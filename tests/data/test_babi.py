@@ -127,3 +127,14 @@ def test_a_bad_story_is_skipped_whole_and_noted():
         "qa1_k_train.txt, line 2: 'no number'" in splits.notes[1]
         and "line 4: the story asks nothing" in splits.notes[2]
     )
+
+
+def test_digits_that_are_no_numbers_are_no_line_numbers() -> None:
+    with pytest.raises(ValueError, match="does not begin with a number"):
+        read_babi(
+            {
+                "qa1_one_train.txt": "\u00b2 Ann is here.\n",
+                "qa1_one_test.txt": "1 Ann is here.\n2 Where is Ann?\there\t1\n",
+            },
+            ReadLog("error"),
+        )

@@ -22,8 +22,8 @@ FILES = {"b/one.txt": "first text", "a.txt": "second text", ".hidden": "x", "__M
 COMPRESS = {".gz": gzip.compress, ".xz": lzma.compress, ".bz2": bz2.compress}
 
 
-def read(path: Path) -> Splits:
-    return read_path(str(path), kind="auto", data=DataConfig(), validation_fraction=0.5, seed=0)
+def read(path: Path, data: DataConfig = DataConfig()) -> Splits:  # noqa: B008 - frozen
+    return read_path(str(path), kind="auto", data=data, validation_fraction=0.5, seed=0)
 
 
 def archive(path: Path, files: dict[str, str] = FILES) -> Path:
@@ -96,6 +96,12 @@ def test_damaged_archives_are_refused(name: str, tmp_path: Path) -> None:
         ("contest.txt", None),
         ("training_notes_old.txt", "train"),
         ("a/train_of_thought", "train"),
+        ("corpus/test/train.txt", "test"),
+        ("aclImdb/train/pos/0_9.txt", "train"),
+        ("wiki-test-00000.jsonl", "test"),
+        ("wiki_train-00001-of-00003.jsonl", "train"),
+        ("dev.zip/a.txt", "validation"),
+        ("corpus-train.tar.gz/1.txt", "train"),
         ("evaluation.txt", None),
     ],
 )
@@ -106,3 +112,17 @@ def test_splits_are_named_by_file_or_folder(name: str, split: str | None) -> Non
 @pytest.mark.parametrize("name", ["LICENCE.txt", "LICENSE", "license-mit.md", "COPYING", "a/NOTICE"])
 def test_licences_are_never_data(name: str) -> None:
     assert is_never_data(name) and not is_never_data("licensed_works.txt")
+
+
+def test_a_damaged_zip_of_lzma_and_an_encoding_that_is_none_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "t.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive_file:
+        archive_file.writestr("a.txt", bytes(range(256)) * 20)
+    raw = bytearray(path.read_bytes())
+    raw[60:80] = bytes(20)
+    path.write_bytes(raw)
+    with pytest.raises(ValueError, match="t.zip' cannot be decompressed"):
+        read(path)
+    (tmp_path / "a.txt").write_text("text")
+    with pytest.raises(ValueError, match="data.encoding 'rot13' is no encoding of text"):
+        read(tmp_path / "a.txt", data=DataConfig(encoding="rot13"))

@@ -25,11 +25,11 @@ def questions(draw: st.DrawFn, depth: int = 1) -> QuestionAnswer:
         draw(TEXTS),
         draw(st.sampled_from(choices)) if choices else draw(TEXTS),
         more=tuple(draw(st.lists(questions(depth=0), max_size=2))) if depth else (),
-        context=draw(ANY),
+        context=draw(st.just("") | TEXTS),
         references=tuple(draw(st.lists(TEXTS, max_size=3))),
         steps=tuple(draw(st.lists(TEXTS, max_size=2))),
         choices=tuple(choices),
-        category=draw(ANY),
+        category=draw(st.just("") | TEXTS),
     )
 
 
@@ -89,3 +89,13 @@ def test_what_no_reader_takes_is_not_written(example: Any, tmp_path: Path) -> No
     with pytest.raises(ValueError, match="example 0 cannot be written"):
         write_jsonl([example], tmp_path / "a.jsonl")
     assert not list(tmp_path.iterdir())
+
+
+def test_follow_ups_of_follow_ups_and_blank_parts_are_refused_before_they_are_written(tmp_path: Path) -> None:
+    deep = QuestionAnswer("a", "b", more=(QuestionAnswer("c", "d", more=(QuestionAnswer("e", "f"),)),))
+    for example, words in (
+        (deep, "follow-ups of its own"),
+        (QuestionAnswer("a", "b", context=" "), "the context is blank"),
+    ):
+        with pytest.raises(ValueError, match=f"example 0 cannot be written .*{words}"):
+            write_jsonl([example], tmp_path / "a.jsonl")

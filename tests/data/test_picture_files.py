@@ -464,3 +464,35 @@ def test_one_picture_is_held_out_with_its_caption(tmp_path: Path):
     assert both(alone)[0] == np.asarray(Image.open(tmp_path / "1.png")).tobytes()
     (tmp_path / "captions.json").write_text(json.dumps({f"{i}.png": f"number {i}" for i in range(3)}))
     assert captions(read(tmp_path / "1.png", None)) == ["number 1"]
+
+
+def test_one_picture_is_not_judged_by_the_captions_of_others(tmp_path: Path):
+    for name in "abc":
+        paint(tmp_path / f"{name}.png", ord(name))
+    (tmp_path / "captions.json").write_text('{"a.png": "cat", "b.png": "dog", "gone.png": "bird"}')
+    assert captions(read(tmp_path / "a.png", None)) == ["cat"]
+    assert captions(read(tmp_path / "c.png", None)) == [""]
+
+
+def test_a_caption_of_a_missing_picture_is_not_given_to_one_of_that_name_elsewhere(tmp_path: Path):
+    for i, name in enumerate(("x/1.png", "y/2.png")):
+        paint(tmp_path / name, i)
+    (tmp_path / "captions.json").write_text('{"x/1.png": "cat", "y/1.png": "dog", "y/2.png": "bird"}')
+    with pytest.raises(ValueError, match="the picture 'y/1.png' is not there"):
+        read(tmp_path)
+    (tmp_path / "captions.json").write_text('{"/elsewhere/set/x/1.png": "cat", "2.png": "bird"}')
+    assert captions(read(tmp_path)) == ["bird", "cat"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_class_whose_pictures_also_stand_in_another_keeps_one_to_train_on(seed: int, tmp_path: Path):
+    for name, value in {"A/1": 1, "A/2": 2, "A/3": 3, "B/1": 1, "C/4": 4, "C/5": 5}.items():
+        paint(tmp_path / f"{name}.png", value)
+    splits = read(tmp_path, 0.3, seed)
+    assert {picture.caption for picture in splits.train} == set("ABC") and len(splits.validation) > 0
+
+
+def test_labels_of_arrays_that_are_no_text_are_named(tmp_path: Path):
+    np.savez(tmp_path / "a.npz", images=np.zeros((2, 4, 4), np.uint8), labels=np.array([b"caf\xe9", b"tea"]))
+    with pytest.raises(ValueError, match=r"'labels' of .*a.npz' holds b'caf.xe9', which is no UTF-8"):
+        read(tmp_path / "a.npz")

@@ -98,3 +98,8 @@ def test_bad_records_name_their_line(line: str, said: str) -> None:
 @pytest.mark.parametrize("text", ["just words\n", "two:fields\n", "a/b:{open:c\n"])
 def test_what_is_no_index_is_none(text: str) -> None:
     assert read_index(text) == {}
+
+
+def test_brackets_too_deep_are_named() -> None:
+    with pytest.raises(BadRecord, match="too deep"):
+        list(expand("[" * 3000 + "]" * 3000))

@@ -1,6 +1,7 @@
 """What a path stands for: every format by suffix and content, splits by name, pictures handed on, kinds that differ."""
 
 import json
+import os
 import sys
 import types
 import zipfile
@@ -439,3 +440,37 @@ def test_a_header_alone_says_so(tmp_path: Path) -> None:
     write(tmp_path, {"a.csv": "question,answer\n"})
     with pytest.raises(ValueError, match="there is a header and nothing below it"):
         read(tmp_path / "a.csv")
+
+
+def test_a_split_below_other_folders_or_in_an_archive_is_found(tmp_path: Path) -> None:
+    """As the movie reviews of Maas et al. are packed; equal to what a folder with the split at its top gives."""
+    files = {
+        f"aclImdb/{part}/{mood}/{i}.txt": f"{part} {mood} {i}"
+        for part in ("train", "test")
+        for mood in "ab"
+        for i in (1, 2)
+    }
+    with zipfile.ZipFile(tmp_path / "reviews.zip", "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    packed, unpacked = read(tmp_path / "reviews.zip"), read(write(tmp_path / "folder", files))
+    assert packed.train == unpacked.train == read(tmp_path / "folder" / "aclImdb").train
+    assert all(text.startswith("train") for text in packed.train) and len(packed.train) == len(packed.validation) == 4
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems hide folders otherwise")
+def test_folders_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside a file they are somebody else's; within the data they are missed."""
+    write(tmp_path, {"qa.jsonl": records(1, 2), "other/a.txt": "x"})
+    listed, scanned = Path.iterdir, os.scandir  # whoever runs this may be allowed to read all
+
+    def refuse(path: Any, call: Any) -> Any:
+        if Path(path).name == "other":
+            raise PermissionError(13, "Permission denied", str(path))
+        return call(path)
+
+    monkeypatch.setattr(Path, "iterdir", lambda path: refuse(path, listed))
+    monkeypatch.setattr(os, "scandir", lambda path: refuse(path, scanned))
+    assert len(read(tmp_path / "qa.jsonl").train) == 1
+    with pytest.raises(ValueError, match="the folder '.*other' cannot be read .Permission denied.: allow it, or move"):
+        read(tmp_path)

@@ -72,12 +72,13 @@ def test_records_become_examples(record: dict, example: Any) -> None:
 @settings(max_examples=50, deadline=None)  # a shared machine has slow moments
 @given(rows=st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=5), mark=st.sampled_from(["", "\ufeff"]))
 def test_csv_reads_back_what_was_written(name: str, separator: str, rows: list, mark: str) -> None:
-    """Quotes, separators and line breaks in cells, with and without a byte order mark."""
+    """Quotes, separators and line breaks in cells, of which any kind is one newline, with and without a byte order mark."""
     written = io.StringIO(newline="")
     writer = csv.writer(written, delimiter=separator)
     writer.writerows([("question", "answer"), *rows])
     found, _ = table(mark + written.getvalue(), name)
-    assert [(example.question, example.answer) for example in found] == rows
+    plain = [tuple(cell.replace("\r\n", "\n").replace("\r", "\n") for cell in row) for row in rows]
+    assert [(example.question, example.answer) for example in found] == plain
 
 
 def test_lists_in_cells() -> None:
@@ -254,3 +255,16 @@ def test_what_follows_a_json_list_is_refused(behind: str) -> None:
     content = json.dumps([Q]) + "\n\n" + behind
     with pytest.raises(ValueError, match="a.json, line 3: something follows the list"):
         table(content, "a.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [('[{"text": "a"}\n {"text": "b"}]', 2), ('[{"text": "a"},,\n {"text": "b"}]', 1), ('[,{"text": "a"}]', 1)],
+)
+def test_commas_of_a_list_are_kept(text: str, line: int) -> None:
+    with pytest.raises(ValueError, match=f"line {line}: is no JSON"):
+        table(text, "a.json")
+
+
+def test_optional_cells_of_white_space_are_empty() -> None:
+    assert table("question,answer,context,category\nq,a,  , \n", "a.csv")[0] == [QuestionAnswer("q", "a")]

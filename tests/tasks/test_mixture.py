@@ -207,6 +207,10 @@ def test_one_source_is_split_in_one_way(monkeypatch: pytest.MonkeyPatch):
     other = same | {"b": TaskConfig(kind="qa", source="qa", validation_fraction=0.1)}
     with pytest.raises(ValueError, match="data.tasks.a and data.tasks.b read 'qa'.*0.2 and 0.1"):
         mixture.build(dataclasses.replace(base, data=DataConfig(tasks=other)))
+    paths = {"a": ("d.jsonl", 0.1), "b": ("./x/../d.jsonl", 0.2)}
+    other = {n: TaskConfig(kind="qa", source="path", path=p, validation_fraction=f) for n, (p, f) in paths.items()}
+    with pytest.raises(ValueError, match="data.tasks.a and data.tasks.b read './x/../d.jsonl'.*0.1 and 0.2"):
+        mixture.build(dataclasses.replace(base, data=DataConfig(tasks=other)))
 
 
 def test_held_out_captions_that_training_lacks_are_noted(monkeypatch: pytest.MonkeyPatch):
@@ -421,3 +425,12 @@ def test_a_dialogue_that_ends_unanswered_is_said(monkeypatch: pytest.MonkeyPatch
     data = mixture.build(dataclasses.replace(config("qa"), data=DataConfig(tasks=tasks))).tasks["talk"]
     said = "1 conversations end with turns that nobody answers: those train nothing, and are left out"
     assert data.splits.notes == (said,)
+
+
+def test_what_utf8_cannot_express_is_listed_as_an_escape(tmp_path: Path):
+    lines = [{"question": f"{i}?", "answer": "here"} for i in range(9)] + [{"question": ["\ud83d"], "answer": "x"}]
+    (tmp_path / "qa.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    base = config("qa")
+    source = dataclasses.replace(base.data, path=str(tmp_path / "qa.jsonl"), on_bad_record="skip")
+    mixture.list_skipped(mixture.build(dataclasses.replace(base, data=source)), tmp_path / "skipped.txt")
+    assert "\\ud83d" in (tmp_path / "skipped.txt").read_text()

@@ -103,3 +103,17 @@ def test_auto_takes_no_more_colours_than_there_are() -> None:
         make_code(TokenizerConfig(image="palette"), flags, seed=0)
     one = make_code(TokenizerConfig(), [np.zeros((2, 2, 3), np.uint8)], seed=0)
     assert isinstance(one, Palette) and one.size == 1
+
+
+def test_colours_are_counted_in_all_pixels() -> None:
+    """Two rare colours among more pixels than k-means takes: the palette holds them, and nothing is lost."""
+    pictures = [np.zeros((100, 100, 3), np.uint8) for _ in range(30)]
+    pictures[1][:, 50:] = (255, 0, 0)
+    pictures[7][3, 4], pictures[29][5, 6] = (0, 0, 255), (0, 255, 0)
+    palette = Palette.fit(pictures, 16, seed=0, fewer=True)
+    assert palette.size == 4
+    for picture in pictures:
+        np.testing.assert_array_equal(palette.decode(palette.encode(picture), picture.shape), picture)
+    assert Palette.fit(pictures, 4, seed=0).size == 4
+    with pytest.raises(ValueError, match="hold 4 distinct colours, fewer than tokenizer.image_levels 5"):
+        Palette.fit(pictures, 5, seed=0)

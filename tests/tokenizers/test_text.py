@@ -124,7 +124,7 @@ def test_the_bytes_of_ids_in_a_row_are_the_text(name: str) -> None:
 
 def test_a_tokenizer_that_changes_texts_is_refused() -> None:
     """Bits per byte under it would be those of other texts."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     BUILT["bpe"].check_exact()
     for normalizer in (normalizers.Lowercase(), normalizers.NFC(), normalizers.Strip()):
@@ -132,6 +132,10 @@ def test_a_tokenizer_that_changes_texts_is_refused() -> None:
         changing.model.normalizer = normalizer
         with pytest.raises(ValueError, match="it changes texts: .* comes back as"):
             changing.check_exact()
+    eating = BPETokenizer.from_json(BUILT["bpe"].to_json())
+    eating.model.add_special_tokens([AddedToken("<mask>", lstrip=True)])
+    with pytest.raises(ValueError, match="it changes texts: 'a  <mask>  b' comes back as 'a<mask>  b'"):
+        eating.check_exact()
     without_bytes = Tokenizer(models.BPE(vocab={"A": 0, "a": 1}, merges=[]))
     without_bytes.pre_tokenizer, without_bytes.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
     with pytest.raises(ValueError, match="it changes texts"):
