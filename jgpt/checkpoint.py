@@ -154,7 +154,7 @@ class Checkpoints:
         self.wait()
         found, asked = self._found(), step
         if step is None:
-            step = _from_first(self._newest_whole(found) if jax.process_index() == 0 else -1)
+            step = _from_first(self._newest_whole() if jax.process_index() == 0 else -1)
         else:
             require(step in found, f"no checkpoint of step {step} in {self.folder}: there are {found or 'none'}.")
             problem = manifest.damage(self._path(step))
@@ -164,8 +164,8 @@ class Checkpoints:
                 return None
             if found:
                 raise ValueError(
-                    f"every checkpoint in {self.folder} is damaged (steps {found}; see the warnings): run the training "
-                    "command again, which starts from the beginning and replaces them, or name another run."
+                    f"every checkpoint in {self.folder} is damaged, or the first is not complete (steps {found}; see the "
+                    "warnings): wait if the run is in training; else train it again, from the beginning, or name another."
                 )
             raise FileNotFoundError(
                 f"no checkpoint in {self.folder}: train first (python train.py configs/NAME.py), or name another run."
@@ -174,9 +174,8 @@ class Checkpoints:
         try:
             state = _load(path, abstract_state, partial)
             record = _read_record(path)
-        except (
-            Exception
-        ):  # whatever Orbax and tensorstore meet in a folder that vanishes; anything else goes on its way
+        except Exception:
+            # Whatever Orbax and tensorstore meet in a folder that vanishes; anything else goes on its way.
             if path.exists():
                 raise
             # A training that runs beside this reader has deleted the step meanwhile, having saved newer ones. The step
@@ -279,16 +278,17 @@ class Checkpoints:
             self._path(step).rename(aside)
         shutil.rmtree(aside, ignore_errors=True)
 
-    def _newest_whole(self, found: list[int]) -> int:
+    def _newest_whole(self) -> int:
         """Return the newest step whose bytes are as written, -1 for none; warn about each one skipped."""
-        problems = {}
-        chosen = -1
+        found, problems, chosen = self._found(), {}, -1
         for step in reversed(found):
             problem = manifest.damage(self._path(step))
             if problem is None:
                 chosen = step
                 break
             problems[step] = problem
+        if problems and found != self._found():  # a training beside this reader has replaced what it looked at
+            return self._newest_whole()
         self._damaged = set(problems)
         instead = f"continuing from step {chosen} instead" if chosen >= 0 else "no older step is whole: starting anew"
         for step, problem in problems.items():

@@ -66,6 +66,11 @@ def find(cfg: DistributedConfig, environment: Mapping[str, str]) -> Place | None
             processes, process = _number(told[1], environment, count), _number(told[2], environment, number)
             if name == "TPU pod":
                 processes, process = _over_slices(environment, processes, process, told[2] is None)
+            require(
+                processes is None or process is None or process < processes,
+                f"this process has number {process} of {processes} ({name}): numbers begin at 0; see JGPT_PROCESS_ID and "
+                "JGPT_NUM_PROCESSES, or --distributed.process-id and --distributed.num-processes.",
+            )
             return None if processes == 1 else Place(name, told[0], processes, process)
     if told == (None, None, None):
         return None

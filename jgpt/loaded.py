@@ -323,7 +323,8 @@ class GPT:
         require(bool(text), f"the text is {text!r}: it must hold something to score.")
         ids = task.prompt(text).tokens
         length = self.model.context_length
-        rows = SlidingRows([Document(ids)], length, stride or self.config.eval.stride or max(1, length // 2))
+        stride = (self.config.eval.stride or max(1, length // 2)) if stride is None else stride
+        rows = SlidingRows([Document(ids)], length, stride)
         (nats,) = token_nats(self.model, self.params, rows, batch_size=min(len(rows), ROWS_AT_ONCE))
         words = [self.tokenizer.decode_text([i]) for i in ids[1:].tolist()]
         per_token = list(zip(words, map(float, nats), strict=True))

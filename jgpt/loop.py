@@ -119,8 +119,7 @@ def _train(config: Config, config_path: str, heartbeat: Heartbeat | None) -> Non
     limits = step.limits_on(mesh, data.limits())
     tx = optim.make_optimizer(config.optim, config.train.steps, gpt.param_axes(resolved))
     abstract = state.abstract_state(resolved, tx, mesh, ema=config.optim.ema_decay is not None)
-    if config.run.on_existing != "overwrite":
-        mixture.check_saved(data, folder.tokenizer)
+    saved = config.run.on_existing != "overwrite" and mixture.check_saved(data, folder.tokenizer)
     if distributed.is_first():
         for line in report.describe(config, data, resolved, mesh, abstract.params):
             say(line)
@@ -132,7 +131,8 @@ def _train(config: Config, config_path: str, heartbeat: Heartbeat | None) -> Non
     distributed.wait("all have looked at the run's folder")
     if distributed.is_first():
         runfolder.prepare(config)
-        mixture.save(data, folder.tokenizer)
+        if not saved:
+            mixture.save(data, folder.tokenizer)
         mixture.list_skipped(data, folder.skipped)
     if jax.process_count() > 1:
         signed = distributed.from_first(runfolder.sign(folder.root) if distributed.is_first() else 0)

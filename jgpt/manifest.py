@@ -54,7 +54,7 @@ def damage(folder: Path) -> str | None:
         files = json.loads((folder / NAME).read_text(encoding="utf-8"))["files"]
         expected = {name: (int(entry["size"]), int(entry["crc32"])) for name, entry in files.items()}
     except FileNotFoundError:
-        return f"{NAME} is missing (the process was stopped before the step was complete)"
+        return f"{NAME} is missing (the process was stopped before the step was complete, or is completing it)"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{NAME} cannot be read ({type(error).__name__}: {error})"
     try:

@@ -5,6 +5,7 @@ Owns the peaks of known devices and the two sinks, metrics.jsonl and TensorBoard
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,15 +13,20 @@ from jgpt.batch import ANY_ROWS, RowLimits
 from jgpt.config import ModelConfig
 from jgpt.loss import kept_targets
 
-# Dense bf16 peak of one device [FLOP/s], from the vendors' data sheets, by a part of jax's device_kind. The first match counts.
+# Dense bf16 peak of one device of jax's [FLOP/s], from the vendors' data sheets, by whole words of its device_kind. The first
+# match counts.
 PEAK_FLOPS: Final = (
+    ("GH200", 989e12),
     ("H200", 989e12),
+    ("H100 PCIe", 756e12),
+    ("H100 NVL", 835e12),
     ("H100", 989e12),
     ("A100", 312e12),
     ("L40S", 362e12),
+    ("L40", 181e12),
     ("L4", 121e12),
     ("TPU v6", 918e12),
-    ("TPU7x", 2307e12),
+    ("TPU7x", 1153.5e12),  # of a chip's two devices
     ("TPU v5p", 459e12),
     ("TPU v5 lite", 197e12),
     ("TPU v5", 459e12),
@@ -66,7 +72,7 @@ def _keys_seen(cfg: ModelConfig, layer: int) -> float:
 
 def peak_flops(device_kind: str) -> float | None:
     """Return the dense bf16 peak of a device [FLOP/s], None where it is not known (a CPU, a new chip)."""
-    return next((peak for name, peak in PEAK_FLOPS if name in device_kind), None)
+    return next((peak for name, peak in PEAK_FLOPS if re.search(rf"\b{name}\b", device_kind)), None)
 
 
 class NoWriter:

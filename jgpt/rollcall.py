@@ -113,6 +113,11 @@ def _disagreement(card: dict[str, Any], other: dict[str, Any], there: dict[int, 
             f"process {number} on {host} expects {other.get('processes')} processes, and process 0 expects "
             f"{card['processes']}: start all with the same distributed.num_processes."
         )
+    if not 0 <= number < card["processes"]:
+        return "wrong", (
+            f"process {number} on {host} is none of {card['processes']} processes: distributed.process_id begins at 0; correct "
+            "it, or distributed.num_processes on all."
+        )
     if number == 0 or number in there:
         first = card["host"] if number == 0 else there[number][1].get("host")
         return "wrong", (

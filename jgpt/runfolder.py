@@ -126,12 +126,13 @@ def prepare(config: Config) -> RunFolder:
     """
     folder = check(config)
     if folder.root.is_dir() and config.run.on_existing == "overwrite":
-        aside = folder.root.with_name(f".{folder.root.name}.deleted")  # so that a kill leaves no half of a run
+        root = folder.root.resolve()  # a link to another disk stays
+        aside = root.with_name(f".{root.name}.deleted")  # so that a kill leaves no half of a run
         shutil.rmtree(aside, ignore_errors=True)
-        folder.root.rename(aside)
+        root.rename(aside)
+        root.mkdir()
         kept_data = aside / folder.shared_data.name  # of this run already, and mapped by its other processes
         if kept_data.is_dir():
-            folder.root.mkdir()
             kept_data.rename(folder.shared_data)
         shutil.rmtree(aside)
     if config.run.on_existing == "extend":

@@ -138,7 +138,7 @@ class _Reader:
             "automaton.",
         )
         require(
-            isinstance(required, list) and set(map(str, required)) <= set(properties),
+            isinstance(required, list) and all(isinstance(name, str) and name in properties for name in required),
             f"the schema at {where} requires {required!r}: each must stand in its properties {sorted(properties)}.",
         )
         members = []

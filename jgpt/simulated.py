@@ -59,8 +59,12 @@ class Simulation:
     def __enter__(self) -> "Simulation":
         """Start all processes."""
         port = free_port()
-        for number in range(self._count):
-            self.children.append(self._start(number, port))
+        try:
+            for number in range(self._count):
+                self.children.append(self._start(number, port))
+        except BaseException:
+            self.__exit__()
+            raise
         pids = ", ".join(f"{number}: {child.process.pid}" for number, child in enumerate(self.children))
         self._say(f"processes and their pids: {pids}")
         return self

@@ -250,8 +250,8 @@ def test_step_deleted_while_it_is_read_gives_way_to_a_newer_one(
     reader = opened(folder)
     whole = reader._newest_whole
 
-    def slow(found: list[int]) -> int:
-        chosen = whole(found)
+    def slow() -> int:
+        chosen = whole()
         monkeypatch.undo()
         with opened(folder, keep_latest=1) as writer:
             writer.save(2, make_state(2), **RECORD)
@@ -260,6 +260,29 @@ def test_step_deleted_while_it_is_read_gives_way_to_a_newer_one(
     monkeypatch.setattr(reader, "_newest_whole", slow)
     restored = reader.restore(abstract(make_state()))
     assert restored is not None and restored.step == 2
+
+
+@pytest.mark.parametrize(("latest", "best"), [(1, 0), (2, 1)])
+def test_step_deleted_while_it_is_checked_gives_way_to_the_newest(
+    latest: int, best: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training beside a reader replaces what is being read; neither is it damage, nor is an old step an answer."""
+    with opened(tmp_path / "c", keep_latest=latest, keep_best=best) as writer:
+        for step in (1, 2):
+            writer.save(step, make_state(step), **RECORD, validation_loss=float(step))
+        writer.wait()
+        damage = manifest.damage
+
+        def slow(folder: Path) -> str | None:
+            monkeypatch.undo()
+            for step in (3, 4, 5):
+                writer.save(step, make_state(step), **RECORD, validation_loss=9.0)
+                writer.wait()
+            return damage(folder)
+
+        monkeypatch.setattr(manifest, "damage", slow)
+        restored = opened(tmp_path / "c").restore(abstract(make_state()))
+    assert restored is not None and restored.step == 5
 
 
 def test_newest_and_best_are_kept(tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ def test_a_place_is_found(config: dict, environment: dict, place: Place | None) 
         (dict(JGPT_COORDINATOR="a:1", JGPT_NUM_PROCESSES="two", JGPT_PROCESS_ID="0"), "JGPT_NUM_PROCESSES is 'two'"),
         (dict(JGPT_COORDINATOR="a", JGPT_NUM_PROCESSES="2", JGPT_PROCESS_ID="0"), "must be HOST:PORT"),
         (dict(JGPT_COORDINATOR="a:1", JGPT_NUM_PROCESSES="2", JGPT_PROCESS_ID="2"), "process_id is 2 of 2"),
+        (dict(OMPI_COMM_WORLD_SIZE="2", OMPI_COMM_WORLD_RANK="0", JGPT_PROCESS_ID="7"), "has number 7 of 2 (Open MPI)"),
     ],
 )
 def test_half_a_place_is_refused(environment: dict, words: str) -> None:

@@ -83,14 +83,20 @@ def test_every_matrix_is_counted_once(name: str):
         ("TPU v5p", 459),
         ("TPU v5", 459),
         ("TPU v6 lite", 918),
+        ("TPU7x", 1153.5),
+        ("NVIDIA L4", 121),
+        ("NVIDIA L40", 181),
+        ("NVIDIA L40S", 362),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA GH200 480GB", 989),
     ],
 )
-def test_known_devices_have_their_peak(kind: str, teraflops: int):
+def test_known_devices_have_their_peak(kind: str, teraflops: float):
     assert peak_flops(kind) == teraflops * 1e12
 
 
 def test_unknown_devices_have_none():
-    assert peak_flops("cpu") is None and peak_flops("NVIDIA B900") is None
+    assert all(peak_flops(kind) is None for kind in ("cpu", "NVIDIA B900", "NVIDIA L400", "NVIDIA H2000"))
 
 
 def test_no_peak_hides_behind_an_earlier_one():

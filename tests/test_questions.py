@@ -177,6 +177,8 @@ def test_a_long_text_is_scored_in_windows(model: GPT):
     assert found.nats == pytest.approx(nats, rel=CLOSE)
     with pytest.raises(ValueError, match="the text is ''"):
         model.score("")
+    with pytest.raises(ValueError, match="0"):
+        model.score(text, stride=0)
 
 
 def test_tokens_come_back_to_their_documents(model: GPT):

@@ -143,3 +143,9 @@ def test_half_a_place_is_refused() -> None:
     with pytest.raises(ValueError, match="distributed.process_id is not known.*JGPT_PROCESS_ID"):
         rollcall.check_place("a:1", 2, None)
     rollcall.check_place("a:1", 2, 0)
+
+
+def test_numbers_that_no_process_has_are_named_to_all() -> None:
+    met = meet([(0, 3, ABOUT), (7, 3, ABOUT)])
+    assert all(isinstance(error, ValueError) and "process 7 on" in str(error) for error in met)
+    assert "is none of 3 processes" in str(met[0])

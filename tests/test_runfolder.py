@@ -85,6 +85,14 @@ def test_overwrite_empties_the_folder_once(run: Path):
     assert saved.run.on_existing == "resume"  # a run that is started again from its own config must not delete itself
 
 
+def test_overwrite_keeps_a_link_to_another_disk(run: Path, tmp_path: Path):
+    run.rename(tmp_path / "scratch")
+    run.symlink_to(tmp_path / "scratch")
+    runfolder.prepare(config(run, "overwrite", steps=100, seed=7))
+    assert run.is_symlink() and list(files(tmp_path / "scratch")) == ["config.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs", "scratch"]
+
+
 @pytest.mark.parametrize("on_existing", ["resume", "overwrite", "extend"])
 def test_folder_that_is_no_run_is_never_touched(tmp_path: Path, on_existing: str):
     (tmp_path / "thesis.txt").write_text("years of work")

@@ -101,6 +101,7 @@ def test_what_json_writes_by_default_matches(schema: dict, value: object) -> Non
         ({"$ref": "#/$defs/no"}, "there is none"),
         ({"$defs": {"a": {"type": "array", "items": {"$ref": "#/$defs/a"}}}, "$ref": "#/$defs/a"}, "recursive"),
         ({"type": "object", "properties": {"a": {"type": "null"}}, "required": ["b"]}, "requires ['b']"),
+        ({"type": "object", "properties": {"1": {"type": "null"}}, "required": [1]}, "requires [1]"),
         ({"type": "string", "minLength": 3, "maxLength": 2}, "minLength 3 above maxLength 2"),
         ({"type": "string", "minLength": True}, "minLength True"),
         ({"type": "object", "properties": {"a": {"type": "x"}}}, "#/properties/a has the type 'x'"),

@@ -1,6 +1,7 @@
 """Processes on one machine: their lines, their ends, and mistakes that are said once. Whole runs: test_distributed."""
 
 import signal
+from typing import Any
 
 import pytest
 
@@ -46,3 +47,27 @@ def test_the_place_of_a_process_is_not_the_users(monkeypatch, capsys: pytest.Cap
 
 def test_endings_in_words() -> None:
     assert [ending(s) for s in (0, 75, -9)] == ["is done", "ended with status 75", "was killed by SIGKILL"]
+
+
+def test_processes_that_were_started_end_where_another_cannot_be(monkeypatch) -> None:
+    started, simulation = [], Simulation(["configs/trio.py"], 2, 1, [].append)
+    start = simulation._start
+
+    def fails(number: int, port: int) -> Any:
+        if number == 1:
+            raise OSError(11, "Resource temporarily unavailable")
+        started.append(start(number, port))
+        return started[-1]
+
+    monkeypatch.setattr(simulation, "_start", fails)
+    with pytest.raises(OSError, match="Resource"), simulation:
+        pass
+    assert started[0].process.wait(10) == -signal.SIGKILL
+
+
+def test_who_goes_on_when_the_others_are_done_is_killed_and_named() -> None:
+    said: list[str] = []
+    with Simulation(["configs/trio.py", "--help"], 2, 1, said.append) as simulation:
+        simulation.children[1].process.send_signal(signal.SIGSTOP)
+        assert simulation.wait(grace=0.5) == 128 + signal.SIGKILL
+    assert "process 1 did not end within 0.5 s and must be killed" in said

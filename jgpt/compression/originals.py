@@ -159,7 +159,8 @@ def save_pictures(path: Path, kind: str, stack: np.ndarray) -> None:
     """Write decoded pictures: one as a lossless picture file, a stack as `.npy`. Raises ValueError for another name."""
     if kind == "stack":
         require(path.suffix.lower() == STACK_SUFFIX, f"the output {str(path)!r} holds a stack: name it NAME.npy.")
-        np.save(path, stack)
+        with path.open("wb") as file:  # a name would get another ending where it has .NPY
+            np.save(file, stack)
         return
     from PIL import Image
 

@@ -27,6 +27,7 @@ KINDS: Final = (
     (r"v5 ?lite|v5e", "v5e"), (r"v5", "v5p"), (r"v6", "v6e"), (r"TPU ?7x", "tpu7x"), (r"\bH100", "h100"), (r"\bH200", "h200"),
 )  # fmt: skip
 ROUNDS: Final = 5
+PRODUCT_ROWS: Final = 4096  # at most, of a measured product: more take longer, at the same rate
 READ_BYTES: Final = 2**29
 CACHE_BYTES: Final = 2**24  # a share of the last cache of today's servers
 
@@ -54,7 +55,7 @@ def machine(config: Config) -> Machine:
             )
         return Machine(known, (count // known.per_chip,))
     D, F = config.model.embed_dim, config.model.mlp_dim or 4 * config.model.embed_dim
-    tokens = config.train.batch_size // config.train.accumulation_steps * config.model.context_length
+    tokens = min(PRODUCT_ROWS, config.train.batch_size // config.train.accumulation_steps * config.model.context_length)
     flops, bandwidth, near = _products(tokens, D, F), _reading(READ_BYTES), _reading(CACHE_BYTES)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     source = f"measured now: f32 products of {tokens} x {D} x {F}, reading {READ_BYTES >> 20} MiB"

@@ -121,11 +121,11 @@ class Service:
         self.planner.check_model(asked.model)
         prompts, mailbox = asked.prompts, self._mailbox()
         self._require_room(len(prompts), asked.samples)
-        order = asked.order(temperature=1.0, max_tokens=asked.max_tokens, top=asked.logprobs or 0)
-        jobs = []
-        for at, prompt in enumerate(prompts):
-            jobs += self.planner.complete(prompt, order, partial(_put, mailbox, at * order.n))
-        answer = self._answer(COMPLETION, jobs, order.n, asked, logprobs=asked.logprobs is not None)
+        n, jobs = asked.samples, []
+        for at, prompt in enumerate(prompts):  # where no seed is asked for, each draws one of its own
+            order = asked.order(temperature=1.0, max_tokens=asked.max_tokens, top=asked.logprobs or 0)
+            jobs += self.planner.complete(prompt, order, partial(_put, mailbox, at * n))
+        answer = self._answer(COMPLETION, jobs, n, asked, logprobs=asked.logprobs is not None)
         return self._reply(jobs, mailbox, answer, stream=bool(asked.stream), done="[DONE]")
 
     async def chat(self, request: Request) -> Response:

@@ -164,11 +164,12 @@ class Planner:
     ) -> list[Job]:
         """Return one job a sample. Raises RefusedError (400) where prompt and numbers do not fit the run."""
         size = len(prompt.tokens)
-        if size + longest > self.context + 1:
+        if size >= self.context or size + longest > self.context + 1:
             raise RefusedError(
                 400,
                 f"the {param} has {size} tokens and {longest} are asked for, together {size + longest}: the context of model "
-                f"{self.name!r} is {self.context} tokens, and one more can be drawn; shorten the {param}, or ask for fewer.",
+                f"{self.name!r} is {self.context} tokens, of which the {param} must leave one, and one more can be drawn; "
+                f"shorten the {param}, or ask for fewer.",
                 param=param,
                 code="context_length_exceeded",
             )
@@ -177,6 +178,12 @@ class Planner:
                 400,
                 f"{longest} tokens are asked for: this server writes at most {self.longest_output} a request.",
                 param="max_tokens",
+            )
+        if order.sampling.min_new_tokens > longest:
+            raise RefusedError(
+                400,
+                f"min_tokens is {order.sampling.min_new_tokens}, and at most {longest} are drawn: ask for fewer.",
+                param="min_tokens",
             )
         if len(order.sampling.logit_bias) > BIASES:
             raise RefusedError(

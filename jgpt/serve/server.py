@@ -5,6 +5,7 @@ signal ends at once. Refuses to know requests.
 """
 
 import asyncio
+import math
 import os
 import signal
 import socket
@@ -136,7 +137,7 @@ def serve(
     Raises:
         ValueError: a number is out of range, or the address is taken.
     """
-    require(grace >= 0, f"grace is {grace}: must be at least 0 seconds.")
+    require(0 <= grace < math.inf, f"grace is {grace}: must be at least 0 seconds, and an end.")
     listener = listen(host, port)  # before minutes of compiling
     with listener:
         _, engine, service_of = make(

@@ -5,6 +5,7 @@ Owns `TASKS` and what is saved of vocabulary and tasks with a run, so that sampl
 
 import itertools
 import json
+import shutil
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -332,10 +333,14 @@ def picture_grids(vocabulary: Vocabulary, tasks: Mapping[str, Task]) -> dict[str
 
 
 def save(mixture: Mixture, folder: Path) -> None:
-    """Write vocabulary and tasks into `folder`, all that sampling needs of the data."""
-    mixture.vocabulary.save(folder)
+    """Write vocabulary and tasks, all that sampling needs of the data, into `folder`: whole, or where it fails nothing."""
+    partial = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(partial, ignore_errors=True)
+    mixture.vocabulary.save(partial)
     state = {name: {"kind": data.task.kind, "state": data.task.to_json()} for name, data in mixture.tasks.items()}
-    (folder / "tasks.json").write_text(json.dumps(state, indent=1))
+    (partial / "tasks.json").write_text(json.dumps(state, indent=1))
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
 
 
 def list_skipped(mixture: Mixture, file: Path) -> None:
@@ -346,23 +351,28 @@ def list_skipped(mixture: Mixture, file: Path) -> None:
         file.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
 
 
-def check_saved(mixture: Mixture, folder: Path) -> None:
+def check_saved(mixture: Mixture, folder: Path) -> bool:
     """Refuse to go on with a run whose data now give another vocabulary: its ids would mean something else.
+
+    Returns:
+        Whether `folder` holds what `save` would write; else it holds nothing.
 
     Raises:
         ValueError: what `save` would write differs from what lies in `folder`.
     """
     if not (folder / "tasks.json").is_file():
-        return
+        return False
     with tempfile.TemporaryDirectory() as temporary:
-        save(mixture, Path(temporary))
-        for new in sorted(Path(temporary).iterdir()):
+        anew = Path(temporary) / "tokenizer"
+        save(mixture, anew)
+        for new in sorted(anew.iterdir()):
             old = folder / new.name
             require(
                 old.is_file() and old.read_bytes() == new.read_bytes(),
                 f"{old} differs from what the data give now: the data have changed since the run began, and its ids would "
                 "stand for other texts or pictures. Bring the data back, or use another --run.dir.",
             )
+    return True
 
 
 def load(folder: Path) -> tuple[Vocabulary, dict[str, Task]]:

@@ -107,6 +107,8 @@ def test_stacks(tmp_path):
     assert len(original.documents) == 2 and original.units == 12
     originals.save_pictures(tmp_path / "out.npy", "stack", stack)
     assert (tmp_path / "out.npy").read_bytes() == raw
+    originals.save_pictures(tmp_path / "OUT.NPY", "stack", stack)
+    assert (tmp_path / "OUT.NPY").read_bytes() == raw and not (tmp_path / "OUT.NPY.npy").exists()
     for bad in (stack.astype(np.int32), PIXELS, stack[:0]):
         np.save(tmp_path / "bad.npy", bad)
         with pytest.raises(ValueError, match="a stack of this run's pictures"):

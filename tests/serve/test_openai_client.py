@@ -51,6 +51,9 @@ def test_several_prompts_and_samples_come_in_order_and_seeds_hold(client: Any) -
     alone = client.completions.create(prompt="b", n=2, **options)
     assert [choice.text for choice in both.choices[2:]] == [choice.text for choice in alone.choices]
     assert both.choices[2].text != both.choices[3].text
+    options = {"model": "tiny", "max_tokens": 9, "temperature": 2.0}
+    same = client.completions.create(prompt=["b"] * 6, **options)
+    assert len({choice.text for choice in same.choices}) > 1, "without a seed each prompt draws by itself"
 
 
 def test_extras_go_through_extra_body(client: Any) -> None:
@@ -107,6 +110,7 @@ BAD = [
     ("completions", {"model": "tiny", "prompt": []}, 400, "0 prompts"),
     ("completions", {"model": "tiny", "prompt": "A"}, 400, "character 'A'"),
     ("completions", {"model": "tiny", "prompt": "a" * 70}, 400, "the context of model 'tiny' is 64 tokens"),
+    ("completions", {"model": "tiny", "prompt": "a" * 63, "max_tokens": 1}, 400, "the prompt must leave one"),
     ("completions", {"model": "tiny", "prompt": "a", "max_tokens": 64}, 400, "together 66"),
     ("completions", {"model": "tiny", "prompt": "a", "max_tokens": 0}, 400, "max_tokens"),
     ("completions", {"model": "tiny", "prompt": "a", "max_tokens": 2.0}, 400, "max_tokens"),
@@ -117,7 +121,7 @@ BAD = [
     ("completions", {"model": "tiny", "prompt": "a", "temperature": "hot"}, 400, "temperature"),
     ("completions", {"model": "tiny", "prompt": "a", "temperature": -1}, 400, "temperature is -1"),
     ("completions", {"model": "tiny", "prompt": "a", "top_p": 0}, 400, "top_p is 0"),
-    ("completions", {"model": "tiny", "prompt": "a", "min_tokens": 40}, 400, "min_new_tokens is 40"),
+    ("completions", {"model": "tiny", "prompt": "a", "min_tokens": 40}, 400, "min_tokens is 40"),
     ("completions", {"model": "tiny", "prompt": "a", "logit_bias": {"x": 1}}, 400, "keys are ids"),
     ("completions", {"model": "tiny", "prompt": "a", "logit_bias": {"50": 1}}, 400, "the vocabulary has 50 ids"),
     ("completions", {"model": "tiny", "prompt": "a", "logit_bias": {str(i): 1 for i in range(40)}}, 400, "at most 32"),

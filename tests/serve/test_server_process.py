@@ -54,15 +54,18 @@ def test_an_address_that_is_taken_is_told() -> None:
         listen("127.0.0.1", 70000)
 
 
-def test_who_sends_no_whole_head_is_hung_up_on_and_who_asks_is_not(monkeypatch) -> None:
+def test_who_sends_no_whole_head_or_reads_nothing_is_hung_up_on_and_who_asks_is_not(monkeypatch) -> None:
     monkeypatch.setattr(patience, "HEAD_SECONDS", 0.6)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await asyncio.sleep(1.5)  # an answer may take longer
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"ok"})
+        await send({"type": "http.response.body", "body": b"ok" * (size[0] // 2)})
 
-    server = uvicorn.Server(uvicorn.Config(app, http=patience.PatientProtocol, log_level="error", lifespan="off"))
+    size = [2**25]  # bytes, more than a socket takes
+    server = uvicorn.Server(
+        uvicorn.Config(app, http=patience.PatientProtocol, log_level="error", lifespan="off", timeout_keep_alive=1)
+    )
     with listen("127.0.0.1", 0) as listener:
         address = listener.getsockname()[:2]
         thread = threading.Thread(target=server.run, args=([listener],))
@@ -75,6 +78,15 @@ def test_who_sends_no_whole_head_is_hung_up_on_and_who_asks_is_not(monkeypatch) 
                     client.sendall(begun)
                     since = time.monotonic()
                     assert client.recv(100) == b"" and 0.5 < time.monotonic() - since < 3
+            with socket.create_connection(address, timeout=10) as client:  # what nobody reads is dropped
+                client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                while not server.server_state.connections:
+                    time.sleep(0.01)
+                since = time.monotonic()
+                while server.server_state.connections and time.monotonic() - since < 10:
+                    time.sleep(0.05)
+                assert 1.5 < time.monotonic() - since < 6
+            size[0] = 2
             with httpx.Client(base_url=f"http://127.0.0.1:{address[1]}", timeout=10) as client:
                 assert client.get("/").text == client.get("/").text == "ok"
         finally:

@@ -434,3 +434,22 @@ def test_what_utf8_cannot_express_is_listed_as_an_escape(tmp_path: Path):
     source = dataclasses.replace(base.data, path=str(tmp_path / "qa.jsonl"), on_bad_record="skip")
     mixture.list_skipped(mixture.build(dataclasses.replace(base, data=source)), tmp_path / "skipped.txt")
     assert "\\ud83d" in (tmp_path / "skipped.txt").read_text()
+
+
+def test_what_cannot_be_saved_whole_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    data, folder, write = mixture.build(config("qa")), tmp_path / "tokenizer", Path.write_text
+    assert not mixture.check_saved(data, folder)
+
+    def full(path: Path, text: str, **options: Any) -> int:
+        if path.name == "tasks.json":
+            raise OSError(28, "No space left on device")
+        return write(path, text, **options)
+
+    for kept in (False, True):
+        monkeypatch.setattr(Path, "write_text", full)
+        with pytest.raises(OSError, match="No space"):
+            mixture.save(data, folder)
+        monkeypatch.setattr(Path, "write_text", write)
+        assert mixture.check_saved(data, folder) == kept
+        mixture.save(data, folder)
+        assert mixture.check_saved(data, folder) and not folder.with_name("tokenizer.tmp").exists()
