@@ -107,7 +107,7 @@ def alternate(turns: Mapping[str, Callable[[], float]], rounds: int) -> dict[str
 def summary(values: Sequence[float]) -> dict[str, float]:
     """Return median and quartiles."""
     ordered = sorted(values)
-    low, _, high = statistics.quantiles(ordered, n=4) if len(ordered) > 1 else (ordered[0],) * 3
+    low, _, high = statistics.quantiles(ordered, n=4, method="inclusive") if len(ordered) > 1 else (ordered[0],) * 3
     return {"median": statistics.median(ordered), "low": low, "high": high, "rounds": len(ordered)}
 
 
@@ -153,6 +153,11 @@ def kind_of_machine(device: str | None = None) -> str:
 def say(text: str) -> None:
     """Print to stderr: stdout is for the table."""
     print(text, file=sys.stderr, flush=True)
+
+
+def without(environment: Mapping[str, str], *names: str) -> dict[str, str]:
+    """Return the variables but those named."""
+    return {name: value for name, value in environment.items() if name not in names}
 
 
 def publish(name: str, results: Mapping[str, Any], rows: Iterable[Sequence[str]], device: str | None = None) -> None:

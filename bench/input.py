@@ -3,11 +3,13 @@
     python bench/input.py --data shakespeare.txt
 
 train.py's own loop runs; after every stretch of it, with one asynchronous checkpoint each, the same compiled step is taken
-bare, on one batch. The difference is all that the loop adds, work of its background threads included; the main thread's time in
-each activity is listed beside it (while the device computes, it waits for nothing).
+bare, on one batch, once that checkpoint is on the disk. The difference is all that the loop adds, work of its background threads
+included; the main thread's time in each activity is listed beside it (while the device computes, it waits for nothing).
 """
 
 from harness import Worker, arguments, publish, summary
+
+WIDTH = 160
 
 
 def main() -> None:
@@ -15,7 +17,7 @@ def main() -> None:
     options = arguments(
         __doc__ or "",
         data={"required": True, "help": "a text file"},
-        width={"type": int, "default": 160, "help": "of the model: sets the length of a step"},
+        width={"type": int, "default": WIDTH, "help": "of the model: sets the length of a step"},
         stretch={"type": int, "default": 250, "help": "steps of the loop between checkpoints"},
     )
     spec = {
@@ -49,7 +51,8 @@ def main() -> None:
         "stretch": options.stretch,
         "width": options.width,
     }
-    publish("input", results, rows, None if about["platform"] == "cpu" else about["device"])
+    name = "input" if options.width == WIDTH else f"input_width_{options.width}"
+    publish(name, results, rows, None if about["platform"] == "cpu" else about["device"])
 
 
 if __name__ == "__main__":

@@ -394,7 +394,7 @@ def main() -> None:
     results = {
         "headline": headline, "of": of, "margin": about["margin"], "options": vars(options),
         "measured": {name: summary(values) for name, values in measured.items()},
-        "mixed": mixed, "exit_code": code,
+        "speedup": speedup, "delay": delay, "mixed": mixed, "exit_code": code,
     }  # fmt: skip
     publish(
         "serve" if options.run is None else "serve_run",

@@ -86,7 +86,8 @@ def main() -> None:
             return time.perf_counter() - begun, out
 
         plain, guessed = draw(None)[1], draw(given)[1]  # compiles
-        if any((a != b).any() for a, b in zip(plain.tokens, guessed.tokens, strict=True)):
+        same = not any((a != b).any() for a, b in zip(plain.tokens, guessed.tokens, strict=True))
+        if not same:
             say(f"{rows} rows: ids differ, as they may where two tie within rounding")
         measured = alternate({"plain": lambda draw=draw: draw(None)[0], "proposals": lambda draw=draw: draw(given)[0]},
                              options.rounds)  # fmt: skip
@@ -95,6 +96,7 @@ def main() -> None:
         result = {
             "tokens_per_second": {side: tokens / summary(values)["median"] for side, values in measured.items()},
             "speedup": paired_ratio(measured["plain"], measured["proposals"]),
+            "same_ids": same,
             "accepted_share": guessed.accepted_share(),
             "tokens_a_pass": (tokens - rows) / max(1, passes),  # the first of each row comes from the prefill
         }

@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from harness import BENCH, Worker, alternate, arguments, kind_of_machine, publish, summary
+from harness import BENCH, Worker, alternate, arguments, kind_of_machine, publish, summary, without
 
 ROOT = BENCH.parent
 DEPTHS = (4, 12, 24)
@@ -41,7 +41,10 @@ def first_step_seconds(cache: Path) -> float:
         ]
         begun = time.perf_counter()
         process = subprocess.Popen(
-            command, env={**os.environ, "XDG_CACHE_HOME": str(cache)}, stdout=subprocess.DEVNULL, cwd=folder
+            command,
+            env={**without(os.environ, "JAX_COMPILATION_CACHE_DIR"), "XDG_CACHE_HOME": str(cache)},
+            stdout=subprocess.DEVNULL,
+            cwd=folder,
         )
         try:
             while process.poll() is None:

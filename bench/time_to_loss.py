@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from harness import BENCH, Worker, arguments, paired_ratio, publish, say, summary
+from harness import BENCH, Worker, arguments, paired_ratio, publish, say, summary, without
 
 ROOT = BENCH.parent
 
@@ -29,7 +29,8 @@ def ours(config: str, data: str, target: float, cache: Path, seed: int) -> dict[
         command = [sys.executable, str(ROOT / "train.py"), str(ROOT / config), "--data.path", data,
                    "--run.dir", f"{folder}/run", "--train.seed", str(seed)]  # fmt: skip
         begun = time.perf_counter()
-        process = subprocess.Popen(command, env={**os.environ, "XDG_CACHE_HOME": str(cache)}, stdout=subprocess.DEVNULL)
+        environment = {**without(os.environ, "JAX_COMPILATION_CACHE_DIR"), "XDG_CACHE_HOME": str(cache)}
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
         try:
             while process.poll() is None:
                 for line in metrics.read_text().splitlines() if metrics.is_file() else []:

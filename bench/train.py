@@ -18,7 +18,10 @@ from typing import Any
 import numpy as np
 from harness import Worker, alternate, arguments, paired_ratio, publish, say, summary
 
-LOSS_TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2}  # bf16 keeps 8 bits
+LOSS_TOLERANCE = {
+    "float32": 1e-4,
+    "bfloat16": 2e-3,
+}  # of the mean over a batch; without the mask the second's is 0.02 off
 CHECKED_STEPS = 3
 TURN_SECONDS = 1.0
 
@@ -121,6 +124,7 @@ def try_all(
                         losses[setting] = check({"jgpt": reference, setting: worker}, folder, dtype)[setting]
                         reference.close()
                         reference = start(names[0])
+                        reference.call("about")  # it has loaded and compiled, and waits
                     else:
                         worker.call("steps", count=CHECKED_STEPS)
                     count = steps_a_turn(worker)

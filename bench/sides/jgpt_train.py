@@ -1,5 +1,6 @@
 """Worker: training steps of jgpt's gpt2 preset. See bench/train.py for the calls and the spec."""
 
+import os
 import resource
 import time
 
@@ -7,6 +8,7 @@ import numpy as np
 from harness import serve, spec
 
 SPEC = spec()
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # the memory is that of a first run
 if SPEC["allocator"] == "mallopt":
     from jgpt.runtime import configure
 

@@ -20,6 +20,7 @@ from jgpt import checkpoint, configio, evaluate, loop, metrics, sharding  # noqa
 
 SPENT: dict[str, float] = {}
 STRETCHES: dict[str, list[float]] = {"loop": [], "bare": []}
+SAVING: set[checkpoint.Checkpoints] = set()
 
 
 def timed(what: str, call: Callable) -> Callable:
@@ -58,6 +59,8 @@ def bare_between(compiled: Callable) -> Callable:
         nonlocal begun, taken
         if taken == SPEC["stretch"]:
             jax.block_until_ready(state)
+            for checkpoints in SAVING:  # what is still written is not charged to the bare steps
+                checkpoints.wait()
             now = time.perf_counter()
             if STRETCHES["bare"]:  # the first stretch warms up
                 STRETCHES["loop"].append((now - begun) / taken)
@@ -94,7 +97,13 @@ def run() -> dict:
             dataclasses.replace(parts, train_step=bare_between(parts.train_step)), *arguments
         )
         loop.train_batches = lambda *arguments, **options: Batches(make_batches(*arguments, **options))
-        checkpoint.Checkpoints.save = timed("checkpoints", checkpoint.Checkpoints.save)
+        save = timed("checkpoints", checkpoint.Checkpoints.save)
+
+        def noted(checkpoints: checkpoint.Checkpoints, *arguments: Any, **options: Any) -> None:
+            SAVING.add(checkpoints)
+            save(checkpoints, *arguments, **options)
+
+        checkpoint.Checkpoints.save = noted
         loop.Checkpoints.save = checkpoint.Checkpoints.save
         metrics.MetricsWriter.write = timed("logging", metrics.MetricsWriter.write)
         loop.TrainProgress.update = timed("progress bar", loop.TrainProgress.update)

@@ -102,7 +102,7 @@ def checked(memory: Memory, config: Config, model: ModelConfig, mesh: Mesh, conf
     if room is not None and memory.total <= room < validation and _platform(mesh) != "cpu":
         raise ValueError(
             f"{said}; but {validation / GIB:.2f} while it samples at a validation, from copies of the model: it does not fit. "
-            "Add --eval.samples false, and sample from its checkpoints elsewhere."
+            "Add --eval.no-samples, and sample from its checkpoints elsewhere."
         )
     if room is None or memory.total <= room:
         return said

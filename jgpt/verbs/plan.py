@@ -130,10 +130,10 @@ def run(arguments: argparse.Namespace) -> None:
     if step.fits and step.validation <= machine.usable:
         console.print("It fits.")
     elif step.fits:
-        plan |= {"fits": False, "remedy": "--eval.samples false"}
+        plan |= {"fits": False, "remedy": "--eval.no-samples"}
         console.print(
             "A step fits, but NOT a validation, where every process samples from copies of the model on its own devices: add "
-            "--eval.samples false, and sample from its checkpoints elsewhere."
+            "--eval.no-samples, and sample from its checkpoints elsewhere."
         )
     else:
         console.print("It does NOT fit. What needs less, the cheapest change first:")

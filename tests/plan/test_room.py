@@ -90,7 +90,7 @@ def test_a_cpu_has_what_the_system_could_give():
 
 def test_copies_to_sample_with_need_room_too(elsewhere):
     large = dataclasses.replace(NEED, optimizer=3.4 * GIB, gradients=0, activations=0)
-    with pytest.raises(ValueError, match="5.40 while it samples at a validation.*--eval.samples false"):
+    with pytest.raises(ValueError, match="5.40 while it samples at a validation.*--eval.no-samples"):
         room.checked(large, CONFIG, MODEL, elsewhere("gpu", 5 * GIB), "card.py")
     without = dataclasses.replace(CONFIG, eval=dataclasses.replace(CONFIG.eval, samples=False))
     assert "4.40 of 5.0" in room.checked(large, without, MODEL, elsewhere("gpu", 5 * GIB), "card.py")
