@@ -3,8 +3,8 @@
     python bench/input.py --data shakespeare.txt
 
 train.py's own loop runs; after every stretch of it, with one asynchronous checkpoint each, the same compiled step is taken
-bare, on one batch, once that checkpoint is on the disk. The difference is all that the loop adds, work of its background threads
-included; the main thread's time in each activity is listed beside it (while the device computes, it waits for nothing).
+bare, on one batch, once that checkpoint is on the disk. The difference is all that the loop adds, work of its background
+threads included; the main thread's time in each activity is listed beside it (while the device computes, it waits for nothing).
 """
 
 from harness import Worker, arguments, publish, summary

@@ -58,7 +58,7 @@ def blas_matmul(shape: list[int], seconds: float = 0.5) -> float:
 
 
 def read(gibibytes: float = 0.5, seconds: float = 0.5) -> float:
-    """Return the rate of reading memory once [bytes/s], by the largest value of each column of an array far larger than any cache."""
+    """Return the rate of reading memory once [bytes/s]: the largest value of each column of an array larger than any cache."""
     key = ("read", gibibytes)
     if key not in MADE:
         x = jnp.ones(int(gibibytes * 2**28), jnp.float32).reshape(-1, 1024)
