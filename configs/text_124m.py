@@ -4,7 +4,7 @@ What: GPT-2's smallest depth and width in the modern preset (rotary, QK-norm, sq
 BPE of 50,048 entries trained on the data, and half a million tokens a step. Plan it first:
 jgpt plan configs/text_124m.py --device h100x8 --vocab-size 50304
 Command: python train.py configs/text_124m.py --data.path FILE_OR_FOLDER
-Time: not run yet; no accelerator was at hand.
+Time: not run yet; it needs accelerators for longer than they were at hand.
 Score: not known.
 """
 

@@ -4,7 +4,7 @@ What: the modern preset (rotary, QK-norm, squared ReLU, untied head) with AdamW,
 50,048 entries trained on the data, and two million tokens a step. Plan it first:
 jgpt plan configs/text_1b.py --device v5e:16x16 --vocab-size 50304 --search
 Command: python train.py configs/text_1b.py --data.path FILE_OR_FOLDER
-Time: not run yet; no accelerator was at hand.
+Time: not run yet; it needs accelerators for longer than they were at hand.
 Score: not known.
 """
 

@@ -4,7 +4,7 @@ What: the shape of Llama 3's 8B (grouped queries, SwiGLU of width 14,336) with A
 data, and four million tokens a step. Plan it first:
 jgpt plan configs/text_8b.py --device v5p:8x8x8 --vocab-size 128256 --search
 Command: python train.py configs/text_8b.py --data.path FILE_OR_FOLDER
-Time: not run yet; no accelerator was at hand.
+Time: not run yet; it needs accelerators for longer than they were at hand.
 Score: not known.
 """
 

@@ -63,7 +63,7 @@ def read_path(path: str, *, kind: str, data: DataConfig, validation_fraction: fl
     - Ids: `.npy` (1-D integers) and `.bin` (uint16, as nanoGPT writes); the tail is held out.
     - Pictures: see `picture_files`.
     - Any of the text formats also as .gz, .xz, .bz2, .zip or .tar, which are read in memory.
-    - Files (or folders) named train and valid, validation, val, dev or test bring a split of their own.
+    - Files, archives or folders (the topmost counts) named train and valid, validation, val, dev or test bring a split.
 
     Args:
         path: the file or folder; `~` is the home folder.
