@@ -19,8 +19,12 @@ import jax  # noqa: E402
 from jgpt import checkpoint, configio, evaluate, loop, metrics, sharding  # noqa: E402
 
 SPENT: dict[str, float] = {}
-STRETCHES: dict[str, list[float]] = {"loop": [], "bare": []}
-SAVING: set[checkpoint.Checkpoints] = set()
+STRETCHES: dict[str, list[list[float]]] = {"loop": [], "bare": []}  # seconds a step, by the clock and of all cores
+
+
+def clocks() -> tuple[float, float]:
+    """Return the seconds of the clock, and those that all cores have spent on this process."""
+    return time.perf_counter(), time.process_time()
 
 
 def timed(what: str, call: Callable) -> Callable:
@@ -53,24 +57,22 @@ class Batches:
 
 def bare_between(compiled: Callable) -> Callable:
     """Return the step; after every stretch of the loop it takes bare steps on the batch at hand, and times both."""
-    begun, taken = time.perf_counter(), 0
+    begun, taken = clocks(), SPEC["stretch"] // 2  # a save, in the middle, is written before the bare steps
 
     def one(state: Any, batch: Any) -> tuple:
         nonlocal begun, taken
         if taken == SPEC["stretch"]:
             jax.block_until_ready(state)
-            for checkpoints in SAVING:  # what is still written is not charged to the bare steps
-                checkpoints.wait()
-            now = time.perf_counter()
+            now = clocks()
             if STRETCHES["bare"]:  # the first stretch warms up
-                STRETCHES["loop"].append((now - begun) / taken)
+                STRETCHES["loop"].append([(b - a) / taken for a, b in zip(begun, now, strict=True)])
             else:
                 SPENT.clear()
             for _ in range(SPEC["bare"]):
                 state, _ = compiled(state, batch)
             jax.block_until_ready(state)
-            begun = time.perf_counter()
-            STRETCHES["bare"].append((begun - now) / SPEC["bare"])
+            begun = clocks()
+            STRETCHES["bare"].append([(b - a) / SPEC["bare"] for a, b in zip(now, begun, strict=True)])
             taken = 0
         taken += 1
         return compiled(state, batch)
@@ -97,13 +99,7 @@ def run() -> dict:
             dataclasses.replace(parts, train_step=bare_between(parts.train_step)), *arguments
         )
         loop.train_batches = lambda *arguments, **options: Batches(make_batches(*arguments, **options))
-        save = timed("checkpoints", checkpoint.Checkpoints.save)
-
-        def noted(checkpoints: checkpoint.Checkpoints, *arguments: Any, **options: Any) -> None:
-            SAVING.add(checkpoints)
-            save(checkpoints, *arguments, **options)
-
-        checkpoint.Checkpoints.save = noted
+        checkpoint.Checkpoints.save = timed("checkpoints", checkpoint.Checkpoints.save)
         loop.Checkpoints.save = checkpoint.Checkpoints.save
         metrics.MetricsWriter.write = timed("logging", metrics.MetricsWriter.write)
         loop.TrainProgress.update = timed("progress bar", loop.TrainProgress.update)
