@@ -29,7 +29,7 @@ class Pace:
     its memory, 4.7 GB where it waits for the last alone, 6 to 8 GB where none waits, at the same speed. Steps with few
     temporaries are short, so that the wait would show: one may be called while another runs.
 
-    With several devices in a process many calls ahead can also stop for ever (jaxlib 0.11): a device takes 32, the next one
+    With several devices in a process many calls ahead can also stop for ever (jaxlib 0.10.2): a device takes 32, the next one
     waits for room in a thread of the pool, and what would make room, a collective of all devices, finds no thread left.
     """
 

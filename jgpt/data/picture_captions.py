@@ -222,8 +222,12 @@ class Index:
         """Return the numbers of the pictures that `file` may mean, under the first form that fits any."""
         keys = _keys(file)
         # A name without ending has itself as its stem; a path that does not exist as such may still name a file.
-        found = next((form[key] for form, key in zip(self._forms, keys, strict=True) if key in form), [])
-        return [number for number in found if _one_ends_other(_folders(file), self._folders[number])]
+        own = _folders(file)
+        for form, key in zip(self._forms, keys, strict=True):
+            found = [number for number in form.get(key, ()) if _one_ends_other(own, self._folders[number])]
+            if found:
+                return found
+        return []
 
 
 def _folders(path: str) -> list[str]:

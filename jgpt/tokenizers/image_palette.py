@@ -145,7 +145,7 @@ class Palette:
 
 
 def _distinct(colours: UInt8[np.ndarray, "n channel"]) -> UInt8[np.ndarray, "m channel"]:
-    """Return each colour once, in order; as whole numbers they are compared ten times as fast."""
+    """Return each colour once, in order, told apart as whole numbers."""
     shifts = np.arange(colours.shape[1])[::-1] * 8
     numbers = np.unique((colours.astype(np.int64) << shifts).sum(1))
     return (numbers[:, None] >> shifts).astype(np.uint8)

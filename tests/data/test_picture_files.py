@@ -482,6 +482,9 @@ def test_a_caption_of_a_missing_picture_is_not_given_to_one_of_that_name_elsewhe
         read(tmp_path)
     (tmp_path / "captions.json").write_text('{"/elsewhere/set/x/1.png": "cat", "2.png": "bird"}')
     assert captions(read(tmp_path)) == ["bird", "cat"]
+    paint(tmp_path / "y/1.bmp", 2)
+    (tmp_path / "captions.json").write_text('{"x/1.png": "cat", "y/1.png": "dog", "y/2.png": "bird"}')
+    assert captions(read(tmp_path)) == ["bird", "cat", "dog"]  # of the same folder, with another ending
 
 
 @pytest.mark.parametrize("seed", range(20))
