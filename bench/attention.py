@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from harness import arguments, publish, say, summary
+from harness import alternate, arguments, publish, say, summary
 
 ERROR = {"float32": 1e-4, "bfloat16": 1e-2}  # bf16 keeps 8 bits; a wrong mask is off by more than 0.1
 GROUPED = "up to 4 documents, 4 queries' heads a key's"
@@ -89,20 +89,24 @@ def main() -> int:
         with jax.default_matmul_precision("highest"):
             exact = [a.astype(jnp.float32) for a in arguments_of]
             expected = jax.jit(partial(gradients, einsum_attention, visible))(*exact)
-        for name in [*names, "einsum"]:
-            run = jax.jit(partial(gradients, ATTENTION[name], visible))
-            errors = [error(got, want) for got, want in zip(run(*arguments_of), expected, strict=True)]
-            times = []
-            for _ in range(options.rounds):
-                begun, count = time.perf_counter(), 0
-                while time.perf_counter() - begun < seconds:
-                    out = run(*arguments_of)
-                    count += 1
-                    if count % 8 == 0 or platform == "cpu":
-                        jax.block_until_ready(out)
-                jax.block_until_ready(out)
-                times.append((time.perf_counter() - begun) / count * 1e3)
-            t = summary(times)
+        runs = {name: jax.jit(partial(gradients, ATTENTION[name], visible)) for name in [*names, "einsum"]}
+        found = {  # compiles
+            name: [error(got, want) for got, want in zip(run(*arguments_of), expected, strict=True)]
+            for name, run in runs.items()
+        }
+
+        def turn(run: Callable[..., Any], given: Any = arguments_of) -> float:
+            begun, count = time.perf_counter(), 0
+            while time.perf_counter() - begun < seconds:
+                out = run(*given)
+                count += 1
+                if count % 8 == 0 or platform == "cpu":
+                    jax.block_until_ready(out)
+            jax.block_until_ready(out)
+            return (time.perf_counter() - begun) / count * 1e3
+
+        for name, times in alternate({name: partial(turn, run) for name, run in runs.items()}, options.rounds).items():
+            t, errors = summary(times), found[name]
             results[f"{case}, {name}"] = {"errors": errors, "ms": t}
             rows.append(
                 (
