@@ -229,8 +229,10 @@ def from_path(model: GPT, path: str, name: str | None) -> Mixture:
         raise ValueError(unknown_name("task of this run", name, model.tasks))
     task = model.tasks[name]
     config = model.config
+    colour = isinstance(task, ImageTask) and len(task.shape) == 3 and config.data.image_mode == "auto"
+    data = dataclasses.replace(config.data, image_mode="rgb") if colour else config.data  # grey ones lose nothing
     try:
-        splits = sources.read_whole(path, task.kind, config.data)
+        splits = sources.read_whole(path, task.kind, data)
     except OtherKind as error:
         kinds = ", ".join(f"{name} ({task.kind})" for name, task in model.tasks.items())
         raise ValueError(

@@ -55,6 +55,7 @@ class Simulation:
             )
         self._arguments, self._count, self._devices, self._say = arguments, processes, devices, say
         self.children: list[Child] = []
+        self.unheard = threading.Event()  # nobody takes what is said any more
 
     def __enter__(self) -> "Simulation":
         """Start all processes."""
@@ -66,7 +67,7 @@ class Simulation:
             self.__exit__()
             raise
         pids = ", ".join(f"{number}: {child.process.pid}" for number, child in enumerate(self.children))
-        self._say(f"processes and their pids: {pids}")
+        self._tell(f"processes and their pids: {pids}")
         return self
 
     def _start(self, number: int, port: int) -> Child:
@@ -93,26 +94,37 @@ class Simulation:
         return Child(process, reader)
 
     def _pass_on(self, number: int, lines: Any) -> None:
-        for line in lines:
-            self._say(f"[{number}] {line.rstrip()}")
+        for line in lines:  # to the end, heard or not: a process must not wait for its pipe to be read
+            self._tell(f"[{number}] {line.rstrip()}")
+
+    def _tell(self, line: str) -> None:
+        try:
+            self._say(line)
+        except OSError:  # of a closed pipe
+            self.unheard.set()
 
     def wait(self, grace: float) -> int:
         """Return the exit status of the whole: 0; 75 where a process was lost, whichever; or that of one that ended otherwise.
 
         The first of those is named at once. Once any has ended the others have `grace` seconds to do so; then they are killed.
+        Where nobody hears what they say any more they are asked to save and stop.
         """
         first: float | None = None
+        asked = False
         statuses: list[int | None] = [None] * self._count
         while any(status is None for status in statuses):
             for number, child in enumerate(self.children):
                 if statuses[number] is None and child.process.poll() is not None:
                     named, statuses[number] = any(statuses), child.process.returncode
                     if child.process.returncode and not named:
-                        self._say(f"process {number} {ending(child.process.returncode)}")
+                        self._tell(f"process {number} {ending(child.process.returncode)}")
                     first = time.monotonic() if first is None else first
+            if self.unheard.is_set() and not asked:
+                self.signal(signal.SIGTERM)
+                asked, first = True, time.monotonic() if first is None else first
             if first is not None and time.monotonic() - first > grace:
                 left = [number for number, status in enumerate(statuses) if status is None]
-                self._say(f"{names(left)} did not end within {grace:g} s and must be killed")
+                self._tell(f"{names(left)} did not end within {grace:g} s and must be killed")
                 self.signal(signal.SIGKILL)
                 first = float("inf")
             time.sleep(POLL_SECONDS)
@@ -120,7 +132,7 @@ class Simulation:
             child.reader.join()
         ended = [status or 0 for status in statuses]
         if any(ended):
-            self._say("; ".join(f"process {number} {ending(status)}" for number, status in enumerate(ended)))
+            self._tell("; ".join(f"process {number} {ending(status)}" for number, status in enumerate(ended)))
         if LOST in ended:
             return LOST  # of those that noticed; the lost one itself ended by some signal
         return next((128 - status if status < 0 else status for status in ended if status), 0)
@@ -166,7 +178,11 @@ def simulate(
 
         before = {signum: signal.signal(signum, stop) for signum in (signal.SIGTERM, signal.SIGINT)}
         try:
-            return simulation.wait(grace)
+            status = simulation.wait(grace)
+            if simulation.unheard.is_set():
+                print("nobody reads what the processes say (a closed pipe): they were stopped", file=sys.stderr)
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python still holds for it
+            return status
         finally:
             for signum, handler in before.items():
                 signal.signal(signum, handler)

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from test_gallery import task_data
 
 from jgpt import evaluate, loss, sharding, step
@@ -20,6 +21,9 @@ from jgpt.loaded import GPT
 from jgpt.model import gpt
 from jgpt.tasks import mixture
 from jgpt.tasks.image import ImageTask
+from jgpt.tokenizers.image_palette import Palette
+from jgpt.tokenizers.text import ByteTokenizer
+from jgpt.tokenizers.vocabulary import Vocabulary
 
 CONTEXT = 32
 ROWS = 4
@@ -266,3 +270,21 @@ def test_the_task_of_another_file_must_be_clear(run: tuple):
         evaluate.from_path(run[0], "x.txt", None)
     with pytest.raises(ValueError, match="unknown task of this run 'texts'.*Did you mean 'text'"):
         evaluate.from_path(run[0], "x.txt", "texts")
+
+
+def test_grey_pictures_are_scored_by_a_run_of_coloured_ones_and_not_the_other_way(tmp_path: Path):
+    grey, colour = np.full((2, 2), 7, np.uint8), np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    for name, pixels in (("grey", grey), ("colour", colour)):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+
+    def scored(trained: np.ndarray, name: str) -> np.ndarray:
+        code = Palette.fit([trained], 16, seed=0, fewer=True)
+        task = ImageTask(Vocabulary("bytes", ByteTokenizer(), code), trained.shape, ("",), unconditional=True)
+        config = Config(data=DataConfig(tasks={"p": TaskConfig(kind="image", source="path", path="x")}))
+        model = GPT({}, config, ModelConfig(context_length=64), task.vocabulary, {"p": task}, 0)
+        return evaluate.from_path(model, str(tmp_path / f"{name}.png"), None).tasks["p"].splits.validation[0].pixels
+
+    np.testing.assert_array_equal(scored(colour, "grey"), np.stack([grey] * 3, axis=-1))
+    np.testing.assert_array_equal(scored(colour, "colour"), colour)
+    with pytest.raises(ValueError, match="this run draws uint8 of shape"):
+        scored(grey, "colour")

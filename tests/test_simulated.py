@@ -1,6 +1,7 @@
 """Processes on one machine: their lines, their ends, and mistakes that are said once. Whole runs: test_distributed."""
 
 import signal
+import time
 from typing import Any
 
 import pytest
@@ -71,3 +72,17 @@ def test_who_goes_on_when_the_others_are_done_is_killed_and_named() -> None:
         simulation.children[1].process.send_signal(signal.SIGSTOP)
         assert simulation.wait(grace=0.5) == 128 + signal.SIGKILL
     assert "process 1 did not end within 0.5 s and must be killed" in said
+
+
+def test_where_nobody_hears_the_processes_are_stopped_and_none_waits_for_its_pipe() -> None:
+    def closed(line: str) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    simulation = Simulation(["configs/trio.py"], 2, 1, closed)
+    lines = iter(f"line {i}" for i in range(1000))
+    simulation._pass_on(0, lines)
+    assert next(lines, None) is None and simulation.unheard.is_set()
+    begun = time.monotonic()
+    with Simulation(["configs/trio.py", "--run.dir", "/nonexistent/x"], 2, 1, closed) as simulation:
+        assert simulation.wait(grace=20) != 0
+    assert time.monotonic() - begun < 40

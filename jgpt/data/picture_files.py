@@ -125,9 +125,12 @@ def _read_folder(
     if only is not None:
         recognised, wanted = "one picture", [of for of in wanted if names[of.number] == only]
     read, notes = _decode_all(folder, names, wanted, rules, log)
-    others = [f.name for f in files if not _is_picture(f) and not (captions and f.samefile(captions.path))]
+    others = [f for f in files if not _is_picture(f) and not (captions and f.samefile(captions.path))]
     if others and only is None:
-        notes.append(f"other files in the folder, left out: {listed(others, 5)}")
+        shown = listed([f.relative_to(folder).as_posix() for f in others], 5)
+        below = captions is None and any(f.suffix.lower() in (".csv", ".tsv", ".json", ".jsonl") for f in others)
+        hint = " (captions are read from one file at the top of the folder)" * below
+        notes.append(f"other files in the folder, left out: {shown}{hint}")
     if unread and only is None:
         name, reason = next(iter(unread.items()))
         more = f", as {len(unread) - 1} more," if len(unread) > 1 else ""
@@ -173,6 +176,8 @@ def _splits(
         if held_part == "validation" and "test" in parts:
             said.append(f"test ({counted(len(parts['test']), 'picture')}) is left alone: validation is what is scored")
         train_pictures, more = without_held_out_pictures(parts["train"], parts[held_part])
+        count, held_count = len(train_pictures), len(parts[held_part])
+        said.append(f"split by folders: training on train ({count:,}), held out {held_part} ({held_count:,})")
         said += more
         halves = train_pictures, parts[held_part]
     first = halves[0][0] if halves[0] else halves[1][0]

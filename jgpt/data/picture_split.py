@@ -93,5 +93,9 @@ def without_held_out_pictures(
     known = {fingerprint(picture.pixels) for picture in held}
     kept = [picture for picture in train if fingerprint(picture.pixels) not in known]
     lost = len(train) - len(kept)
+    require(
+        bool(kept),
+        f"all {counted(lost, 'training picture')} are held out too: nothing is left to train on. Give each part its own.",
+    )
     note = f"left out of training, where they would leak: {counted(lost, 'picture')} equal to a held-out one"
     return kept, (note,) if lost else ()

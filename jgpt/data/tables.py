@@ -154,14 +154,15 @@ def _json_list(text: str, where: str) -> Iterator[Row]:
         at = match.end() if match else at
         line += text.count("\n", start, at)
         comma = bool(match and match[1])
-        if text[at : at + 1] == "]" and not comma:
+        if text[at : at + 1] == "]":
+            require(not comma, f"{where}, line {line}: is no JSON (a comma too many before the end): take it out.")
             rest = text[at + 1 :].lstrip()
             behind = line + text.count("\n", at, len(text) - len(rest))
             require(not rest, f"{where}, line {behind}: something follows the list: keep one list in a file.")
             return
         require(
             comma != first,
-            f"{where}, line {line}: is no JSON (between two records stands one comma): correct the file.",
+            f"{where}, line {line}: is no JSON (a comma {'too many' if comma else 'is missing'} before this).",
         )
         start, first = at, False
         try:

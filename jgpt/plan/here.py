@@ -27,6 +27,7 @@ KINDS: Final = (
     (r"v5 ?lite|v5e", "v5e"), (r"v5", "v5p"), (r"v6", "v6e"), (r"TPU ?7x", "tpu7x"), (r"\bH100", "h100"), (r"\bH200", "h200"),
 )  # fmt: skip
 ROUNDS: Final = 5
+MOST_SECONDS: Final = 30.0  # that steps are run for a plan
 PRODUCT_ROWS: Final = 4096  # at most, of a measured product: more take longer, at the same rate
 READ_BYTES: Final = 2**29
 CACHE_BYTES: Final = 2**24  # a share of the last cache of today's servers
@@ -77,19 +78,23 @@ def machine(config: Config) -> Machine:
     )
 
 
-def seconds_by_depth(config: Config, model: ModelConfig, limits: RowLimits) -> float | None:
+def seconds_by_depth(config: Config, model: ModelConfig, limits: RowLimits, expected: float) -> float | None:
     """Return the seconds of a step, told from steps of one and two layers that are run here.
 
     Layers are alike, so that every further one takes what the second did. Where windows or patterns alternate, a layer is a
-    whole period of them. None where there are fewer than two of these, or two took no longer than one.
+    whole period of them. None where there are fewer than two of these, two took no longer than one, or running them would take
+    longer than `MOST_SECONDS`.
 
     Args:
         config: of the run.
         model: resolved for this machine.
         limits: what a row of the data holds at most.
+        expected: of a step of all layers, by its roofline [seconds].
     """
     period = math.lcm(len(model.windows), len(model.patterns))
     if model.num_layers % period or model.num_layers < 2 * period:
+        return None
+    if (ROUNDS + 1) * 3 * period / model.num_layers * expected > MOST_SECONDS:
         return None
     one, two = (_step_seconds(config, dataclasses.replace(model, num_layers=n * period), limits) for n in (1, 2))
     return None if two <= one else one + (model.num_layers // period - 1) * (two - one)

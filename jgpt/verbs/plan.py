@@ -117,7 +117,7 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         step, times = compile_step(config, model)
     if arguments.device == "this" and step.fits and not arguments.search:
-        times = replace(times, run=here.seconds_by_depth(config, model, limits))
+        times = replace(times, run=here.seconds_by_depth(config, model, limits, times.expected))
     shape = ", ".join(f"{axis} {size}" for axis, size in step.mesh.items() if size > 1) or "of one"
     console.print(
         f"{arguments.config} on {machine.name}: {machine.size} devices (mesh {shape}), compiled in {step.seconds:.0f} s"

@@ -501,3 +501,17 @@ def test_labels_of_arrays_that_are_no_text_are_named(tmp_path: Path):
     np.savez(tmp_path / "a.npz", images=np.zeros((2, 4, 4), np.uint8), labels=np.array([b"caf\xe9", b"tea"]))
     with pytest.raises(ValueError, match=r"'labels' of .*a.npz' holds b'caf.xe9', which is no UTF-8"):
         read(tmp_path / "a.npz")
+
+
+def test_a_given_split_is_said_and_one_that_leaves_nothing_is_refused(tmp_path: Path):
+    for name, value in {"train/1": 1, "train/2": 2, "test/1": 1}.items():
+        paint(tmp_path / f"{name}.png", value)
+    assert "split by folders: training on train (1), held out test (1)" in read(tmp_path).notes
+    paint(tmp_path / "test/2.png", 2)
+    with pytest.raises(ValueError, match="all 2 training pictures are held out too: nothing is left to train on"):
+        read(tmp_path)
+
+
+def test_captions_files_below_are_named_with_where_they_are_read_from(classes: Path):
+    (classes / "cat" / "metadata.csv").write_text("file_name,text\n1.png,tom\n")
+    assert any("'cat/metadata.csv' (captions are read from one file at the top" in note for note in read(classes).notes)

@@ -259,7 +259,12 @@ def test_what_follows_a_json_list_is_refused(behind: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "line"),
-    [('[{"text": "a"}\n {"text": "b"}]', 2), ('[{"text": "a"},,\n {"text": "b"}]', 1), ('[,{"text": "a"}]', 1)],
+    [
+        ('[{"text": "a"}\n {"text": "b"}]', 2),
+        ('[{"text": "a"},,\n {"text": "b"}]', 1),
+        ('[,{"text": "a"}]', 1),
+        ('[{"text": "a"},\n]', 2),
+    ],
 )
 def test_commas_of_a_list_are_kept(text: str, line: int) -> None:
     with pytest.raises(ValueError, match=f"line {line}: is no JSON"):

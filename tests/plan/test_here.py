@@ -31,20 +31,20 @@ def steps(monkeypatch) -> list[int]:
 
 
 def test_every_further_layer_takes_what_the_second_did(steps):
-    assert here.seconds_by_depth(CONFIG, MODEL, RowLimits()) == pytest.approx(10 + 3 * 6)
+    assert here.seconds_by_depth(CONFIG, MODEL, RowLimits(), 1.0) == pytest.approx(10 + 3 * 6)
     assert steps == [1, 2]
 
 
 def test_where_windows_alternate_a_layer_is_a_period_of_them(steps):
     model = dataclasses.replace(MODEL, windows=(8, None))
-    assert here.seconds_by_depth(CONFIG, model, RowLimits()) == pytest.approx(10 + 3 * 6)
+    assert here.seconds_by_depth(CONFIG, model, RowLimits(), 1.0) == pytest.approx(10 + 3 * 6)
     assert steps == [2, 4]
-    assert here.seconds_by_depth(CONFIG, dataclasses.replace(model, num_layers=2), RowLimits()) is None
+    assert here.seconds_by_depth(CONFIG, dataclasses.replace(model, num_layers=2), RowLimits(), 1.0) is None
 
 
 def test_two_layers_that_took_no_longer_than_one_say_nothing(monkeypatch):
     monkeypatch.setattr(here, "_step_seconds", lambda config, model, limits: 5.0 - model.num_layers)
-    assert here.seconds_by_depth(CONFIG, MODEL, RowLimits()) is None
+    assert here.seconds_by_depth(CONFIG, MODEL, RowLimits(), 1.0) is None
 
 
 @pytest.mark.parametrize("decay", [None, 0.9])
@@ -69,3 +69,7 @@ def test_large_batches_are_not_measured_whole(monkeypatch: pytest.MonkeyPatch) -
     shape = presets.gpt2(num_layers=1, embed_dim=2048, num_heads=16, context_length=1024)
     here.machine(Config(model=shape, train=TrainConfig(batch_size=480)))
     assert asked == [(4096, 2048, 8192)]
+
+
+def test_steps_that_would_take_minutes_are_not_run(steps: list[int]) -> None:
+    assert here.seconds_by_depth(CONFIG, MODEL, RowLimits(), 4000.0) is None and steps == []
