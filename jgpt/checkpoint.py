@@ -174,8 +174,7 @@ class Checkpoints:
         try:
             state = _load(path, abstract_state, partial)
             record = _read_record(path)
-        except Exception:
-            # Whatever Orbax and tensorstore meet in a folder that vanishes; anything else goes on its way.
+        except (OSError, ValueError, LookupError):  # as Orbax and tensorstore raise in a folder that vanishes
             if path.exists():
                 raise
             # A training that runs beside this reader has deleted the step meanwhile, having saved newer ones. The step

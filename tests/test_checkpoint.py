@@ -20,7 +20,7 @@ import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from jgpt import manifest
+from jgpt import checkpoint, manifest
 from jgpt.checkpoint import Checkpoints, kept
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -259,6 +259,31 @@ def test_step_deleted_while_it_is_read_gives_way_to_a_newer_one(
 
     monkeypatch.setattr(reader, "_newest_whole", slow)
     restored = reader.restore(abstract(make_state()))
+    assert restored is not None and restored.step == 2
+
+
+@pytest.mark.parametrize("part", [".", "_CHECKPOINT_METADATA", "record", "state", "state/_METADATA", "state/d"])
+def test_step_of_which_any_part_is_deleted_first_gives_way_to_a_newer_one(
+    part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = saved(tmp_path / "c", 1)
+    load, read = checkpoint._load, checkpoint._read_record
+
+    def loses(path: Path, *arguments: Any) -> Any:
+        gone = path / part
+        shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+        try:
+            load(path, *arguments)
+            read(path)
+        finally:  # it has met the hole, and raises what it makes of it
+            monkeypatch.undo()
+            with opened(folder, keep_latest=1) as writer:
+                writer.save(2, make_state(2), **RECORD)
+            shutil.rmtree(path, ignore_errors=True)
+        raise AssertionError("nothing was missed")
+
+    monkeypatch.setattr(checkpoint, "_load", loses)
+    restored = opened(folder).restore(abstract(make_state()))
     assert restored is not None and restored.step == 2
 
 
