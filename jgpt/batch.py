@@ -47,6 +47,12 @@ class Batch(NamedTuple):
     positions_BS: Int32[np.ndarray, "B S"]
 
 
+def padding(*shape: int) -> Batch:
+    """Return a batch of padding alone, whose arrays have `shape` and lie in one block of memory."""
+    tokens, targets, bits, segments, positions = np.zeros((5, *shape), np.int32)
+    return Batch(tokens, targets, bits.view(np.float32), segments, positions)
+
+
 @dataclass(frozen=True)
 class RowLimits:
     """What a row of a run's data holds at most, under any order and in any epoch; None = not known.

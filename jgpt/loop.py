@@ -4,16 +4,12 @@ Owns the order of things: data, state, steps, validation, checkpoints, report. E
 """
 
 import base64
-import contextlib
-import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
-import optax
 from jax.sharding import Mesh
 
 from jgpt import distributed, evaluate, metrics, optim, report, runfolder, sharding, state, step
@@ -25,6 +21,7 @@ from jgpt.data.loader import train_batches
 from jgpt.heartbeat import SCORES, Heartbeat
 from jgpt.interrupt import Interrupt
 from jgpt.loaded import GPT
+from jgpt.meter import Meter
 from jgpt.model import gpt
 from jgpt.pace import Pace
 from jgpt.plan import compiling, room
@@ -222,11 +219,11 @@ def _run_steps(
     config = parts.config
     first, last = int(train_state.step), config.train.steps
     tokens = config.train.batch_size * config.model.context_length
-    meter = _Meter(tokens, metrics.flops_per_token(parts.model, parts.limits), parts.mesh, time.monotonic())
     files = _tokenizer_files(parts.folder.tokenizer)
     pace = Pace(parts.mesh.devices.flat[0].platform, parts.temporaries)
     measured, scores = None, None
     with Interrupt(jax.process_count() > 1) as interrupt, TrainProgress(first, last) as progress:
+        meter = Meter(tokens, metrics.flops_per_token(parts.model, parts.limits), parts.mesh, writer, progress)
         for at in range(first + 1, last + 1):
             parts.reach(at, "reads data")
             begun = time.monotonic()
@@ -238,16 +235,16 @@ def _run_steps(
             train_state, measured = parts.train_step(train_state, placed)
             if parts.heartbeat is not None:
                 parts.heartbeat.took(waited)
+            meter.write_due()  # a step late, while the device has another to compute
             meter.add(measured)
             stop = distributed.stop_asked(at, interrupt.signum)  # read once: it may change at any moment
             validates = at % config.eval.every_steps == 0 or at == last
             saves = checkpoints.due(at, validates) or at == last or stop
             if at % config.train.log_every_steps == 0 or at in (first + 1, last):
-                values = meter.read(at)
-                writer.write(at, values)
-                progress.update(at, values["loss"], values["tokens_per_second"], values.get("mfu"))
+                meter.due = at
             validation_loss = None
             if validates or saves:
+                meter.write_due()
                 meter.check(at, train_state.params)  # what has diverged is neither scored nor saved
             if validates:
                 parts.reach(at, "validates")
@@ -269,87 +266,6 @@ def _run_steps(
                 say(f"saved step {at} of {last}. To continue: {report.command(config_path)}")
                 raise distributed.Stopped(128 + stop)
     return train_state, scores
-
-
-class _Meter:
-    """Collects the metrics of steps on the device and reads them together, so that reading them holds no step back."""
-
-    def __init__(self, tokens: int, flops: float, mesh: Mesh, now: float) -> None:
-        """Start the clock.
-
-        Args:
-            tokens: of a step.
-            flops: of a token.
-            mesh: of the run.
-            now: [s] of `time.monotonic`.
-        """
-        self._tokens, self._flops = tokens, flops
-        peak = metrics.peak_flops(mesh.devices.flat[0].device_kind)
-        self._peak = None if peak is None else peak * mesh.size
-        self._begun, self._since, self._pending = now, now, []
-        self._norm = jax.jit(optax.tree.norm, out_shardings=sharding.replicated(mesh))
-
-    def add(self, measured: step.Metrics) -> None:
-        """Take the metrics of one step, still on the device."""
-        self._pending.append(measured)
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leave what is done within out of the rate: it is not training. Waits for the steps before it."""
-        jax.block_until_ready(self._pending)
-        begun = time.monotonic()
-        yield
-        self._since += time.monotonic() - begun
-
-    def read(self, at: int) -> dict[str, Any]:
-        """Return the means since the last call; waits for the device.
-
-        Raises:
-            FloatingPointError: as `check`.
-        """
-        losses = self.check(at)
-        now = time.monotonic()
-        values = self._pending
-        rate = len(values) * self._tokens / max(now - self._since, 1e-9)
-        out = {
-            "loss": sum(losses) / len(losses),
-            "grad_norm": float(values[-1]["grad_norm"]),
-            "tokens_per_second": rate,
-            "seconds": now - self._begun,
-        }
-        if "load_balance" in values[-1]:
-            out["load_balance"] = float(values[-1]["load_balance"])
-        if self._peak is not None:
-            out["mfu"] = rate * self._flops / self._peak
-        self._pending, self._since = [], now
-        return out
-
-    def check(self, at: int, params: Any = None) -> list[float]:
-        """Return the losses since the last `read`; waits for the device.
-
-        Args:
-            at: the newest step.
-            params: as it left them, to be looked at too; the losses and gradients are of the parameters before each step.
-
-        Raises:
-            FloatingPointError: a loss or a gradient is not finite, or the norm of the parameters is not.
-        """
-        self._pending = jax.device_get(self._pending)
-        for back, measured in enumerate(reversed(self._pending)):
-            for name, what in (("loss", "the loss"), ("grad_norm", "the norm of the gradients")):
-                _require_finite(float(measured[name]), what, at - back)
-        if params is not None:
-            _require_finite(float(jax.device_get(self._norm(params))), "the norm of the parameters", at)
-        return [float(measured["loss"]) for measured in self._pending]
-
-
-def _require_finite(value: float, what: str, step: int) -> None:
-    """Refuse what shows that training has diverged. Raises FloatingPointError."""
-    if not math.isfinite(value):
-        raise FloatingPointError(
-            f"{what} of step {step} is {value}: training has diverged. Lower optim.peak_lr (and optim.adam_lr), "
-            "lengthen optim.warmup_steps, or set optim.clip_norm; the last checkpoint is kept."
-        )
 
 
 def _validate(parts: Parts, train_state: state.TrainState, writer: metrics.NoWriter, at: int) -> dict[str, float]:

@@ -170,7 +170,8 @@ def shares_of(owners: np.ndarray) -> dict[int, Share]:
 def shard_batch(batch: Batch, mesh: Mesh) -> Batch:
     """Return this process's rows as global arrays on the devices of `mesh`.
 
-    On a CPU they may share the memory of `batch`, which must not be written to afterwards.
+    A single CPU is given `batch` itself, as compiled steps take it in 5 us; arrays of its own take 110 us, and ten times as
+    long while all cores compute. On CPUs the memory may be shared: it must not be written to afterwards.
 
     Raises:
         ValueError: the rows cannot be split evenly over the devices.
@@ -178,6 +179,8 @@ def shard_batch(batch: Batch, mesh: Mesh) -> Batch:
     rows, length = batch.tokens_BS.shape
     rows *= share_of_rows(mesh).count if jax.process_count() > 1 else 1
     check_rows(rows, mesh, "the batch")
+    if mesh.size == jax.process_count() == 1 and mesh.devices.flat[0].platform == "cpu":
+        return batch
     sharding = batch_sharding(mesh)
     if jax.process_count() == 1:  # all five arrays in one call take little more than half the time
         return jax.device_put(batch, sharding)

@@ -21,7 +21,7 @@ ORDER = (
     "runfolder tasks model",
     "launchers sharding distributed optim decoder decode_loop speculative sampler sampler_batch beam likelihood image_fit",
     "state reading",
-    "step choices growing completion",
+    "step choices growing completion meter",
     "show plan",
     "loaded",
     "compression gallery picture_scores surprise questions sampler_check serve",

@@ -6,13 +6,12 @@ import math
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jgpt import loop, presets, runfolder, sharding
+from jgpt import presets, runfolder
 from jgpt.batch import RowLimits
-from jgpt.config import MeshConfig, ModelConfig
+from jgpt.config import ModelConfig
 from jgpt.metrics import PEAK_FLOPS, MetricsWriter, flops_per_token, peak_flops
 from jgpt.model import gpt
 
@@ -129,24 +128,3 @@ def test_resumed_run_writes_what_an_uninterrupted_one_would(tmp_path: Path):
     runfolder.truncate_metrics(cut, 3)
     steps(cut, 4, 8)
     assert cut.read_text() == whole.read_text()
-
-
-def test_the_rate_counts_all_steps_and_the_time_of_none_but_them(monkeypatch):
-    """Ten steps of two seconds, one of which the validation of 50 s after the fifth waits for, are half a step a second."""
-    now = 100.0
-
-    def waits(_):
-        nonlocal now
-        now += 2
-
-    monkeypatch.setattr(loop.time, "monotonic", lambda: now)
-    monkeypatch.setattr(loop.jax, "block_until_ready", waits)
-    meter = loop._Meter(100, 1.0, sharding.make_mesh(MeshConfig(data=1)), now)
-    for at in range(1, 11):
-        meter.add({"loss": jnp.ones(()), "grad_norm": jnp.ones(())})
-        now += 0 if at == 5 else 2
-        if at == 5:
-            with meter.paused():
-                now += 50
-    values = meter.read(10)
-    assert values["tokens_per_second"] == 100 / 2 and values["seconds"] == 70

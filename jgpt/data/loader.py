@@ -4,18 +4,35 @@ Owns the order of rows and its state; refuses devices (each process makes the nu
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import grain.python as grain
 import numpy as np
 
-from jgpt.batch import Batch
+from jgpt.batch import Batch, padding
 from jgpt.data.interleave import Interleaving
 from jgpt.data.packing import PackedRows
 
 
-def stack(rows: Sequence[Batch]) -> Batch:
-    """Return rows [S] as one batch [B, S]."""
-    return Batch(*(np.stack(arrays) for arrays in zip(*rows, strict=True)))
+class Place(NamedTuple):
+    """A row that is still to be cut: `row` of `rows`, all cuts `shift` pairs further on, as `epoch` sees its documents."""
+
+    rows: PackedRows
+    row: int
+    shift: int = 0
+    epoch: int | None = None
+
+
+def cut(places: Sequence[Place]) -> Batch:
+    """Return the rows at one place or more, all of one length, as a batch [B, S]."""
+    return _write(places, padding(len(places), places[0].rows.length))
+
+
+def _write(places: Sequence[Place], into: Batch) -> Batch:
+    """Write rows into a batch [B, S] of padding, from its first row on, and return it."""
+    for number, (rows, row, shift, epoch) in enumerate(places):
+        rows.write(Batch(*(array_BS[number] for array_BS in into)), row, shift, epoch)
+    return into
 
 
 def train_batches(
@@ -54,31 +71,35 @@ def train_batches(
         .seed(int(task_seed))
         .shuffle()
         .repeat(None)
-        .map_with_index(_EpochRows(task_rows, int(task_seed)))
+        .map_with_index(_Places(task_rows, int(task_seed)))
         for task_rows, task_seed in zip(rows.values(), seeds, strict=True)
     ]
     starts = [batch_size * (start_steps or {}).get(name, 0) for name in rows]
     mixed = grain.MapDataset.select_from_datasets(tasks, Interleaving([weights[name] for name in rows], starts))
     mine = mixed[part::of_parts] if of_parts > 1 else mixed
-    batches = mine.batch(batch_size // of_parts, drop_remainder=True, batch_fn=stack)
+    batches = mine.batch(batch_size // of_parts, drop_remainder=True, batch_fn=cut)
     return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)))
 
 
-class _EpochRows(grain.MapWithIndexTransform):
-    """Fetches rows as their epoch sees them.
+class _Places(grain.MapWithIndexTransform):
+    """Says where rows are cut in their epoch.
 
-    Text is cut at other places, so that no token always stands at the same place of a row; documents that vary
+    Text is cut at other places in each, so that no token always stands at the same place of a row; documents that vary
     (`PackedRows.refresh`) are made anew.
     """
 
     def __init__(self, rows: PackedRows, seed: int) -> None:
         self._rows, self._seed = rows, seed
+        self._newest = (0, 0)  # epoch, its shift
 
-    def map_with_index(self, index: int, element: int) -> Batch:
-        """Return the row `element` of the epoch that `index` lies in."""
+    def map_with_index(self, index: int, element: int) -> Place:
+        """Return the place of row `element` of the epoch that `index` lies in."""
         epoch = index // len(self._rows)
-        shift = int(np.random.default_rng((self._seed, epoch)).integers(self._rows.length)) if epoch else 0
-        return self._rows.at(element, shift, epoch)
+        at, shift = self._newest
+        if at != epoch:
+            shift = int(np.random.default_rng((self._seed, epoch)).integers(self._rows.length)) if epoch else 0
+            self._newest = epoch, shift  # both at once: other threads may ask
+        return Place(self._rows, element, shift, epoch)
 
 
 def eval_batches(rows: PackedRows, *, batch_size: int, part: int = 0, of_parts: int = 1) -> Iterator[Batch]:
@@ -91,10 +112,9 @@ def eval_batches(rows: PackedRows, *, batch_size: int, part: int = 0, of_parts: 
     """
     _check("eval.batch_size", batch_size, of_parts)
     local = batch_size // of_parts
-    empty = Batch(*(np.zeros_like(array) for array in rows[0]))
     for begin in range(0, len(rows), batch_size):
         own = range(begin + part * local, begin + (part + 1) * local)
-        yield stack([rows[i] if i < len(rows) else empty for i in own])
+        yield _write([Place(rows, i) for i in own if i < len(rows)], padding(local, rows.length))
 
 
 def _check(name: str, batch_size: int, of_parts: int) -> None:

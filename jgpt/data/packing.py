@@ -6,13 +6,21 @@ of a document appears exactly once and none crosses into the next document.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
-from jgpt.batch import PADDING_SEGMENT, Batch, Document
+from jgpt.batch import PADDING_SEGMENT, Batch, Document, padding
 from jgpt.check import require
 from jgpt.data.stored import lengths_of, trained_of
+
+
+class Piece(NamedTuple):
+    """Pairs of a document that stand in a row: from `first` to the one before `stop`."""
+
+    document: int
+    first: int
+    stop: int
 
 
 class PackedRows(Sequence[Batch], ABC):
@@ -38,13 +46,14 @@ class PackedRows(Sequence[Batch], ABC):
         self.sizes = lengths_of(documents) - 1
         self.length = length
         self.loss_weight = loss_weight
+        self._counted = np.arange(length, dtype=np.int32)
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def _pieces(self, row: int, shift: int) -> np.ndarray:
-        """Return [pieces, 3] of (document, first pair, pair after the last), in order."""
+    def _pieces(self, row: int, shift: int) -> list[Piece]:
+        """Return the pieces of a row, in order."""
 
     @abstractmethod
     def max_documents(self) -> int:
@@ -66,26 +75,34 @@ class PackedRows(Sequence[Batch], ABC):
         Under one shift the rows hold every target once, whatever the shift. Where documents are never cut it does nothing.
         With an epoch, documents are as that epoch sees them (`refresh`), otherwise as they lie.
         """
-        tokens, targets, segments, positions = (np.zeros(self.length, np.int32) for _ in range(4))
-        weights = np.zeros(self.length, np.float32)
-        at = 0
-        for segment, (index, first, stop) in enumerate(self._pieces(row, shift).tolist(), start=PADDING_SEGMENT + 1):
+        row_S = padding(self.length)
+        self.write(row_S, row, shift, epoch)
+        return row_S
+
+    def write(self, into: Batch, row: int, shift: int = 0, epoch: int | None = None) -> None:
+        """Write one row, as `at` returns it, into arrays [S] that hold padding."""
+        begin = 0
+        for segment, (index, first, stop) in enumerate(self._pieces(row, shift), start=PADDING_SEGMENT + 1):
             document = self.documents[index]
             if self.refresh is not None and epoch is not None:
                 document = self._fresh(index, epoch)
                 stop = len(document.tokens) - 1
-            here = slice(at, at + stop - first)
-            tokens[here] = document.tokens[first:stop].astype(np.int32) + document.offset  # narrow ids would wrap
-            targets[here] = document.tokens[first + 1 : stop + 1].astype(np.int32) + document.offset
-            weights[here] = 1.0 if document.weights is None else document.weights[first + 1 : stop + 1]
-            segments[here] = segment
-            positions[here] = np.arange(stop - first)
-            at += stop - first
-        return Batch(tokens, targets, weights * np.float32(self.loss_weight), segments, positions)
+            size = stop - first
+            here = slice(begin, begin + size)
+            into.tokens_BS[here] = document.tokens[first:stop]
+            into.targets_BS[here] = document.tokens[first + 1 : stop + 1]
+            if document.offset:  # after the ids have become int32: narrow ones would wrap
+                into.tokens_BS[here] += document.offset
+                into.targets_BS[here] += document.offset
+            weights = 1.0 if document.weights is None else document.weights[first + 1 : stop + 1]
+            into.weights_BS[here] = weights * np.float32(self.loss_weight)
+            into.segments_BS[here] = segment
+            into.positions_BS[here] = self._counted[:size]
+            begin += size
 
-    def pieces(self, row: int) -> list[tuple[int, int, int]]:
-        """Return (document, first pair, pair after the last) of each document in an unshifted row, in order."""
-        return [(index, first, stop) for index, first, stop in self._pieces(row, 0).tolist()]
+    def pieces(self, row: int) -> list[Piece]:
+        """Return the pieces of an unshifted row, in order."""
+        return self._pieces(row, 0)
 
     def _fresh(self, index: int, epoch: int) -> Document:
         document = self.refresh(index, epoch) if self.refresh else self.documents[index]
@@ -114,32 +131,32 @@ class StreamRows(PackedRows):
         require(refresh is None, "documents that are cut anywhere cannot be refreshed: pack them whole.")
         super().__init__(documents, length, loss_weight)
         self._starts = np.concatenate([[0], np.cumsum(self.sizes)])
+        self._total = int(self._starts[-1])
 
     def __len__(self) -> int:
-        return -(-int(self._starts[-1]) // self.length)
+        return -(-self._total // self.length)
 
-    def _pieces(self, row: int, shift: int) -> np.ndarray:
-        total = int(self._starts[-1])
-        begin = (row * self.length + shift) % total
-        end = begin + min(self.length, total - row * self.length)
-        if end <= total:
+    def _pieces(self, row: int, shift: int) -> list[Piece]:
+        begin = (row * self.length + shift) % self._total
+        end = begin + min(self.length, self._total - row * self.length)
+        if end <= self._total:
             return self._cut(begin, end)
-        return np.concatenate([self._cut(begin, total), self._cut(0, end - total)])  # the stream is a ring
+        return self._cut(begin, self._total) + self._cut(0, end - self._total)  # the stream is a ring
 
     def max_documents(self) -> int:
         """Return how many documents a row holds at most, under any shift; two where one document bites its tail."""
-        starts, total = self._starts[:-1], int(self._starts[-1])
+        starts, total = self._starts[:-1], self._total
         ring = np.concatenate([starts, starts + total])
         lasts = self._starts[1:] - 1  # a row that begins with the last pair of a document meets the most
         after = np.searchsorted(ring, lasts + min(self.length, total), side="left")
         return int((after - np.arange(len(lasts))).max())
 
-    def _cut(self, begin: int, end: int) -> np.ndarray:
-        first = int(np.searchsorted(self._starts, begin, side="right")) - 1
-        last = int(np.searchsorted(self._starts, end, side="left"))
-        index = np.arange(first, last)
-        starts = self._starts[index]
-        return np.stack([index, np.maximum(begin - starts, 0), np.minimum(end - starts, self.sizes[index])], axis=1)
+    def _cut(self, begin: int, end: int) -> list[Piece]:
+        first = int(self._starts.searchsorted(begin, side="right")) - 1
+        last = int(self._starts.searchsorted(end, side="left"))
+        begins, ends = [0] * (last - first), self.sizes[first:last].tolist()
+        begins[0], ends[-1] = begin - int(self._starts[first]), end - int(self._starts[last - 1])
+        return list(map(Piece, range(first, last), begins, ends))
 
 
 class WholeRows(PackedRows):
@@ -179,9 +196,10 @@ class WholeRows(PackedRows):
         trained = trained_of(self.documents)
         return max(int(trained[row].sum()) for row in self._rows)
 
-    def _pieces(self, row: int, shift: int) -> np.ndarray:
+    def _pieces(self, row: int, shift: int) -> list[Piece]:
         del shift
-        return np.array([(i, 0, self.sizes[i]) for i in self._rows[row]], np.int64)
+        documents = self._rows[row]
+        return [Piece(index, 0, size) for index, size in zip(documents, self.sizes[documents].tolist(), strict=True)]
 
 
 def _best_fit(sizes: np.ndarray, length: int) -> list[list[int]]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from jgpt.batch import Batch, Document
 from jgpt.check import require
-from jgpt.data.packing import PackedRows, WholeRows
+from jgpt.data.packing import PackedRows, Piece, WholeRows
 
 
 class SlidingRows(PackedRows):
@@ -53,24 +53,22 @@ class SlidingRows(PackedRows):
     def __len__(self) -> int:
         return int(self._firsts[-1])
 
-    def __getitem__(self, row: int) -> Batch:  # type: ignore[override]  # slices of rows are never asked for
-        """Return one row; every array is [S], and what an earlier window has scored carries no weight."""
-        batch = super().__getitem__(row)
-        batch.weights_BS[: self._seen(row)] = 0
-        return batch
+    def write(self, into: Batch, row: int, shift: int = 0, epoch: int | None = None) -> None:
+        """Write one row into arrays [S]; what an earlier window has scored carries no weight."""
+        super().write(into, row, shift, epoch)
+        into.weights_BS[: self._seen(row)] = 0
 
     def max_documents(self) -> int:
         """Return how many documents a row holds at most."""
         return self._shared.max_documents() if len(self._shared) else 1
 
-    def _pieces(self, row: int, shift: int) -> np.ndarray:
+    def _pieces(self, row: int, shift: int) -> list[Piece]:
         del shift
         if row < len(self._shared):
-            pieces = self._shared._pieces(row, 0)
-            return np.column_stack([self._short[pieces[:, 0]], pieces[:, 1:]])
+            return [piece._replace(document=int(self._short[piece.document])) for piece in self._shared.pieces(row)]
         document, window = self._window(row)
         stop = min(self.length + window * self.stride, int(self.sizes[document]))
-        return np.array([(document, stop - self.length, stop)], np.int64)
+        return [Piece(document, stop - self.length, stop)]
 
     def _seen(self, row: int) -> int:
         """Return how many pairs at the beginning of a row carried weight in an earlier one."""
