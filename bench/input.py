@@ -2,10 +2,11 @@
 
     python bench/input.py --data shakespeare.txt
 
-train.py's own loop runs; after every stretch of it, with one asynchronous checkpoint each, the same compiled step is taken
-bare, on one batch; the checkpoint falls in the middle, so that it is on the disk by then. The difference is all that the loop
-adds, work of its background threads included: by the clock, which drifts on shared machines, and in time of the cores, which
-does less. The main thread's time in each activity is listed beside it (while the device computes, it waits for nothing).
+train.py's own loop runs; after every stretch of it the stretch's batches are taken again by the same compiled step, bare. Every
+second stretch has an asynchronous checkpoint in its middle, so that it is on the disk by the end. The differences are what the
+loop adds, and what a checkpoint adds to that, work of their background threads included: by the clock, which drifts on shared
+machines, and in time of the cores, which does less. The main thread's time in each activity is listed beside it (while the
+device computes, it waits for nothing).
 """
 
 from harness import Worker, arguments, publish, summary
@@ -19,43 +20,60 @@ def main() -> None:
         __doc__ or "",
         data={"required": True, "help": "a text file"},
         width={"type": int, "default": WIDTH, "help": "of the model: sets the length of a step"},
-        stretch={"type": int, "default": 250, "help": "steps of the loop between checkpoints"},
+        stretch={"type": int, "default": 60, "help": "steps of the loop between bare ones"},
+        every={"type": int, "default": 250, "help": "steps between the checkpoints that a run is reckoned with"},
     )
-    spec = {
-        "data": options.data,
-        "rounds": options.rounds,
-        "stretch": options.stretch,
-        "bare": 100,
-        "width": options.width,
-    }
+    stretch = options.stretch
+    spec = {"data": options.data, "rounds": options.rounds, "stretch": stretch, "width": options.width}
     with Worker("loop_side.py", spec) as side:
         about, r = side.call("about"), side.call("run")
-    # a stretch stands between two bare ones
-    loop, loop_cores = zip(*r["loop"], strict=True)
-    bare, bare_cores = ([(a + b) / 2 for a, b in zip(of, of[1:], strict=False)] for of in zip(*r["bare"], strict=True))
-    added, added_cores = (
-        [1 - b / a for a, b in zip(of, base, strict=True)] for of, base in ((loop, bare), (loop_cores, bare_cores))
-    )
-    step = summary(loop)["median"]
-    rows = [("what", "ms a step", "share of the step")]
-    rows.append(("a step in the loop", f"{step * 1e3:.2f}", "100 %"))
-    rows.append(("a bare step", f"{summary(bare)['median'] * 1e3:.2f}", ""))
-    for what, of in (("all that the loop adds", added), ("  time of the cores, of theirs", added_cores)):
-        low, median, high = (summary(of)[key] for key in ("low", "median", "high"))
-        rows.append((what, f"{step * median * 1e3:.2f}" * (of is added), f"{median:.1%} ({low:.1%} to {high:.1%})"))
+    loop, bare, plain, saves, added = {}, {}, {}, {}, {}
+    for clock, of in enumerate(("seconds", "core_seconds")):
+        loop[of] = [pair[clock] for pair in r["loop"]]
+        around = [pair[clock] for pair in r["bare"]]
+        bare[of] = [
+            (a + b) / 2 for a, b in zip(around, around[1:], strict=False)
+        ]  # a stretch stands between two bare ones
+        more = [a - b for a, b in zip(loop[of], bare[of], strict=True)]
+        plain[of] = [a / b for a, b in zip(more[::2], loop[of][::2], strict=True)]
+        saves[of] = [(b - a) * stretch for a, b in zip(more[::2], more[1::2], strict=True)]
+        added[of] = [
+            share + save / options.every / step
+            for share, save, step in zip(plain[of], saves[of], loop[of][::2], strict=True)
+        ]
+    step = summary(loop["seconds"][::2])["median"]
+    rows = [("what", "ms", "share of the step")]
+    rows.append(("a step in the loop, without checkpoints", f"{step * 1e3:.2f}", "100 %"))
+    rows.append(("a bare step", f"{summary(bare['seconds'])['median'] * 1e3:.2f}", ""))
+    for what, shares in (("the loop adds, without checkpoints", plain), (f"with one in {options.every} steps", added)):
+        for name, of in ((what, "seconds"), ("  in time of the cores, of theirs", "core_seconds")):
+            low, median, high = (summary(shares[of])[key] for key in ("low", "median", "high"))
+            amount = f"{step * median * 1e3:.2f}" if of == "seconds" else ""
+            rows.append((name, amount, f"{median:.1%} ({low:.1%} to {high:.1%})"))
+    for name, of in (("a checkpoint", "seconds"), ("  in time of the cores", "core_seconds")):
+        low, median, high = (summary(saves[of])[key] * 1e3 for key in ("low", "median", "high"))
+        rows.append((name, f"{median:.0f}", f"({low:.0f} to {high:.0f} ms)"))
     for what, seconds in sorted(r["spent_per_step"].items(), key=lambda item: -item[1]):
-        rows.append((f"  main thread: {what}", f"{seconds * 1e3:.3f}", f"{seconds / step:.2%}"))
+        rows.append((f"main thread, a step: {what}", f"{seconds * 1e3:.3f}", f"{seconds / step:.2%}"))
+    rows.append(("main thread: a checkpoint", f"{r['save_seconds'] * 1e3:.1f}", ""))
     rows.append(("one evaluation of the held-out text", f"{r['evaluation_seconds'] * 1e3:.0f}", ""))
     results = {
-        "headline": {"loop adds": summary(added)["median"], "step": step},
-        "loop": summary(loop),
-        "bare": summary(bare),
-        "added_share": summary(added),
-        "core_seconds": {"loop": summary(loop_cores), "bare": summary(bare_cores)},
-        "added_share_of_core_seconds": summary(added_cores),
+        "headline": {"loop adds": summary(added["seconds"])["median"], "step": step},
+        **{
+            name: {of: summary(values) for of, values in each.items()}
+            for name, each in (
+                ("loop", loop),
+                ("bare", bare),
+                ("added_share_without_checkpoints", plain),
+                ("checkpoint", saves),
+                ("added_share", added),
+            )
+        },
         "main_thread_seconds_per_step": r["spent_per_step"],
+        "main_thread_seconds_per_checkpoint": r["save_seconds"],
         "evaluation_seconds": r["evaluation_seconds"],
-        "stretch": options.stretch,
+        "stretch": stretch,
+        "every": options.every,
         "width": options.width,
     }
     name = "input" if options.width == WIDTH else f"input_width_{options.width}"

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jgpt.pace import LARGE, Pace
+from jgpt.pace import LARGE, MOST_AT_ONCE, Pace
 from jgpt.runtime import allocated
 
 STEPS = """
@@ -53,6 +53,19 @@ def busy(x: jax.Array) -> jax.Array:
 
 
 on_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="what takes long there is soon done here")
+
+
+@on_cpu
+@pytest.mark.parametrize(("share", "calls"), [(1, 1), (2, 2), (100, MOST_AT_ONCE)])
+def test_small_steps_wait_once_in_as_many_as_hold_the_memory_of_a_large_one(
+    share: int, calls: int, monkeypatch
+) -> None:
+    waited = []
+    monkeypatch.setattr("jgpt.pace.jax.block_until_ready", waited.append)
+    pace = Pace("cpu", LARGE // share - 1)
+    for step in range(3 * calls + 1):
+        pace.settle(step)
+    assert waited == [None, 0, calls, 2 * calls]  # for the step before the group before this one
 
 
 @on_cpu

@@ -1,5 +1,6 @@
 """Worker: the real training loop, timed from outside, with bare steps between its stretches. See bench/input.py."""
 
+import collections
 import tempfile
 import time
 from collections.abc import Callable
@@ -56,8 +57,9 @@ class Batches:
 
 
 def bare_between(compiled: Callable) -> Callable:
-    """Return the step; after every stretch of the loop it takes bare steps on the batch at hand, and times both."""
-    begun, taken = clocks(), SPEC["stretch"] // 2  # a save, in the middle, is written before the bare steps
+    """Return the step; after every stretch of the loop it takes the stretch's batches again, bare, and times both."""
+    begun, taken = clocks(), SPEC["stretch"] // 2  # saves, in the middle, are written before the bare steps
+    batches: collections.deque = collections.deque(maxlen=SPEC["stretch"])
 
     def one(state: Any, batch: Any) -> tuple:
         nonlocal begun, taken
@@ -68,21 +70,23 @@ def bare_between(compiled: Callable) -> Callable:
                 STRETCHES["loop"].append([(b - a) / taken for a, b in zip(begun, now, strict=True)])
             else:
                 SPENT.clear()
-            for _ in range(SPEC["bare"]):
-                state, _ = compiled(state, batch)
+            for again in batches:
+                state, _ = compiled(state, again)
             jax.block_until_ready(state)
             begun = clocks()
-            STRETCHES["bare"].append([(b - a) / SPEC["bare"] for a, b in zip(now, begun, strict=True)])
+            STRETCHES["bare"].append([(b - a) / len(batches) for a, b in zip(now, begun, strict=True)])
             taken = 0
         taken += 1
+        batches.append(batch)
         return compiled(state, batch)
 
     return one
 
 
 def run() -> dict:
-    """Train; return seconds a step in the loop and bare, and the seconds of the main thread in each activity."""
-    steps = SPEC["stretch"] * (SPEC["rounds"] + 1) + 1
+    """Train; return seconds a step in the loop and bare, in turns, and those of the main thread in each activity."""
+    stretches = 2 * SPEC["rounds"]  # with a save in every second
+    steps = SPEC["stretch"] * (stretches + 1) + 1
     config = configio.load_config_file(BENCH.parent / "configs" / "shakespeare_char.py")
     with tempfile.TemporaryDirectory() as folder:
         config = dataclasses.replace(
@@ -92,7 +96,7 @@ def run() -> dict:
             train=dataclasses.replace(config.train, steps=steps),
             model=dataclasses.replace(config.model, embed_dim=SPEC["width"]),
             eval=dataclasses.replace(config.eval, every_steps=steps),
-            checkpoint=dataclasses.replace(config.checkpoint, every_steps=SPEC["stretch"]),
+            checkpoint=dataclasses.replace(config.checkpoint, every_steps=2 * SPEC["stretch"]),
         )
         run_steps, make_batches = loop._run_steps, loop.train_batches
         loop._run_steps = lambda parts, *arguments: run_steps(
@@ -108,8 +112,13 @@ def run() -> dict:
         loop.report.finish = lambda *arguments: None
         loop.train(config, "configs/shakespeare_char.py")
     counted = SPEC["stretch"] * len(STRETCHES["loop"])
-    evaluation = SPENT.pop("evaluation", 0.0)
-    return {**STRETCHES, "spent_per_step": {k: v / counted for k, v in SPENT.items()}, "evaluation_seconds": evaluation}
+    evaluation, saves = SPENT.pop("evaluation", 0.0), SPENT.pop("checkpoints", 0.0)
+    return {
+        **STRETCHES,
+        "spent_per_step": {what: seconds / counted for what, seconds in SPENT.items()},
+        "save_seconds": saves / SPEC["rounds"],
+        "evaluation_seconds": evaluation,
+    }
 
 
 serve({"run": run, "about": lambda: {"device": jax.devices()[0].device_kind, "platform": jax.default_backend()}})
