@@ -78,7 +78,8 @@ def remedies(config: Config, model: ModelConfig, devices: int, platform: str) ->
     for steps in _divisors(config.train.batch_size // (devices * mesh.slice * mesh.expert)):
         if steps > train.accumulation_steps:
             finer = dataclasses.replace(train, accumulation_steps=steps)
-            words = f"{spread} --model.remat full --train.accumulation-steps {steps}"
+            more = f"{spread} " if mesh.fsdp < most else ""
+            words = f"{more}--model.remat full --train.accumulation-steps {steps}"
             yield _with_remat(dataclasses.replace(widest, train=finer), model, "full", words)
 
 
@@ -155,30 +156,20 @@ def first_that_fits(
 ) -> Tried | None:
     """Return the first candidate that fits, None where none does.
 
-    Where they are more than `compiles`, half of those go to the first; then comes the last, which needs least, and if it fits
-    the earliest that does is sought by halves between.
+    The last, which needs least, is compiled beside the first: where it does not fit, none does. Half of the `compiles` go to
+    the candidates in their order; of the rest the earliest that fits is sought by halves.
     """
     several = list(candidates)
-
-    def tried(at: int) -> Tried | None:
-        return best([several[at]], compile_step, compiles=1, say=say)[0]
-
-    ahead = len(several) if len(several) <= compiles else compiles // 2
-    for at in range(ahead):
-        fitting = tried(at)
-        if fitting is not None:
-            return fitting
-    if ahead == len(several):
-        return None
-    first, left = len(several) - 1, compiles - ahead - 1
-    fitting = tried(first)
-    while fitting is not None and ahead < first and left > 0:
-        middle, left = (ahead + first) // 2, left - 1
-        earlier = tried(middle)
-        if earlier is None:
-            ahead = middle + 1
-        else:
-            first, fitting = middle, earlier
+    _, ends = best([*several[:1], *several[1:][-1:]], compile_step, compiles=2, say=say)
+    if not ends or ends[0].step.fits or not ends[-1].step.fits:
+        return ends[0] if ends and ends[0].step.fits else None
+    fitting, low, high = ends[-1], 1, len(several) - 1  # the first that fits lies between them, and the upper one does
+    for done in range(2, compiles):
+        if low == high:
+            break
+        at = low if done < compiles // 2 else (low + high) // 2
+        found, _ = best([several[at]], compile_step, compiles=1, say=say)
+        low, high, fitting = (at + 1, high, fitting) if found is None else (low, at, found)
     return fitting
 
 

@@ -63,8 +63,9 @@ def test_the_first_that_fits_and_the_fastest_are_found() -> None:
         search.Candidate(f"{n}", dataclasses.replace(CONFIG, mesh=MeshConfig(fsdp=n)), MODEL) for n in (4, 8, 16, 32)
     ]
     said: list[str] = []
-    first = search.first_that_fits(iter(candidates), compile_step, compiles=4, say=said.append)
-    assert first is not None and first.candidate.words == "8" and calls == ["4", "8"]
+    first = search.first_that_fits(iter(candidates), compile_step, compiles=6, say=said.append)
+    assert first is not None and first.candidate.words == "8" and sorted(calls[:2]) == ["32", "4"]
+    assert calls[2:] == ["8"]
     assert search.first_that_fits(iter(candidates[:1]), compile_step, compiles=1, say=said.append) is None
     fastest, tried = search.best(candidates, compile_step, compiles=3, say=said.append)
     assert fastest is not None and fastest.candidate.words == "16" and len(tried) == 3
@@ -84,8 +85,27 @@ def test_of_more_than_may_be_compiled_the_one_that_needs_least_is_tried_before_g
         for n in range(1, 21)
     ]
     found = search.first_that_fits(iter(candidates), compile_step, compiles=12, say=lambda line: None)
-    assert len(calls) == len(set(calls)) <= 12
+    assert len(calls) == len(set(calls)) <= 12 and set(calls[:2]) == {1, 20}
     if fits_from == 20:
-        assert found is None and calls == [1, 2, 3, 4, 5, 6, 20]
+        assert found is None and len(calls) == 2
     else:
         assert found is not None and found.candidate.words == str(fits_from + 1)
+
+
+def test_where_no_compiles_are_left_what_fits_is_named() -> None:
+    candidates = [
+        search.Candidate(str(n), dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, seed=n)), MODEL)
+        for n in range(40)
+    ]
+    found = search.first_that_fits(
+        iter(candidates),
+        lambda config, _: fake(1e9, config.train.seed >= 20, 1.0),
+        compiles=4,
+        say=lambda line: None,
+    )
+    assert found is not None and found.candidate.words == "20"
+    assert search.first_that_fits(iter([]), lambda *_: fake(1e9, True, 1.0), compiles=4, say=lambda line: None) is None
+
+
+def test_one_device_is_given_no_mesh() -> None:
+    assert not [found.words for found in search.remedies(CONFIG, MODEL, 1, "gpu") if "mesh" in found.words]
