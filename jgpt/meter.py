@@ -29,7 +29,8 @@ class Meter:
         progress: shows them.
 
     Attributes:
-        due: the step up to which a record is to be written, the newest when it is set; None where there is none.
+        due: the step up to which a record is to be written, the newest when it is set; None where there is none. A run that
+            ends in an error meanwhile leaves it unwritten, and comes to it again from its checkpoint.
     """
 
     def __init__(

@@ -168,10 +168,10 @@ def shares_of(owners: np.ndarray) -> dict[int, Share]:
 
 
 def shard_batch(batch: Batch, mesh: Mesh) -> Batch:
-    """Return this process's rows as global arrays on the devices of `mesh`.
+    """Return this process's rows as a compiled step takes them: global arrays on the devices of `mesh`.
 
-    A single CPU is given `batch` itself, as compiled steps take it in 5 us; arrays of its own take 110 us, and ten times as
-    long while all cores compute. On CPUs the memory may be shared: it must not be written to afterwards.
+    For a single CPU that is `batch` itself, which a step takes in 5 us; arrays on the device take 110 us, and ten times as long
+    while all cores compute. On CPUs the memory may be shared: it must not be written to afterwards.
 
     Raises:
         ValueError: the rows cannot be split evenly over the devices.

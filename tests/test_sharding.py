@@ -84,9 +84,12 @@ def test_a_batch_comes_to_the_devices_as_it_was(mesh: MeshConfig):
     devices = sharding.make_mesh(mesh)
     batch = Batch(*(np.arange(i, 32 + i, dtype=np.float32 if i == 2 else np.int32).reshape(8, 4) for i in range(5)))
     where = sharding.batch_sharding(devices)
-    placed = jax.jit(lambda batch: batch, in_shardings=(where,))(sharding.shard_batch(batch, devices))
+    placed = sharding.shard_batch(batch, devices)
+    if devices.size == 1 and jax.default_backend() == "cpu":
+        assert placed is batch  # compiled steps take it
+        return
     for given, array in zip(batch, placed, strict=True):
-        assert array.sharding.is_equivalent_to(where, 2) and array.dtype == given.dtype
+        assert array.sharding == where and array.dtype == given.dtype
         np.testing.assert_array_equal(np.asarray(array), given)
 
 

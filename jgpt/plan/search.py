@@ -156,20 +156,28 @@ def first_that_fits(
 ) -> Tried | None:
     """Return the first candidate that fits, None where none does.
 
-    The last, which needs least, is compiled beside the first: where it does not fit, none does. Half of the `compiles` go to
-    the candidates in their order; of the rest the earliest that fits is sought by halves.
+    Three are compiled before the others: the first; the last that leaves the micro-batches as they are; and the last, since
+    summing over micro-batches takes memory of its own. Each of these needs least of those before it, and what lies before one
+    that does not fit is passed over. Half of the `compiles` go to candidates in their order; of the rest the earliest that
+    fits is sought by halves.
     """
     several = list(candidates)
-    _, ends = best([*several[:1], *several[1:][-1:]], compile_step, compiles=2, say=say)
-    if not ends or ends[0].step.fits or not ends[-1].step.fits:
-        return ends[0] if ends and ends[0].step.fits else None
-    fitting, low, high = ends[-1], 1, len(several) - 1  # the first that fits lies between them, and the upper one does
-    for done in range(2, compiles):
+    if not several:
+        return None
+    steps = [candidate.config.train.accumulation_steps for candidate in several]
+    ends = sorted({0, len(steps) - 1 - steps[::-1].index(steps[0]), len(steps) - 1})
+    _, tried = best([several[at] for at in ends], compile_step, compiles=min(compiles, len(ends)), say=say)
+    found = next(((number, each) for number, each in enumerate(tried) if each.step.fits), None)
+    if found is None:
+        return None
+    number, fitting = found
+    low, high = ends[number - 1] + 1 if number else 0, ends[number]  # the first that fits is one of these
+    for done in range(len(tried), compiles):
         if low == high:
             break
         at = low if done < compiles // 2 else (low + high) // 2
-        found, _ = best([several[at]], compile_step, compiles=1, say=say)
-        low, high, fitting = (at + 1, high, fitting) if found is None else (low, at, found)
+        earlier, _ = best([several[at]], compile_step, compiles=1, say=say)
+        low, high, fitting = (at + 1, high, fitting) if earlier is None else (low, at, earlier)
     return fitting
 
 

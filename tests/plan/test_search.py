@@ -92,6 +92,26 @@ def test_of_more_than_may_be_compiled_the_one_that_needs_least_is_tried_before_g
         assert found is not None and found.candidate.words == str(fits_from + 1)
 
 
+@pytest.mark.parametrize(("room", "taken"), [(800, 0), (550, 1), (510, 2), (450, 5), (390, None)])
+def test_micro_batches_that_need_more_than_what_comes_before_them_hide_nothing(room: int, taken: int | None) -> None:
+    """Summing over micro-batches takes a second set of gradients; the first five sizes are compiled ones."""
+    sizes, steps = (746, 529, 505, 505, 579, 400), (1, 1, 1, 1, 2, 4)
+
+    def compile_step(config: Config, model: object) -> tuple[Step, Times]:
+        return fake(1e9, sizes[config.train.seed] <= room, 1.0)
+
+    candidates = [
+        search.Candidate(
+            str(n),
+            dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, seed=n, accumulation_steps=of)),
+            MODEL,
+        )
+        for n, of in enumerate(steps)
+    ]
+    found = search.first_that_fits(iter(candidates), compile_step, compiles=12, say=lambda line: None)
+    assert (found and int(found.candidate.words)) == taken
+
+
 def test_where_no_compiles_are_left_what_fits_is_named() -> None:
     candidates = [
         search.Candidate(str(n), dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, seed=n)), MODEL)

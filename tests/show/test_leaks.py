@@ -5,11 +5,16 @@ import pytest
 
 from jgpt.batch import Batch, Document
 from jgpt.config import ModelConfig
-from jgpt.data.loader import stack
-from jgpt.data.packing import pack
+from jgpt.data.loader import Place, cut
+from jgpt.data.packing import PackedRows, pack
 from jgpt.model import gpt
 from jgpt.model.attention import Visibility
 from jgpt.show import leaks
+
+
+def batch_of(rows: PackedRows) -> Batch:
+    return cut([Place(rows, number) for number in range(len(rows))])
+
 
 IDS = 24
 
@@ -18,7 +23,7 @@ IDS = 24
 def batch() -> Batch:
     random = np.random.default_rng(0)
     documents = [Document(random.integers(0, IDS, n).astype(np.int32)) for n in (5, 9, 6, 14, 3, 8)]
-    return stack(list(pack(documents, "whole", 16)))
+    return batch_of(pack(documents, "whole", 16))
 
 
 @functools.cache
@@ -68,7 +73,7 @@ def test_a_model_that_sees_nothing_is_found(batch, monkeypatch):
 
 
 def test_rows_of_one_document_try_nothing_between_documents(batch, monkeypatch):
-    single = stack(list(pack([Document(np.arange(9, dtype=np.int32))] * 2, "whole", 8)))
+    single = batch_of(pack([Document(np.arange(9, dtype=np.int32))] * 2, "whole", 8))
     cfg = gpt.resolve(
         ModelConfig(num_layers=1, embed_dim=16, num_heads=2, context_length=8), vocab_size=IDS, backend="cpu"
     )
