@@ -4,6 +4,7 @@ import re
 import numpy as np
 from rich.console import Console
 
+from jgpt.batch import Batch
 from jgpt.data.examples import Picture, QuestionAnswer
 from jgpt.data.loader import Place, cut
 from jgpt.data.packing import PackedRows, pack
