@@ -31,9 +31,8 @@ def main() -> None:
     for clock, of in enumerate(("seconds", "core_seconds")):
         loop[of] = [pair[clock] for pair in r["loop"]]
         around = [pair[clock] for pair in r["bare"]]
-        bare[of] = [
-            (a + b) / 2 for a, b in zip(around, around[1:], strict=False)
-        ]  # a stretch stands between two bare ones
+        # a stretch stands between two bare ones
+        bare[of] = [(a + b) / 2 for a, b in zip(around, around[1:], strict=False)]
         more = [a - b for a, b in zip(loop[of], bare[of], strict=True)]
         plain[of] = [a / b for a, b in zip(more[::2], loop[of][::2], strict=True)]
         saves[of] = [(b - a) * stretch for a, b in zip(more[::2], more[1::2], strict=True)]

@@ -156,10 +156,10 @@ def first_that_fits(
 ) -> Tried | None:
     """Return the first candidate that fits, None where none does.
 
-    Three are compiled before the others: the first; the last that leaves the micro-batches as they are; and the last, since
-    summing over micro-batches takes memory of its own. Each of these needs least of those before it, and what lies before one
-    that does not fit is passed over. Half of the `compiles` go to candidates in their order; of the rest the earliest that
-    fits is sought by halves.
+    At most three are compiled before the others: the first; the last that leaves the micro-batches as they are; and the last,
+    since summing over micro-batches takes memory of its own. The latter two are taken to need least of their kind: what lies
+    before one that does not fit is passed over. The first half of the `compiles` go to candidates in their order; with the
+    rest the earliest that fits is sought by halves.
     """
     several = list(candidates)
     if not several:
