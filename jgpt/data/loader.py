@@ -14,7 +14,7 @@ from jgpt.data.interleave import Interleaving
 from jgpt.data.packing import PackedRows
 
 
-class Place(NamedTuple):
+class _Place(NamedTuple):
     """A row that is still to be cut: `row` of `rows`, all cuts `shift` pairs further on, as `epoch` sees its documents."""
 
     rows: PackedRows
@@ -23,12 +23,12 @@ class Place(NamedTuple):
     epoch: int | None = None
 
 
-def cut(places: Sequence[Place]) -> Batch:
+def _cut(places: Sequence[_Place]) -> Batch:
     """Return the rows at one place or more, all of one length, as a batch [B, S]."""
     return _write(places, padding(len(places), places[0].rows.length))
 
 
-def _write(places: Sequence[Place], into: Batch) -> Batch:
+def _write(places: Sequence[_Place], into: Batch) -> Batch:
     """Write rows into a batch [B, S] of padding, from its first row on, and return it."""
     for number, (rows, row, shift, epoch) in enumerate(places):
         rows.write(Batch(*(array_BS[number] for array_BS in into)), row, shift, epoch)
@@ -77,7 +77,7 @@ def train_batches(
     starts = [batch_size * (start_steps or {}).get(name, 0) for name in rows]
     mixed = grain.MapDataset.select_from_datasets(tasks, Interleaving([weights[name] for name in rows], starts))
     mine = mixed[part::of_parts] if of_parts > 1 else mixed
-    batches = mine.batch(batch_size // of_parts, drop_remainder=True, batch_fn=cut)
+    batches = mine.batch(batch_size // of_parts, drop_remainder=True, batch_fn=_cut)
     return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)))
 
 
@@ -92,14 +92,14 @@ class _Places(grain.MapWithIndexTransform):
         self._rows, self._seed = rows, seed
         self._newest = (0, 0)  # epoch, its shift
 
-    def map_with_index(self, index: int, element: int) -> Place:
+    def map_with_index(self, index: int, element: int) -> _Place:
         """Return the place of row `element` of the epoch that `index` lies in."""
         epoch = index // len(self._rows)
         at, shift = self._newest
         if at != epoch:
             shift = int(np.random.default_rng((self._seed, epoch)).integers(self._rows.length)) if epoch else 0
             self._newest = epoch, shift  # both at once: other threads may ask
-        return Place(self._rows, element, shift, epoch)
+        return _Place(self._rows, element, shift, epoch)
 
 
 def eval_batches(rows: PackedRows, *, batch_size: int, part: int = 0, of_parts: int = 1) -> Iterator[Batch]:
@@ -114,7 +114,7 @@ def eval_batches(rows: PackedRows, *, batch_size: int, part: int = 0, of_parts: 
     local = batch_size // of_parts
     for begin in range(0, len(rows), batch_size):
         own = range(begin + part * local, begin + (part + 1) * local)
-        yield _write([Place(rows, i) for i in own if i < len(rows)], padding(local, rows.length))
+        yield _write([_Place(rows, i) for i in own if i < len(rows)], padding(local, rows.length))
 
 
 def _check(name: str, batch_size: int, of_parts: int) -> None:

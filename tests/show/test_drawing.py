@@ -4,10 +4,9 @@ import re
 import numpy as np
 from rich.console import Console
 
-from jgpt.batch import Batch
 from jgpt.data.examples import Picture, QuestionAnswer
-from jgpt.data.loader import Place, cut
-from jgpt.data.packing import PackedRows, pack
+from jgpt.data.loader import eval_batches
+from jgpt.data.packing import pack
 from jgpt.show import drawn, page, terminal
 from jgpt.show.rules import Finding
 from jgpt.tasks.image import ImageTask
@@ -18,16 +17,12 @@ from jgpt.tokenizers.image_rgb import RGB
 from jgpt.tokenizers.text import ByteTokenizer
 from jgpt.tokenizers.vocabulary import Vocabulary
 
-
-def batch_of(rows: PackedRows) -> Batch:
-    return cut([Place(rows, number) for number in range(len(rows))])
-
-
 VOCABULARY = Vocabulary("bytes", ByteTokenizer(), Palette.grey(3))
 
 
 def row(task, examples, length=40):
-    batch = batch_of(pack([task.encode(example) for example in examples], task.packing, length, 2.0))
+    packed = pack([task.encode(example) for example in examples], task.packing, length, 2.0)
+    batch = next(eval_batches(packed, batch_size=len(packed)))
     return batch, drawn.documents(VOCABULARY, batch, 0)
 
 
@@ -81,13 +76,15 @@ def test_codes_of_blocks_stand_in_their_own_grid_and_ids_of_channels_in_their_co
     learned = Learned(init(2, 1, (8, 6, 5), 4, 1, 0), 2, 1, (8, 6, 5))
     words = Vocabulary("bytes", ByteTokenizer(), learned)
     task = ImageTask(words, (4, 8), ("a",))
-    batch = batch_of(pack([task.encode(Picture(np.zeros((4, 8), np.uint8), "a"))], task.packing, 40, 2.0))
+    packed = pack([task.encode(Picture(np.zeros((4, 8), np.uint8), "a"))], task.packing, 40, 2.0)
+    batch = next(eval_batches(packed, batch_size=len(packed)))
     lines = list(terminal.rows_of(drawn.documents(words, batch, 0)[0], task.grid, 60))
     assert [line.plain.count("▀") for line in lines if "▀" in line.plain] == [4]  # two rows of four cells
 
     words = Vocabulary("bytes", ByteTokenizer(), RGB())
     task = ImageTask(words, (1, 1, 3), ("a",))
-    batch = batch_of(pack([task.encode(Picture(np.array([[[7, 0, 255]]], np.uint8), "a"))], task.packing, 40, 2.0))
+    packed = pack([task.encode(Picture(np.array([[[7, 0, 255]]], np.uint8), "a"))], task.packing, 40, 2.0)
+    batch = next(eval_batches(packed, batch_size=len(packed)))
     cells = drawn.documents(words, batch, 0)[0].cells
     colours = [cell.token.colour for cell in cells if cell.token.kind == "pixel"]
     assert colours == [(7, 0, 0), (0, 0, 0), (0, 0, 255)]

@@ -5,16 +5,11 @@ import pytest
 
 from jgpt.batch import Batch, Document
 from jgpt.config import ModelConfig
-from jgpt.data.loader import Place, cut
-from jgpt.data.packing import PackedRows, pack
+from jgpt.data.loader import eval_batches
+from jgpt.data.packing import pack
 from jgpt.model import gpt
 from jgpt.model.attention import Visibility
 from jgpt.show import leaks
-
-
-def batch_of(rows: PackedRows) -> Batch:
-    return cut([Place(rows, number) for number in range(len(rows))])
-
 
 IDS = 24
 
@@ -23,7 +18,8 @@ IDS = 24
 def batch() -> Batch:
     random = np.random.default_rng(0)
     documents = [Document(random.integers(0, IDS, n).astype(np.int32)) for n in (5, 9, 6, 14, 3, 8)]
-    return batch_of(pack(documents, "whole", 16))
+    packed = pack(documents, "whole", 16)
+    return next(eval_batches(packed, batch_size=len(packed)))
 
 
 @functools.cache
@@ -73,7 +69,8 @@ def test_a_model_that_sees_nothing_is_found(batch, monkeypatch):
 
 
 def test_rows_of_one_document_try_nothing_between_documents(batch, monkeypatch):
-    single = batch_of(pack([Document(np.arange(9, dtype=np.int32))] * 2, "whole", 8))
+    packed = pack([Document(np.arange(9, dtype=np.int32))] * 2, "whole", 8)
+    single = next(eval_batches(packed, batch_size=len(packed)))
     cfg = gpt.resolve(
         ModelConfig(num_layers=1, embed_dim=16, num_heads=2, context_length=8), vocab_size=IDS, backend="cpu"
     )

@@ -3,8 +3,8 @@ import pytest
 
 from jgpt.batch import Batch, Document
 from jgpt.data.examples import Conversation, Message, Picture, QuestionAnswer
-from jgpt.data.loader import Place, cut
-from jgpt.data.packing import PackedRows, pack
+from jgpt.data.loader import eval_batches
+from jgpt.data.packing import pack
 from jgpt.show.rules import ENDS, RULES, Rows, check
 from jgpt.tasks.chat import ChatTask
 from jgpt.tasks.image import ImageTask
@@ -13,11 +13,6 @@ from jgpt.tasks.text import TextTask
 from jgpt.tokenizers.image import Palette
 from jgpt.tokenizers.text import ByteTokenizer
 from jgpt.tokenizers.vocabulary import Vocabulary
-
-
-def batch_of(rows: PackedRows) -> Batch:
-    return cut([Place(rows, number) for number in range(len(rows))])
-
 
 VOCABULARY = Vocabulary("bytes", ByteTokenizer(), Palette.grey(4))
 QUESTIONS = [
@@ -50,7 +45,7 @@ def rows(kind: str, length: int = 40) -> Rows:
         task = ImageTask(VOCABULARY, (2, 3), ("a",))
         examples = [Picture(np.zeros((2, 3), np.uint8), "a")] * 7
     packed = pack([task.encode(example) for example in examples], task.packing, length, 2.0)
-    return Rows(batch_of(packed), VOCABULARY, kind, task.packing)
+    return Rows(next(eval_batches(packed, batch_size=len(packed))), VOCABULARY, kind, task.packing)
 
 
 def broken(found) -> set[str]:
@@ -111,13 +106,15 @@ def test_every_rule_can_fail(kind):
 def test_a_document_without_its_end_is_found():
     cut = Document(np.array([VOCABULARY.special("<|question|>"), 20, VOCABULARY.special("<|answer|>"), 21], np.int32))
     cut = cut._replace(weights=np.array([0, 0, 0, 1], np.float32))
-    batch = batch_of(pack([cut], "whole", 8))
+    packed = pack([cut], "whole", 8)
+    batch = next(eval_batches(packed, batch_size=len(packed)))
     found = check(Rows(batch, VOCABULARY, "qa", "whole"))
     assert broken(found) == {"every document's end is trained"}
     assert "row 0, place 2" in next(f.problem for f in found if f.problem)
 
 
 def test_ids_encoded_elsewhere_need_no_markers():
-    batch = batch_of(pack([Document(np.arange(20, 30, dtype=np.int32))] * 3, "stream", 6))
+    packed = pack([Document(np.arange(20, 30, dtype=np.int32))] * 3, "stream", 6)
+    batch = next(eval_batches(packed, batch_size=len(packed)))
     assert "every document's end is trained" in broken(check(Rows(batch, VOCABULARY, "text", "stream")))
     assert not broken(check(Rows(batch, VOCABULARY, "text", "stream", own_markers=False)))
